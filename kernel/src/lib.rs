@@ -1,1 +1,3 @@
-//! (skeleton)
+//! Linux as Manx sees it.
+
+pub mod netlink;
