@@ -1,0 +1,66 @@
+//! Figures for status: how much of each block and pool is in use on this node.
+
+use crate::endpoint::Endpoint;
+use crate::name::BlockId;
+
+/// How a node stands to a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// A claim is out.
+    Claiming,
+    /// By the record; the cluster has not been heard yet.
+    Remembered,
+    /// This node's.
+    Owned,
+    /// Was this node's, has endpoints, and nobody's now: being claimed again.
+    Vanished,
+    /// Another node's, although endpoints here have addresses in it.
+    Foreign,
+    /// On its way back.
+    Releasing,
+}
+
+/// One block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockUsage {
+    /// Which.
+    pub block: BlockId,
+    /// Its pool, if that selects this node.
+    pub pool: Option<String>,
+    /// How this node stands to it.
+    pub standing: Standing,
+    /// Addresses that endpoints have.
+    pub used: u32,
+    /// Addresses that can be given now.
+    pub free: u32,
+    /// Addresses freed but not yet usable: the link still exists, or the cooldown runs.
+    pub resting: u32,
+    /// The endpoints with an address in it, by address.
+    pub allocations: Vec<Endpoint>,
+}
+
+/// One pool, as far as this node's blocks go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PoolUsage {
+    /// Its name.
+    pub pool: String,
+    /// Blocks of this node.
+    pub blocks: u32,
+    /// Addresses that endpoints have.
+    pub used: u32,
+    /// Addresses that can be given now.
+    pub free: u32,
+    /// Addresses freed but not yet usable.
+    pub resting: u32,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// By block.
+    pub blocks: Vec<BlockUsage>,
+    /// By pool, in the order of [`Input::SetPools`](crate::Input::SetPools).
+    pub pools: Vec<PoolUsage>,
+    /// Requests that wait for an address.
+    pub waiting: usize,
+}
