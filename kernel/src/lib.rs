@@ -1,3 +1,4 @@
 //! Linux as Manx sees it.
 
+pub mod names;
 pub mod netlink;

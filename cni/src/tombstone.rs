@@ -1,0 +1,105 @@
+//! What DEL leaves behind while the agent is away: one small file per attachment that has ended.
+//!
+//! A pod must be able to stop while the agent is being upgraded or is broken. DEL then removes the link by itself and
+//! leaves a tombstone in `<run dir>/tombstones/<container>:<ifname>`. The agent reads them all before it serves its
+//! first request and whenever it looks again, frees the addresses, and only then clears each tombstone away.
+//! The directory is on tmpfs beside the agent's record, and dies with the pods at a reboot.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::rpc::{Attachment, DelRequest, decode, encode};
+
+/// The directory of the tombstones inside a run directory.
+pub fn directory(run_dir: &Path) -> PathBuf {
+    run_dir.join("tombstones")
+}
+
+/// The file of one attachment. Container ids and interface names hold no slash and no colon.
+pub fn file(run_dir: &Path, attachment: &Attachment) -> PathBuf {
+    directory(run_dir).join(format!("{}:{}", attachment.container, attachment.ifname))
+}
+
+/// Leaves a tombstone; leaving it twice is the same as leaving it once.
+///
+/// # Errors
+/// If the directory or the file cannot be written.
+pub fn leave(run_dir: &Path, ended: &DelRequest) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory(run_dir))?;
+    let key = Attachment { container: ended.container.clone(), ifname: ended.ifname.clone() };
+    let target = file(run_dir, &key);
+    // Written aside and renamed, so that a reader never sees half of one. No container id begins with a dot.
+    let aside = directory(run_dir).join(format!(".{}", std::process::id()));
+    fs::write(&aside, encode(ended))?;
+    fs::rename(&aside, &target)
+}
+
+/// All tombstones, in no particular order. Files that are none are passed over.
+///
+/// # Errors
+/// If the directory exists but cannot be read.
+pub fn list(run_dir: &Path) -> io::Result<Vec<DelRequest>> {
+    let entries = match fs::read_dir(directory(run_dir)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut ended = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if let Some(tombstone) = fs::read(entry.path()).ok().and_then(|line| decode(&line).ok()) {
+            ended.push(tombstone);
+        }
+    }
+    Ok(ended)
+}
+
+/// Clears a tombstone away; it need not be there.
+///
+/// # Errors
+/// If the file is there and cannot be removed.
+pub fn clear(run_dir: &Path, attachment: &Attachment) -> io::Result<()> {
+    match fs::remove_file(file(run_dir, attachment)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(container: &str) -> DelRequest {
+        DelRequest { container: container.into(), ifname: "eth0".into(), link: "cali0".into() }
+    }
+
+    #[test]
+    fn a_tombstone_is_found_again_until_it_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(list(dir.path()).unwrap(), []);
+        leave(dir.path(), &ended("c1")).unwrap();
+        leave(dir.path(), &ended("c1")).unwrap();
+        leave(dir.path(), &ended("c2")).unwrap();
+        let mut found = list(dir.path()).unwrap();
+        found.sort();
+        assert_eq!(found, [ended("c1"), ended("c2")]);
+        let c1 = Attachment { container: "c1".into(), ifname: "eth0".into() };
+        clear(dir.path(), &c1).unwrap();
+        clear(dir.path(), &c1).unwrap();
+        assert_eq!(list(dir.path()).unwrap(), [ended("c2")]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_tombstone_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), &ended("c1")).unwrap();
+        fs::write(directory(dir.path()).join("c2:eth0"), b"{\"contai").unwrap();
+        fs::write(directory(dir.path()).join(".99"), encode(&ended("c3"))).unwrap();
+        assert_eq!(list(dir.path()).unwrap(), [ended("c1")]);
+    }
+}
