@@ -1,0 +1,52 @@
+//! All definitions, as they are installed.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use crate::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPPool, NodeNetwork};
+
+/// The definitions of every kind, in the order in which people meet them.
+///
+/// These differ from each type's own `crd()` in what schema generators for Rust say and Kubernetes does not want:
+/// `nullable` is gone (a missing value is missing, never null), and so are formats such as `uint16`, of which
+/// `kubectl` would warn. Install these, not those.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    [
+        IPPool::crd(),
+        IPBlock::crd(),
+        BGPConfiguration::crd(),
+        BGPPeer::crd(),
+        BGPFilter::crd(),
+        NodeNetwork::crd(),
+    ]
+    .into_iter()
+    .map(tidied)
+    .collect()
+}
+
+fn tidied(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let mut value = serde_json::to_value(crd).expect("a definition is plain data");
+    tidy(&mut value);
+    serde_json::from_value(value).expect("a definition without nullable and uint formats is one")
+}
+
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("nullable") == Some(&Value::Bool(true)) {
+                fields.remove("nullable");
+            }
+            if let Some(Value::String(format)) = fields.get_mut("format") {
+                match format.as_str() {
+                    "uint8" | "uint16" => "int32".clone_into(format),
+                    "uint32" | "uint64" | "uint" => "int64".clone_into(format),
+                    _ => {}
+                }
+            }
+            fields.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

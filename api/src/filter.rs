@@ -1,0 +1,209 @@
+//! `BGPFilter`: ordered rules on what is believed of a peer and what is told to it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Cidr, Community};
+
+/// Ordered rules on what is believed of a peer (import) and what is told to it (export). The first rule that matches
+/// decides. What no rule matches falls to the default: believe prefixes inside our pools, tell our own blocks.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "manx.dev",
+    version = "v1alpha1",
+    kind = "BGPFilter",
+    plural = "bgpfilters",
+    shortname = "bgpf",
+    category = "manx",
+    status = "BGPFilterStatus",
+    derive = "PartialEq",
+    doc = "Ordered rules on what is believed of a peer (import) and what is told to it (export). The first rule that matches decides.",
+    printcolumn(
+        name = "ACCEPTED",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = (
+        "[has(self.importV4) ? self.importV4 : [], has(self.exportV4) ? self.exportV4 : []].all(rules, rules.all(r, (!has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 4) && (!has(r.prefixLength) || ((!has(r.prefixLength.min) || r.prefixLength.min <= 32) && (!has(r.prefixLength.max) || r.prefixLength.max <= 32)))))",
+        "rules of importV4 and exportV4 take IPv4 networks and prefix lengths up to 32"
+    ),
+    validation = (
+        "[has(self.importV6) ? self.importV6 : [], has(self.exportV6) ? self.exportV6 : []].all(rules, rules.all(r, !has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 6))",
+        "rules of importV6 and exportV6 take IPv6 networks"
+    )
+)]
+pub struct BGPFilterSpec {
+    /// Which IPv4 prefixes of the peer are believed.
+    #[serde(rename = "importV4", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub import_v4: Vec<FilterRule>,
+
+    /// Which IPv4 prefixes the peer is told.
+    #[serde(rename = "exportV4", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub export_v4: Vec<FilterRule>,
+
+    /// Which IPv6 prefixes of the peer are believed.
+    #[serde(rename = "importV6", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub import_v6: Vec<FilterRule>,
+
+    /// Which IPv6 prefixes the peer is told.
+    #[serde(rename = "exportV6", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub export_v6: Vec<FilterRule>,
+}
+
+/// One rule. It matches a prefix when everything that is set matches; a rule with nothing set matches everything.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(self.matchOperator) || has(self.cidr)", "matchOperator compares with cidr: it needs cidr"),
+    validation = (
+        "self.action == 'Accept' || (!has(self.setLocalPreference) && !has(self.addCommunities))",
+        "setLocalPreference and addCommunities need action Accept"
+    )
+)]
+pub struct FilterRule {
+    /// Name of the rule, which status and explanations use.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+
+    /// What happens to a prefix that matches.
+    pub action: FilterAction,
+
+    /// The network that prefixes are compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<Cidr>,
+
+    /// How prefixes are compared with cidr. Unset: In.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub match_operator: Option<MatchOperator>,
+
+    /// Prefix lengths that match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_length: Option<PrefixLength>,
+
+    /// Where the route must come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<FilterSource>,
+
+    /// LOCAL_PREF that an accepted route gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_local_preference: Option<u32>,
+
+    /// Communities that are added to an accepted route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub add_communities: Vec<Community>,
+}
+
+/// What happens to a prefix that a rule matches.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterAction {
+    /// It is believed, or told.
+    Accept,
+    /// It is not.
+    Reject,
+}
+
+/// How a prefix is compared with a rule's network.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MatchOperator {
+    /// It is the network or inside it.
+    #[default]
+    In,
+    /// It is the network.
+    Equal,
+    /// It is neither the network nor inside it.
+    NotIn,
+    /// It is not the network.
+    NotEqual,
+}
+
+/// A range of prefix lengths, both ends included.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(self.min) || !has(self.max) || self.min <= self.max", "min must not be above max"))]
+pub struct PrefixLength {
+    /// The shortest that matches. Unset: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 128))]
+    pub min: Option<u8>,
+
+    /// The longest that matches. Unset: 32 (IPv4) or 128 (IPv6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 128))]
+    pub max: Option<u8>,
+}
+
+/// Where a route comes from.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterSource {
+    /// This node.
+    Local,
+    /// An iBGP peer.
+    Internal,
+    /// An eBGP peer.
+    External,
+}
+
+/// What became of a filter.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BGPFilterStatus {
+    /// Accepted, or why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl FilterRule {
+    /// A rule that matches everything.
+    pub fn any(name: &str, action: FilterAction) -> Self {
+        Self {
+            name: name.to_owned(),
+            action,
+            cidr: None,
+            match_operator: None,
+            prefix_length: None,
+            source: None,
+            set_local_preference: None,
+            add_communities: Vec::new(),
+        }
+    }
+}
+
+impl BGPFilter {
+    /// The filter of `deploy/examples/bgpfilter.yaml`: believe the default route and the data centre, nothing else.
+    pub fn example() -> Self {
+        let within = |name: &str, cidr: &str, operator| FilterRule {
+            cidr: Some(cidr.parse().expect("a valid network")),
+            match_operator: Some(operator),
+            ..FilterRule::any(name, FilterAction::Accept)
+        };
+        let everything_else = FilterRule::any("everything-else", FilterAction::Reject);
+        let data_centre = FilterRule {
+            prefix_length: Some(PrefixLength { min: None, max: Some(24) }),
+            ..within("data-centre", "10.0.0.0/8", MatchOperator::In)
+        };
+        let default_v4 = within("default-route", "0.0.0.0/0", MatchOperator::Equal);
+        let default_v6 = within("default-route", "::/0", MatchOperator::Equal);
+        let spec = BGPFilterSpec {
+            import_v4: vec![default_v4, data_centre, everything_else.clone()],
+            import_v6: vec![default_v6, everything_else],
+            ..BGPFilterSpec::default()
+        };
+        Self::new("tor", spec)
+    }
+}

@@ -1,0 +1,193 @@
+//! `NodeNetwork`: a node's addresses and BGP identity, and the state of its sessions.
+//!
+//! Every agent watches these, so the spec holds only what others need and changes rarely; what changes often is in the
+//! status, which the agent writes seldom.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A node as a router: its addresses and BGP identity, and the state of its sessions. Named as the Node; written by
+/// its agent.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "manx.dev",
+    version = "v1alpha1",
+    kind = "NodeNetwork",
+    plural = "nodenetworks",
+    shortname = "nn",
+    category = "manx",
+    status = "NodeNetworkStatus",
+    derive = "PartialEq",
+    doc = "A node as a router: its addresses and BGP identity, and the state of its sessions. Named as the Node; written by its agent.",
+    printcolumn(name = "IPV4", type_ = "string", json_path = ".spec.addresses.ipv4"),
+    printcolumn(name = "IPV6", type_ = "string", json_path = ".spec.addresses.ipv6"),
+    printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.asNumber"),
+    printcolumn(
+        name = "SESSIONS",
+        type_ = "string",
+        json_path = ".status.sessionsUp",
+        description = "sessions that are up, of those that should be"
+    ),
+    printcolumn(name = "BLOCKS", type_ = "string", json_path = ".status.blocks", priority = 1),
+    printcolumn(
+        name = "READY",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "VERSION", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct NodeNetworkSpec {
+    /// The addresses that other nodes send to.
+    pub addresses: NodeAddresses,
+
+    /// The node's AS.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub as_number: u32,
+
+    /// BGP identifier (RFC 6286): unique in the AS, not 0.0.0.0.
+    #[schemars(with = "String", length(max = 15), extend("format" = "ipv4"))]
+    #[x_kube(validation = ("self != '0.0.0.0'", "routerId must not be 0.0.0.0"))]
+    pub router_id: Ipv4Addr,
+
+    /// Set on route reflectors: the cluster id (RFC 4456 §8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 15), extend("format" = "ipv4"))]
+    pub cluster_id: Option<Ipv4Addr>,
+
+    /// UID of the Node, so that a node which comes back under the same name is told from its predecessor.
+    #[serde(rename = "nodeUID")]
+    #[schemars(length(max = 63))]
+    pub node_uid: String,
+}
+
+/// A node's addresses, one of each family at most.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.ipv4) || has(self.ipv6)", "at least one of ipv4 and ipv6 must be set"))]
+pub struct NodeAddresses {
+    /// The IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 15), extend("format" = "ipv4"))]
+    pub ipv4: Option<Ipv4Addr>,
+
+    /// The IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 39), extend("format" = "ipv6"))]
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// What the agent last said of its node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeNetworkStatus {
+    /// Sessions that are up, of those that should be, as in 3/4.
+    #[serde(default)]
+    pub sessions_up: String,
+
+    /// The node's BGP sessions, sorted by peer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["peer".into()]))]
+    pub sessions: Vec<Session>,
+
+    /// The blocks that the node owns and announces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub blocks: Vec<IpNetwork>,
+
+    /// Version of the agent.
+    #[serde(default)]
+    pub version: String,
+
+    /// Ready, and what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The state of one BGP session.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The peer's name: node/<name> for a node of the cluster, peer/<name> for a BGPPeer.
+    pub peer: String,
+
+    /// The peer's address, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub address: Option<IpAddr>,
+
+    /// The peer's AS, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<u32>,
+
+    /// The state of RFC 4271 §8.2.2.
+    pub state: SessionState,
+
+    /// Since when it is in this state.
+    pub since: Time,
+
+    /// Why the session last went down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+
+    /// Prefixes received, before import policy.
+    #[serde(default)]
+    pub received: u32,
+
+    /// Prefixes that import policy accepted.
+    #[serde(default)]
+    pub accepted: u32,
+
+    /// Prefixes that the peer was told.
+    #[serde(default)]
+    pub advertised: u32,
+}
+
+/// States of a session (RFC 4271 §8.2.2).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionState {
+    /// Nothing is tried at present.
+    #[default]
+    Idle,
+    /// A TCP connection is being made.
+    Connect,
+    /// The peer is expected to connect.
+    Active,
+    /// Our OPEN was sent.
+    OpenSent,
+    /// Both OPENs were exchanged.
+    OpenConfirm,
+    /// The session is up.
+    Established,
+}
+
+impl NodeNetworkStatus {
+    /// The text of `sessionsUp` for these sessions.
+    pub fn count_up(sessions: &[Session]) -> String {
+        let up = sessions.iter().filter(|session| session.state == SessionState::Established).count();
+        format!("{up}/{}", sessions.len())
+    }
+}
+
+impl NodeNetwork {
+    /// The node of `deploy/examples/nodenetwork.yaml`.
+    pub fn example() -> Self {
+        let ipv4 = Ipv4Addr::new(192, 0, 2, 11);
+        let ipv6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
+        let spec = NodeNetworkSpec {
+            addresses: NodeAddresses { ipv4: Some(ipv4), ipv6: Some(ipv6) },
+            as_number: 64512,
+            router_id: ipv4,
+            cluster_id: None,
+            node_uid: "6d6f1c1e-3c0e-4c7b-9f39-0a6b8a4a2f10".into(),
+        };
+        Self::new("node1", spec)
+    }
+}
