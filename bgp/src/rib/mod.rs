@@ -1,0 +1,3 @@
+//! The routing table.
+
+pub mod decision;

@@ -1,0 +1,134 @@
+//! The state of a speaker at one moment, as plain values for status and "explain".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::PeerId;
+use crate::event::PeerState;
+use crate::prefix::{Asn, Family, Prefix, RouterId};
+use crate::rib::decision::Step;
+
+/// Everything, in the order of peer names and of prefixes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The configured peers.
+    pub peers: Vec<PeerStatus>,
+    /// All prefixes with at least one path.
+    pub routes: Vec<RouteStatus>,
+    /// Whether the first exchange after the start is over.
+    pub settled: bool,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its name.
+    pub peer: PeerId,
+    /// Its state.
+    pub state: PeerState,
+    /// How long it has been in this state.
+    pub since: Duration,
+    /// Its AS.
+    pub asn: Asn,
+    /// Its BGP identifier, while a session is up.
+    pub router_id: Option<RouterId>,
+    /// Our end of the session.
+    pub local: Option<SocketAddr>,
+    /// The peer's end of the session.
+    pub remote: Option<SocketAddr>,
+    /// The hold time that both agreed on.
+    pub hold_time: Option<Duration>,
+    /// What both agreed on, in words ("graceful restart", "route refresh").
+    pub capabilities: Vec<&'static str>,
+    /// The families of the session.
+    pub families: BTreeMap<Family, FamilyStatus>,
+    /// How often the session has been established.
+    pub established: u64,
+    /// How often an established session has ended.
+    pub dropped: u64,
+    /// Messages received since the start.
+    pub messages_in: u64,
+    /// Messages sent since the start.
+    pub messages_out: u64,
+    /// UPDATEs with faults since the start.
+    pub faults: u64,
+    /// Why the last session or attempt ended.
+    pub last_error: Option<String>,
+    /// When the next attempt is due, from now.
+    pub retry_in: Option<Duration>,
+}
+
+/// One family of one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FamilyStatus {
+    /// Whether both agreed on it and a session is up.
+    pub negotiated: bool,
+    /// Prefixes received, before policy.
+    pub received: u32,
+    /// Prefixes that import policy let through.
+    pub accepted: u32,
+    /// Prefixes announced.
+    pub announced: u32,
+    /// Prefixes kept from the last session, not yet confirmed.
+    pub stale: u32,
+    /// The limit on prefixes received.
+    pub max_prefixes: u32,
+    /// Whether the peer has sent End-of-RIB.
+    pub end_of_rib: bool,
+}
+
+/// One prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteStatus {
+    /// Which prefix.
+    pub prefix: Prefix,
+    /// All paths known, ours first, then in the order of peer names.
+    pub paths: Vec<PathStatus>,
+    /// The place of the best one in `paths`.
+    pub best: Option<usize>,
+    /// The step that preferred it to the runner-up.
+    pub step: Option<Step>,
+    /// The next hops in use; empty for our own.
+    pub next_hops: BTreeSet<IpAddr>,
+}
+
+/// One path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Who sent it; `None` for our own.
+    pub peer: Option<PeerId>,
+    /// Its next hop; `None` for our own.
+    pub next_hop: Option<IpAddr>,
+    /// AS_PATH in the usual notation.
+    pub as_path: String,
+    /// LOCAL_PREF as used for the decision.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// COMMUNITIES and LARGE_COMMUNITY in the usual notation.
+    pub communities: Vec<String>,
+    /// Kept from the last session, not yet confirmed.
+    pub stale: bool,
+    /// What import policy and the loop checks said.
+    pub import: ImportStatus,
+    /// Whether it carries traffic.
+    pub selected: bool,
+    /// The step of the decision process at which it lost.
+    pub lost_at: Option<Step>,
+}
+
+/// What became of a path on its way in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportStatus {
+    /// Our own: no policy applies.
+    Local,
+    /// Accepted by this rule; `None`: no rule matched, the policy's default.
+    Accepted(Option<String>),
+    /// Rejected by this rule; `None`: no rule matched, the policy's default.
+    Rejected(Option<String>),
+    /// Our own AS is in AS_PATH (RFC 4271 §9.1.2).
+    AsLoop,
+    /// We are its originator, or it has passed our cluster (RFC 4456 §8).
+    ReflectionLoop,
+}
