@@ -1,4 +1,10 @@
-//! Linux as Manx sees it.
+//! Linux as Manx sees it: a pure model of routes, links and translation, and the netlink shell that applies it.
+//!
+//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`names`]. Shell: [`netlink`].
 
+pub mod fib;
+pub mod model;
 pub mod names;
+pub mod nat;
 pub mod netlink;
+pub mod tracker;
