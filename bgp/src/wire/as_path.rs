@@ -3,7 +3,17 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::reader::Reader;
 use crate::prefix::Asn;
+
+const SET: u8 = 1;
+const SEQUENCE: u8 = 2;
+const CONFED_SEQUENCE: u8 = 3;
+const CONFED_SET: u8 = 4;
+/// The most systems that one segment can hold.
+const LONGEST_SEGMENT: usize = 255;
+/// [`Asn::TRANS`] in two octets.
+pub(super) const TRANS: u16 = 23456;
 
 /// The path of a route, leftmost the system nearest to us.
 ///
@@ -42,15 +52,101 @@ impl AsPath {
         Self { asns, sets: sets.collect() }
     }
 
-    /// Appends a sequence.
-    pub(super) fn push_sequence(&mut self, asns: impl Iterator<Item = Asn>) {
-        self.asns.extend(asns);
+    /// Reads the value of AS_PATH; `None` if a segment is of a wrong type, empty or cut short, or if a
+    /// system is 0 (RFC 7606 §7.2, RFC 7607 §2).
+    pub(super) fn decode(value: &[u8], four_octet_as: bool) -> Option<Self> {
+        let mut reader = Reader::new(value);
+        let mut path = Self::default();
+        let width = if four_octet_as { 4 } else { 2 };
+        path.asns.reserve(value.len().div_ceil(width));
+        while !reader.is_empty() {
+            let kind = reader.u8()?;
+            let asns = reader.take_segment(width)?;
+            path.push(kind, asns, width)?;
+        }
+        (!path.contains(Asn(0))).then_some(path)
     }
 
-    /// Appends a set.
-    pub(super) fn push_set(&mut self, asns: impl Iterator<Item = Asn>) {
+    /// Reads the value of AS4_PATH, where confederation segments are skipped (RFC 6793 §6).
+    pub(super) fn decode_as4(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(value);
+        let mut path = Self::default();
+        while !reader.is_empty() {
+            let kind = reader.u8()?;
+            let asns = reader.take_segment(4)?;
+            if !matches!(kind, CONFED_SEQUENCE | CONFED_SET) {
+                path.push(kind, asns, 4)?;
+            }
+        }
+        (!path.contains(Asn(0))).then_some(path)
+    }
+
+    fn push(&mut self, kind: u8, asns: &[u8], width: usize) -> Option<()> {
         let from = self.asns.len();
-        self.asns.extend(asns);
+        if width == 4 {
+            let (asns, _) = asns.as_chunks::<4>();
+            self.asns.extend(asns.iter().map(|asn| Asn(u32::from_be_bytes(*asn))));
+        } else {
+            let (asns, _) = asns.as_chunks::<2>();
+            self.asns.extend(asns.iter().map(|asn| Asn(u32::from(u16::from_be_bytes(*asn)))));
+        }
+        match kind {
+            SEQUENCE => {}
+            SET => self.sets.push((from, self.asns.len())),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Writes the value of AS_PATH. Without four-octet numbers, what does not fit becomes AS_TRANS.
+    pub(super) fn encode(&self, four_octet_as: bool, value: &mut Vec<u8>) {
+        for segment in self.segments() {
+            let (kind, asns) = match segment {
+                Segment::Sequence(asns) => (SEQUENCE, asns),
+                Segment::Set(asns) => (SET, asns),
+            };
+            for chunk in asns.chunks(LONGEST_SEGMENT) {
+                // A chunk is never longer than what one octet can count.
+                value.extend_from_slice(&[kind, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
+                chunk.iter().for_each(|asn| asn.encode(four_octet_as, value));
+            }
+        }
+    }
+
+    /// The path of a sender with two-octet numbers, its tail replaced by the four-octet path beside it;
+    /// unless that one is the longer, which is nonsense (RFC 6793 §4.2.3).
+    #[must_use]
+    pub(super) fn with_four_octet_tail(&self, wide: &Self) -> Self {
+        let Some(mut lead) = self.hops().checked_sub(wide.hops()) else { return self.clone() };
+        let mut path = Self::default();
+        for segment in self.segments() {
+            if lead == 0 {
+                break;
+            }
+            match segment {
+                Segment::Sequence(asns) => {
+                    let taken = asns.get(..lead).unwrap_or(asns);
+                    path.asns.extend_from_slice(taken);
+                    lead = lead.saturating_sub(taken.len());
+                }
+                Segment::Set(asns) => {
+                    path.append_set(asns);
+                    lead = lead.saturating_sub(1);
+                }
+            }
+        }
+        for segment in wide.segments() {
+            match segment {
+                Segment::Sequence(asns) => path.asns.extend_from_slice(asns),
+                Segment::Set(asns) => path.append_set(asns),
+            }
+        }
+        path
+    }
+
+    fn append_set(&mut self, asns: &[Asn]) {
+        let from = self.asns.len();
+        self.asns.extend_from_slice(asns);
         self.sets.push((from, self.asns.len()));
     }
 
@@ -113,6 +209,25 @@ impl AsPath {
     fn part(&self, range: Range<usize>, is_set: bool) -> Option<Segment<'_>> {
         let asns = self.asns.get(range)?;
         Some(if is_set { Segment::Set(asns) } else { Segment::Sequence(asns) })
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Takes the systems of one segment behind their count; an empty segment is a fault.
+    fn take_segment(&mut self, width: usize) -> Option<&'a [u8]> {
+        let count = usize::from(self.u8()?);
+        if count == 0 { None } else { self.take(count.saturating_mul(width)) }
+    }
+}
+
+impl Asn {
+    /// Writes the number in two or four octets; AS_TRANS where two are too few (RFC 6793 §4.2.2).
+    pub(super) fn encode(self, four_octet_as: bool, buf: &mut Vec<u8>) {
+        if four_octet_as {
+            buf.extend_from_slice(&self.0.to_be_bytes());
+        } else {
+            buf.extend_from_slice(&u16::try_from(self.0).unwrap_or(TRANS).to_be_bytes());
+        }
     }
 }
 

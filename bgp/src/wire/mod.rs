@@ -9,7 +9,7 @@
 //! refuse indexing and unchecked arithmetic. Memory is linear in the length of the message.
 //! Absent on purpose: every other family, path identifiers (RFC 7911), confederations (RFC 5065).
 //!
-//! Reading order: `framer`, `open`, `capability`, `attribute`, `table`, `update`, `judge`, `encode`.
+//! Reading order: `framer`, `open`, `capability`, `attribute`, `table`, `update`, `judge`, `nlri`, `encode`.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -25,6 +25,8 @@ mod community;
 mod encode;
 mod error;
 mod framer;
+mod judge;
+mod nlri;
 mod notification;
 mod open;
 mod reader;
@@ -168,9 +170,10 @@ impl Dialect {
 pub struct Decoded {
     /// The message. In an UPDATE the faults' actions have been carried out.
     pub message: Message,
-    /// What was wrong, in the order found, at most 16 per message: [`Action::Discard`] and
+    /// What was wrong, of many faults the 16 gravest. [`Action::Discard`] and
     /// [`Action::TreatAsWithdraw`] need no more than being told; [`Action::DisableFamily`] asks the
-    /// receiver to drop all routes of `family` and ignore it from now on.
+    /// receiver to drop all routes of `family`, which are not in the message any more, and to take the
+    /// family out of its [`Dialect`]. [`Action::Reset`] is not among them: that is a [`FrameError`].
     pub faults: Vec<AttributeFault>,
 }
 

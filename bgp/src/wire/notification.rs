@@ -237,12 +237,13 @@ fn write_communication(notification: &Notification, f: &mut fmt::Formatter<'_>) 
 }
 
 fn communication(text: &str) -> Vec<u8> {
-    let text = text.get(..text.floor_char_boundary(LONGEST_COMMUNICATION)).unwrap_or_default();
-    let Ok(len) = u8::try_from(text.len()) else { return Vec::new() };
-    if len == 0 {
-        return Vec::new();
+    let mut longest = LONGEST_COMMUNICATION.min(text.len());
+    while !text.is_char_boundary(longest) {
+        longest = longest.saturating_sub(1);
     }
-    let mut data = vec![len];
-    data.extend_from_slice(text.as_bytes());
-    data
+    let text = text.get(..longest).unwrap_or_default().as_bytes();
+    match u8::try_from(text.len()) {
+        Ok(0) | Err(_) => Vec::new(),
+        Ok(len) => [&[len], text].concat(),
+    }
 }

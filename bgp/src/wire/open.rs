@@ -109,9 +109,8 @@ impl Open {
     }
 
     pub(super) fn encode(&self, buf: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let two_octet_as = u16::try_from(self.asn.0).unwrap_or(TRANS);
         buf.push(VERSION);
-        buf.extend_from_slice(&two_octet_as.to_be_bytes());
+        self.asn.encode(false, buf);
         buf.extend_from_slice(&self.hold_secs.to_be_bytes());
         buf.extend_from_slice(&self.router_id.get().octets());
         let mut capabilities = Vec::new();
@@ -122,9 +121,6 @@ impl Open {
         Ok(())
     }
 }
-
-/// AS_TRANS in two octets.
-const TRANS: u16 = 23456;
 
 fn wide_asn(capabilities: &[Capability]) -> Option<Asn> {
     capabilities.iter().find_map(|capability| match capability {

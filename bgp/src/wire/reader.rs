@@ -13,11 +13,6 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// How many octets are left.
-    pub(super) const fn remaining(&self) -> usize {
-        self.rest.len()
-    }
-
     /// Whether nothing is left.
     pub(super) const fn is_empty(&self) -> bool {
         self.rest.is_empty()

@@ -50,18 +50,19 @@ pub struct RouteRefresh {
 impl RouteRefresh {
     pub(super) fn decode(frame: Frame<'_>) -> Result<Self, FrameError> {
         let mut reader = Reader::new(frame.body());
-        let fields = (reader.u16(), reader.u8(), reader.u8());
-        let (Some(afi), Some(subtype), Some(safi)) = fields else {
+        let (Some(afi), Some(subtype)) = (reader.u16(), reader.u8()) else {
             return Err(FrameError::length(frame.length()));
         };
         let kind = RefreshKind::from_octet(subtype);
-        if !reader.is_empty() {
-            return Err(match kind {
-                RefreshKind::Begin | RefreshKind::End => FrameError::RouteRefresh(frame.octets().into()),
-                RefreshKind::Request | RefreshKind::Unknown(_) => FrameError::length(frame.length()),
-            });
+        match (kind, reader.u8(), reader.is_empty()) {
+            (_, Some(safi), true) | (RefreshKind::Unknown(_), Some(safi), false) => {
+                Ok(Self { family: AfiSafi { afi, safi }, kind })
+            }
+            (RefreshKind::Begin | RefreshKind::End, ..) => {
+                Err(FrameError::RouteRefresh(frame.octets().into()))
+            }
+            _ => Err(FrameError::length(frame.length())),
         }
-        Ok(Self { family: AfiSafi { afi, safi }, kind })
     }
 
     pub(super) fn encode(&self, buf: &mut Vec<u8>) {
