@@ -1,1 +1,3 @@
-//! (skeleton)
+//! Simulation, the lab, and the embedded API server that the tests run against.
+
+pub mod apiserver;

@@ -1,0 +1,124 @@
+//! The schema of a custom resource, compiled from `openAPIV3Schema`.
+//!
+//! [`Schema::prepare`] does to an object what the API server does before it looks at it: unknown fields go, nulls
+//! that the schema does not want go, defaults come. [`Schema::violations`] then says what is wrong.
+
+mod format;
+mod node;
+mod validate;
+
+use serde_json::{Map, Value};
+
+pub(crate) use node::{Node, SchemaError};
+
+use super::failure::FieldError;
+
+/// The compiled schema of one version of a custom resource.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    root: Node,
+}
+
+impl Schema {
+    /// Compiles `openAPIV3Schema`.
+    ///
+    /// # Errors
+    /// Each part that a real API server would refuse, with its path below the schema.
+    pub(crate) fn compile(source: &Value) -> Result<Self, Vec<SchemaError>> {
+        let mut errors = Vec::new();
+        let root = Node::compile(source, "", &mut errors);
+        if errors.is_empty() { Ok(Self { root }) } else { Err(errors) }
+    }
+
+    /// The root of the tree.
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// Prunes and defaults the object; returns the paths of the unknown fields that were dropped.
+    pub(crate) fn prepare(&self, object: &mut Value) -> Vec<String> {
+        let mut unknown = Vec::new();
+        self.root.prune(object, "", true, &mut unknown);
+        self.root.fill_defaults(object);
+        unknown
+    }
+
+    /// What is wrong with `new`; `old` is the object that it replaces, for rules that compare the two.
+    pub(crate) fn violations(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        validate::structure(&self.root, new, "", &mut errors);
+        let _ = old;
+        errors
+    }
+}
+
+/// Fields of the root that belong to every object, whatever its schema says.
+const OF_EVERY_OBJECT: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+impl Node {
+    fn prune(&self, value: &mut Value, path: &str, root: bool, unknown: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => self.prune_object(map, path, root || self.embedded_resource, unknown),
+            Value::Array(list) => {
+                if let Some(items) = &self.items {
+                    for (index, item) in list.iter_mut().enumerate() {
+                        items.prune(item, &format!("{path}[{index}]"), false, unknown);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn prune_object(&self, map: &mut Map<String, Value>, path: &str, root: bool, unknown: &mut Vec<String>) {
+        let keys: Vec<String> = map.keys().cloned().collect();
+        for key in keys {
+            if root && OF_EVERY_OBJECT.contains(&key.as_str()) {
+                continue;
+            }
+            let below = join(path, &key);
+            let Some(node) = self.properties.get(&key).or(self.additional.as_deref()) else {
+                if !self.preserve_unknown {
+                    map.remove(&key);
+                    unknown.push(below);
+                }
+                continue;
+            };
+            if map[&key].is_null() && !node.nullable && self.properties.contains_key(&key) {
+                map.remove(&key);
+            } else if let Some(value) = map.get_mut(&key) {
+                node.prune(value, &below, false, unknown);
+            }
+        }
+    }
+
+    fn fill_defaults(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for (key, node) in &self.properties {
+                    if let Some(default) = &node.default {
+                        map.entry(key.clone()).or_insert_with(|| default.clone());
+                    }
+                    if let Some(value) = map.get_mut(key) {
+                        node.fill_defaults(value);
+                    }
+                }
+                if let Some(additional) = &self.additional {
+                    let others = map.iter_mut().filter(|(key, _)| !self.properties.contains_key(*key));
+                    others.for_each(|(_, value)| additional.fill_defaults(value));
+                }
+            }
+            Value::Array(list) => {
+                if let Some(items) = &self.items {
+                    list.iter_mut().for_each(|item| items.fill_defaults(item));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `path.key`, or just the key at the root.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
