@@ -1,10 +1,47 @@
-//! The record that survives a restart.
+//! The record that survives a restart of the agent: its bytes, written and read.
+//!
+//! A first line names the format and its version. Each further line is eight hexadecimal digits of SHA-1 over the rest, a space,
+//! and one entry as JSON. Lines are only appended, or the whole is replaced. So every prefix of a record is a record of an
+//! earlier moment: a torn last line is as if it had not been written, and a damaged one elsewhere is counted and left out.
+//! What the entries mean is in [`ledger`](crate::ledger).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::endpoint::Endpoint;
+use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
+
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::ledger::Ledger;
 use crate::name::BlockId;
+
+/// First line: format and version.
+const HEADER: &str = "manx-ipam-record 1";
+
+/// Addresses per line of a list.
+const LIST: usize = 64;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Entry {
+    /// The endpoint has these addresses.
+    Assign(Endpoint),
+    /// The endpoint is over; its link may still exist.
+    Free(EndpointId),
+    /// The link of a freed endpoint is gone.
+    Gone(EndpointId),
+    /// The block is this node's.
+    Own(BlockId),
+    /// The block is about to be released: it must not be used again without a new claim.
+    Release(BlockId),
+    /// The block is not this node's.
+    Disown(BlockId),
+    /// In a rewritten record: an endpoint that was freed and whose link may still exist.
+    Leaving(Endpoint),
+    /// In a rewritten record: addresses that were used and are not any more, least recently used first.
+    Freed(Vec<IpAddr>),
+}
 
 /// What a record says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,7 +50,7 @@ pub struct Recovered {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that were freed and whose link may still exist: remove it and say [`Input::LinkGone`](crate::Input::LinkGone).
     pub leaving: Vec<Endpoint>,
-    /// Addresses that were used and are not any more, least recently used first.
+    /// Addresses that were used and are not any more, least recently used first. Their cooldown starts again.
     pub freed: Vec<IpAddr>,
     /// Blocks of this node.
     pub blocks: BTreeSet<BlockId>,
@@ -23,7 +60,58 @@ pub struct Recovered {
     pub damaged: usize,
 }
 
-/// Reads a record. Any prefix of a record is one too: a torn last line is as if it had not been written.
-pub fn recover(_record: &[u8]) -> Recovered {
-    Recovered::default()
+/// Reads a record. Any prefix of a record is one too, the empty one included.
+///
+/// ```
+/// assert_eq!(manx_ipam::recover(b""), manx_ipam::Recovered::default());
+/// ```
+pub fn recover(record: &[u8]) -> Recovered {
+    let mut lines: Vec<&[u8]> = record.split(|octet| *octet == b'\n').collect();
+    lines.pop(); // what follows the last line feed: nothing, or a torn line
+    let mut ledger = Ledger::default();
+    let mut damaged = 0;
+    let known_format = lines.first().is_none_or(|line| *line == HEADER.as_bytes());
+    for line in lines.into_iter().skip(1) {
+        match decode(line).filter(|_| known_format) {
+            Some(entry) => drop(ledger.apply(&entry)),
+            None => damaged += 1,
+        }
+    }
+    Recovered { damaged: damaged + usize::from(!known_format), ..ledger.to_recovered() }
+}
+
+/// The line of an entry.
+pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
+    let json = serde_json::to_string(entry).expect("entries have string keys and no failing serializers");
+    format!("{} {json}\n", checksum(json.as_bytes())).into_bytes()
+}
+
+/// A whole record that says what the ledger says.
+pub(crate) fn encode_all(ledger: &Ledger) -> Vec<u8> {
+    let mut record = format!("{HEADER}\n").into_bytes();
+    for entry in entries(&ledger.to_recovered()) {
+        record.extend(encode(&entry));
+    }
+    record
+}
+
+/// Entries that lead from nothing to what a record said.
+pub(crate) fn entries(recovered: &Recovered) -> Vec<Entry> {
+    let blocks = recovered.blocks.iter().map(|block| Entry::Own(*block));
+    let releasing = recovered.releasing.iter().map(|block| Entry::Release(*block));
+    let freed = recovered.freed.chunks(LIST).map(|list| Entry::Freed(list.to_vec()));
+    let leaving = recovered.leaving.iter().cloned().map(Entry::Leaving);
+    let live = recovered.endpoints.iter().cloned().map(Entry::Assign);
+    blocks.chain(releasing).chain(freed).chain(leaving).chain(live).collect()
+}
+
+/// The entry on a line, if the line is whole.
+fn decode(line: &[u8]) -> Option<Entry> {
+    let (sum, json) = line.split_at_checked(8)?;
+    let json = json.strip_prefix(b" ")?;
+    (sum == checksum(json).as_bytes()).then(|| serde_json::from_slice(json).ok())?
+}
+
+fn checksum(json: &[u8]) -> String {
+    Sha1::digest(json).iter().take(4).map(|octet| format!("{octet:02x}")).collect()
 }

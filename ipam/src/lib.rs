@@ -1,8 +1,10 @@
 //! Addresses for pods: which node owns which block, and which endpoint has which address.
 
+mod block;
 mod endpoint;
 mod gc;
 mod journal;
+mod ledger;
 mod name;
 mod node;
 mod pool;

@@ -221,7 +221,7 @@ fn seed(purpose: &str, pool: &str, node: &NodeName) -> u128 {
 }
 
 /// Shortest and longest prefix of a block.
-fn block_lengths(family: Family) -> (u8, u8) {
+pub(crate) fn block_lengths(family: Family) -> (u8, u8) {
     match family {
         Family::V4 => (20, 32),
         Family::V6 => (112, 128),

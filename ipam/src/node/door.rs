@@ -214,6 +214,11 @@ pub enum Event {
         /// The earlier one.
         with: String,
     },
+    /// Ends.
+    PoolOverlapEnded {
+        /// The pool.
+        pool: String,
+    },
     /// An endpoint found in the kernel has an address that belongs to another one. It was not taken over.
     AddressConflict {
         /// The address.
