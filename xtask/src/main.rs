@@ -1,2 +1,62 @@
-//! (skeleton)
-fn main() {}
+//! Every chore of the project as a cargo command: `cargo xtask` prints them.
+//!
+//! Depends on little, so that the first `cargo xtask` on a fresh machine starts soon: no command-line crate, no
+//! Kubernetes client, only what reads Rust sources (`syn`) and writes YAML.
+
+mod chore;
+mod ci;
+mod crds;
+mod manual;
+mod run;
+mod setup;
+mod tidy;
+
+use std::process::ExitCode;
+
+use chore::{Failed, Root};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup                  install what the lab and the tests need (Debian, as root); quick when all is there
+  lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help)
+  test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
+  bench NAME [--json F]  set up, build for release, and run one benchmark
+  ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
+  tidy                   check the rules of the project that neither rustc nor clippy knows
+  crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<Failed>() {
+            Some(failed) => ExitCode::from(failed.code()),
+            None => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn dispatch(args: &[&str]) -> anyhow::Result<()> {
+    let root = Root::find()?;
+    match args {
+        ["setup"] => setup::setup(),
+        ["lab", args @ ..] => run::lab(&root, args),
+        ["test"] => run::test(&root, None),
+        ["test", filter] => run::test(&root, Some(filter)),
+        ["bench", name, args @ ..] => run::bench(&root, name, args),
+        ["ci"] => ci::ci(&root),
+        ["tidy"] => tidy::tidy(&root),
+        ["crds"] => crds::write(&root),
+        ["crds", "--check"] => crds::check(&root),
+        [] | ["help" | "-h" | "--help", ..] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => anyhow::bail!("no such command: {}\n\n{USAGE}", args.join(" ")),
+    }
+}

@@ -1,0 +1,52 @@
+//! `lab`, `test` and `bench`: set up, build, and hand over to the programs of `tests`.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::chore::{Root, run};
+use crate::setup::setup;
+
+/// The packages whose programs make up a node, and the lab around it.
+const PROGRAMS: [&str; 8] = ["-p", "manx-agent", "-p", "manx-ctl", "-p", "manx-tests", "-p", "manx-cni"];
+
+/// Runs the lab in our place: its exit status is ours.
+pub(crate) fn lab(root: &Root, args: &[&str]) -> anyhow::Result<()> {
+    setup()?;
+    build(root, &[])?;
+    become_program(root, "debug/manx-lab", args)
+}
+
+/// Runs every test, or those whose name contains `filter`. A failure does not keep later tests from running.
+pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
+    setup()?;
+    build(root, &[])?;
+    run(root.cargo(&["test", "--workspace", "--no-fail-fast"]).args(filter))
+}
+
+/// Runs one benchmark with release builds of everything that it measures.
+pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
+    match args {
+        [] | ["--json", _] => {}
+        _ => anyhow::bail!("usage: cargo xtask bench NAME [--json FILE]"),
+    }
+    setup()?;
+    build(root, &["--release"])?;
+    let mut all = vec![name];
+    all.extend(args);
+    become_program(root, "release/manx-bench", &all)
+}
+
+/// Builds every program. The plugin comes last and alone: built with the others it would carry the asynchronous half
+/// of `kernel`, which the agent asks for and the plugin must not pay for.
+fn build(root: &Root, profile: &[&str]) -> anyhow::Result<()> {
+    run(root.cargo(&["build", "--bins"]).args(profile).args(&PROGRAMS[..6]))?;
+    run(root.cargo(&["build", "--bins"]).args(profile).args(&PROGRAMS[6..]))
+}
+
+fn become_program(root: &Root, program: &str, args: &[&str]) -> anyhow::Result<()> {
+    let program = root.target().join(program);
+    let error = Command::new(&program).args(args).exec();
+    Err(error).with_context(|| format!("{} does not start", program.display()))
+}
