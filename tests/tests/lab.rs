@@ -1,0 +1,355 @@
+//! The lab's scenarios as tests: a real kernel, real agents, the real plugin, and a real BIRD or FRR.
+//!
+//! Each scenario has a lab of its own, so that none depends on what another left. They run one after the other:
+//! several labs at once would starve each other's timers on a small machine.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use manx_tests::lab::router::RouterKind;
+use manx_tests::lab::{Lab, Options, netns, probe, show, wait};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// How long a change may take to reach every node.
+const CONVERGENCE: Duration = Duration::from_secs(20);
+
+/// One scenario: brings up what it needs, and says what did not hold.
+type Scenario = fn() -> Result<()>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let scenarios: [(&str, Scenario); 12] = [
+        ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
+        ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
+        ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
+        ("a_full_block_is_followed_by_the_next_one", next_block),
+        ("a_freed_address_is_given_again_last", reused_last),
+        ("a_node_that_joins_is_reached_and_one_that_dies_leaves_nothing", nodes_come_and_go),
+        ("a_killed_agent_comes_back_without_losing_a_packet", || restarted_agent(Signal::SIGKILL)),
+        ("an_upgraded_agent_loses_no_packet", || restarted_agent(Signal::SIGTERM)),
+        ("pods_start_and_stop_while_the_api_server_is_away", api_server_away),
+        ("our_routes_come_back_and_foreign_ones_are_left_alone", routes_by_hand),
+        ("agents_that_start_at_the_same_instant_share_an_empty_pool", same_instant),
+        ("a_pod_reaches_itself_its_node_and_its_neighbour_and_checks_clean", within_a_node),
+    ];
+    if !nix::unistd::geteuid().is_root() {
+        println!("ignored: the lab makes network namespaces and needs root");
+        return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    for stale in Lab::stale("manx") {
+        if let Err(error) = Lab::down_by_name(&stale) {
+            eprintln!("the lab {stale} of an earlier run cannot be taken down: {error:#}");
+        }
+    }
+    let trial = |(name, scenario): (&str, Scenario)| {
+        Trial::test(name, move || scenario().map_err(|error| Failed::from(format!("{error:#}"))))
+    };
+    libtest_mimic::run(&arguments, scenarios.into_iter().map(trial).collect()).exit_code()
+}
+
+/// A lab for one scenario, with a name that no other run uses.
+fn lab(nodes: usize, router: RouterKind) -> Result<Lab> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("t{}x{number}", std::process::id() % 10_000);
+    Lab::up(&Options { name, nodes, router })
+}
+
+/// A lab with one pod on each node, `p1` on `node1` and so on, once every pod reaches every other.
+fn lab_with_pods(nodes: usize) -> Result<Lab> {
+    let mut lab = lab(nodes, RouterKind::Bird)?;
+    for number in 1..=nodes {
+        lab.add_pod(&format!("p{number}"), &format!("node{number}"))?;
+    }
+    everyone_is_reached(&lab)?;
+    Ok(lab)
+}
+
+/// Waits until each pod reaches each other pod and the outside reaches all of them, on both families.
+fn everyone_is_reached(lab: &Lab) -> Result<()> {
+    let mut paths = show::pod_paths(lab);
+    paths.extend(show::outside_paths(lab));
+    let mut missing = paths.clone();
+    let outcome = wait::until("every pod is reached", CONVERGENCE, || {
+        let hops = probe::matrix(&missing)?;
+        let mut answers = hops.iter();
+        missing.retain(|_| answers.next().is_some_and(Option::is_none));
+        Ok(missing.is_empty())
+    });
+    outcome.with_context(|| format!("not reached: {missing:?}"))?;
+    ensure!(probe::matrix(&paths)?.iter().all(Option::is_some), "a pod that was reached is no longer");
+    Ok(())
+}
+
+/// The blocks of `node` (all with `None`), from the API server.
+fn blocks(lab: &Lab, node: Option<&str>) -> Result<BTreeSet<String>> {
+    let blocks = lab.objects("ipblocks")?;
+    let of_node = blocks.iter().filter(|block| node.is_none_or(|node| block["spec"]["node"] == node));
+    Ok(of_node.filter_map(|block| block["spec"]["cidr"].as_str().map(str::to_owned)).collect())
+}
+
+/// Our routes in the kernel of `node`, as iproute2 prints them.
+fn our_routes(lab: &Lab, node: &str) -> Result<Vec<Value>> {
+    let mut routes = Vec::new();
+    for family in ["-4", "-6"] {
+        let argv = ["ip", "-j", family, "route", "show", "proto", "179"];
+        routes.extend(netns::json(&lab.netns(node), &argv)?.as_array().cloned().unwrap_or_default());
+    }
+    Ok(routes)
+}
+
+fn destinations(routes: &[Value]) -> BTreeSet<String> {
+    routes.iter().filter_map(|route| route["dst"].as_str().map(str::to_owned)).collect()
+}
+
+fn v4(lab: &Lab, pod: &str) -> Result<IpAddr> {
+    lab.pod(pod)?.addresses.iter().copied().find(IpAddr::is_ipv4).context("the pod has no IPv4 address")
+}
+
+/// What `cargo xtask lab` shows and proves, with either router.
+fn through(router: RouterKind) -> Result<()> {
+    let mut lab = lab(3, router)?;
+    for node in lab.nodes() {
+        lab.add_pod(&format!("a-{node}"), &node)?;
+        lab.add_pod(&format!("b-{node}"), &node)?;
+    }
+    everyone_is_reached(&lab)?;
+    ensure!(show::all(&lab)? == 0, "a proof failed, see above");
+    let expected = blocks(&lab, None)?;
+    let routes: BTreeSet<String> = lab.router().kernel_routes()?.into_iter().collect();
+    ensure!(routes == expected, "the router has {routes:?}, the blocks are {expected:?}");
+    Ok(())
+}
+
+fn second_pool() -> Result<()> {
+    let mut lab = lab_with_pods(2)?;
+    let first = v4(&lab, "p1")?;
+    lab.apply(&[
+        json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "second"},
+                       "spec": {"cidr": "10.245.0.0/20", "blockSize": 28}}),
+    ])?;
+    lab.kubectl(&[
+        "patch",
+        "ippool",
+        "default-ipv4",
+        "--type",
+        "merge",
+        "-p",
+        r#"{"spec":{"disabled":true}}"#,
+    ])?;
+    for node in lab.nodes() {
+        let mut pods = 0;
+        wait::until("a new pod gets an address of the second pool", CONVERGENCE, || {
+            pods += 1;
+            let pod = lab.add_pod(&format!("{node}-{pods}"), &node)?;
+            Ok(pod.addresses[0].to_string().starts_with("10.245."))
+        })?;
+    }
+    ensure!(v4(&lab, "p1")? == first, "a running pod lost its address");
+    everyone_is_reached(&lab)
+}
+
+fn next_block() -> Result<()> {
+    let mut lab = lab(2, RouterKind::Bird)?;
+    lab.kubectl(&["delete", "ippool", "default-ipv4", "--wait=false"])?;
+    lab.apply(&[json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "small"},
+                       "spec": {"cidr": "10.246.0.0/24", "blockSize": 30}})])?;
+    let of_pool = |lab: &Lab, node: &str| -> Result<usize> {
+        Ok(blocks(lab, Some(node))?.iter().filter(|block| block.starts_with("10.246.")).count())
+    };
+    wait::until("both nodes own a block of the new pool", CONVERGENCE, || {
+        Ok(of_pool(&lab, "node1")? > 0 && of_pool(&lab, "node2")? > 0)
+    })?;
+    for number in 0..9 {
+        let pod = lab.add_pod(&format!("p{number}"), "node1")?;
+        ensure!(pod.addresses[0].to_string().starts_with("10.246."), "{pod:?} is not of the new pool");
+    }
+    lab.add_pod("far", "node2")?;
+    ensure!(of_pool(&lab, "node1")? >= 3, "nine pods need three blocks of four addresses");
+    everyone_is_reached(&lab)
+}
+
+fn reused_last() -> Result<()> {
+    let mut lab = lab_with_pods(1)?;
+    let freed = lab.pod("p1")?.addresses.clone();
+    lab.del_pod("p1")?;
+    for number in 2..8 {
+        let pod = lab.add_pod(&format!("p{number}"), "node1")?;
+        ensure!(
+            pod.addresses.iter().all(|address| !freed.contains(address)),
+            "{:?} was given again at once, while others of the block were never used",
+            pod.addresses
+        );
+    }
+    everyone_is_reached(&lab)
+}
+
+fn nodes_come_and_go() -> Result<()> {
+    let mut lab = lab_with_pods(2)?;
+    let node = lab.add_node()?;
+    lab.add_pod("new", &node)?;
+    everyone_is_reached(&lab)?;
+    let lost = blocks(&lab, Some(&node))?;
+    ensure!(!lost.is_empty(), "{node} owns no block");
+    lab.remove_node(&node)?;
+    wait::until("the dead node's blocks are free again", CONVERGENCE, || {
+        Ok(blocks(&lab, Some(&node))?.is_empty())
+    })?;
+    wait::until("no node has a route to the dead node's blocks", CONVERGENCE, || {
+        let mut left = BTreeSet::new();
+        for other in lab.nodes() {
+            left.extend(destinations(&our_routes(&lab, &other)?));
+        }
+        left.extend(lab.router().kernel_routes()?);
+        // A survivor may have claimed the block since; then its route is right.
+        Ok(lost.iter().all(|block| !left.contains(block)) || !blocks(&lab, None)?.is_disjoint(&lost))
+    })?;
+    wait::until("its NodeNetwork is gone", CONVERGENCE, || {
+        Ok(lab.objects("nodenetworks")?.iter().all(|object| object["metadata"]["name"] != *node))
+    })?;
+    everyone_is_reached(&lab)
+}
+
+/// Restarts the agent of one node while pings go to its pod from another node and from the outside, and from it.
+fn restarted_agent(signal: Signal) -> Result<()> {
+    let mut lab = lab_with_pods(2)?;
+    let [p1, p2] = [lab.pod("p1")?.clone(), lab.pod("p2")?.clone()];
+    let outside = lab.netns("outside");
+    let mut streams = Vec::new();
+    for (netns, target) in [(&p1.sandbox.netns, &p2), (&p2.sandbox.netns, &p1), (&outside, &p1)] {
+        for address in &target.addresses {
+            let log = lab.dir().join(format!("ping-{}", streams.len()));
+            streams.push(probe::Stream::start(netns, *address, &log)?);
+        }
+    }
+    lab.stop_agent("node1", signal)?;
+    wait::until("the router has lost its session", CONVERGENCE, || Ok(lab.router().established()? == 1))?;
+    lab.start_agent("node1")?;
+    wait::until("the router has its session back", CONVERGENCE, || Ok(lab.router().established()? == 2))?;
+    lab.add_pod("after", "node1")?;
+    everyone_is_reached(&lab)?;
+    // Stale routes are swept at the latest 10 s after the start: what they still carried would be lost now.
+    std::thread::sleep(Duration::from_secs(12));
+    for stream in streams {
+        let count = stream.stop()?;
+        ensure!(count.sent > 500 && count.lost.is_empty(), "pings were lost: {count:?}");
+    }
+    Ok(())
+}
+
+fn api_server_away() -> Result<()> {
+    let mut lab = lab_with_pods(2)?;
+    let log = lab.dir().join("ping");
+    let stream = probe::Stream::start(&lab.pod("p1")?.sandbox.netns, v4(&lab, "p2")?, &log)?;
+    lab.set_api_outage(true)?;
+    let begin = Instant::now();
+    let mut number = 0;
+    while begin.elapsed() < Duration::from_secs(60) {
+        number += 1;
+        for node in ["node1", "node2"] {
+            lab.start_sandbox(&format!("x{number}-{node}"), node, "", Value::Null)?;
+        }
+        everyone_is_reached(&lab)?;
+        if number > 3 {
+            for node in ["node1", "node2"] {
+                lab.stop_sandbox(&format!("x{}-{node}", number - 3))?;
+            }
+        }
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    let count = stream.stop()?;
+    ensure!(count.lost.is_empty(), "pings lost while the API server was away: {count:?}");
+    lab.stop_agent("node2", Signal::SIGKILL)?;
+    lab.start_agent("node2")?;
+    lab.start_sandbox("restarted", "node2", "", Value::Null)?;
+    everyone_is_reached(&lab)?;
+    lab.set_api_outage(false)?;
+    lab.add_pod("back", "node1")?;
+    everyone_is_reached(&lab)
+}
+
+fn routes_by_hand() -> Result<()> {
+    let lab = lab_with_pods(2)?;
+    let node = lab.netns("node1");
+    let foreign = [("-4", "198.51.100.0/24", "172.30.1.1"), ("-6", "2001:db8:77::/64", "fd00:30:1::1")];
+    for (family, destination, gateway) in foreign {
+        netns::ip(&["-n", &node, family, "route", "add", destination, "via", gateway, "proto", "static"])?;
+    }
+    let before = our_routes(&lab, "node1")?;
+    ensure!(before.len() >= 6, "blackholes, remote blocks and pods of both families are ours: {before:?}");
+    let restored = |what: &str| {
+        wait::until(&format!("{what} is back"), Duration::from_secs(5), || {
+            Ok(destinations(&our_routes(&lab, "node1")?) == destinations(&before))
+        })
+    };
+    for route in &before {
+        let destination = route["dst"].as_str().context("a route without destination")?;
+        let family = if destination.contains(':') { "-6" } else { "-4" };
+        let mut words = vec!["-n", &node, family, "route", "del"];
+        words.extend(route["type"].as_str());
+        words.extend([destination, "proto", "179"]);
+        netns::ip(&words)?;
+        restored(destination)?;
+    }
+    netns::ip(&["-n", &node, "route", "flush", "proto", "179"])?;
+    netns::ip(&["-n", &node, "-6", "route", "flush", "proto", "179"])?;
+    restored("everything")?;
+    for (family, destination, _) in foreign {
+        let kept = netns::json(&node, &["ip", "-j", family, "route", "show", destination])?;
+        ensure!(kept.as_array().is_some_and(|routes| routes.len() == 1), "{destination} is gone");
+    }
+    everyone_is_reached(&lab)
+}
+
+fn same_instant() -> Result<()> {
+    let mut lab = lab(4, RouterKind::Bird)?;
+    let nodes = lab.nodes();
+    for node in &nodes {
+        lab.stop_agent(node, Signal::SIGKILL)?;
+        std::fs::remove_dir_all(lab.run_dir(node))?;
+    }
+    lab.kubectl(&["delete", "ipblocks", "--all"])?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(|| lab.start_agent(node))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+    })?;
+    for node in &nodes {
+        lab.add_pod(&format!("on-{node}"), node)?;
+    }
+    let mut all = BTreeSet::new();
+    for node in &nodes {
+        for block in blocks(&lab, Some(node))? {
+            ensure!(all.insert(block.clone()), "{block} has two owners");
+        }
+    }
+    everyone_is_reached(&lab)
+}
+
+fn within_a_node() -> Result<()> {
+    let mut lab = lab(1, RouterKind::Bird)?;
+    lab.add_pod("a", "node1")?;
+    lab.add_pod("b", "node1")?;
+    everyone_is_reached(&lab)?;
+    let pod = lab.pod("a")?.clone();
+    for address in &pod.addresses {
+        ensure!(
+            probe::ping(&pod.sandbox.netns, *address)?.is_some(),
+            "a pod does not reach its own {address}"
+        );
+        ensure!(probe::ping(&lab.netns("node1"), *address)?.is_some(), "the node does not reach {address}");
+    }
+    for address in lab.node_addresses("node1")? {
+        ensure!(
+            probe::ping(&pod.sandbox.netns, address)?.is_some(),
+            "a pod does not reach its node at {address}"
+        );
+    }
+    lab.runtime("node1")?.check(&pod.sandbox, &pod.result)
+}
