@@ -4,7 +4,7 @@
 //! Each daemon has a namespace of its own and the same wire to a namespace of feeders. The clock starts with the first
 //! octet of the table and stops when the kernel of the daemon's namespace holds all routes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -132,20 +132,18 @@ fn reroute(subject: &Subject<'_>, routes: u32) -> Result<Sample> {
     wait_fast(|| Ok(kernel_prefixes(&subject.netns)? >= start + u64::from(routes)))?;
     let mut second_session = subject.session(3)?;
     second_session.send(&second.updates())?;
-    subject.wait_for_second(routes)?;
+    subject.wait_until_idle()?;
     let before = cpu_seconds(&subject.netns, subject.process)?;
     let probes: Vec<Ipv4Addr> = [0, routes / 2, routes - 1].iter().map(|n| best.network(*n)).collect();
     let begin = Instant::now();
     first_session.close()?;
-    netns::enter(&subject.netns, || {
-        wait_fast(|| {
-            let mut moved = true;
-            for network in &probes {
-                let address = IpAddr::V4(Ipv4Addr::from(u32::from(*network) + 1));
-                moved &= gateway(address)? == Some(IpAddr::V4(Ipv4Addr::new(10, 98, 8, 2)));
+    wait_fast(|| {
+        for network in &probes {
+            if gateway(&subject.netns, *network)? != "10.98.8.2" {
+                return Ok(false);
             }
-            Ok(moved)
-        })
+        }
+        Ok(true)
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     second_session.close()?;
@@ -153,10 +151,14 @@ fn reroute(subject: &Subject<'_>, routes: u32) -> Result<Sample> {
     Ok(Sample { seconds, cpu_seconds, ..Sample::default() })
 }
 
-/// The gateway that the kernel of the current namespace would use for `address`.
-fn gateway(address: IpAddr) -> Result<Option<IpAddr>> {
-    let mut resolver = manx_kernel::netlink::dump::Dumper::open()?;
-    Ok(resolver.resolve(address)?.and_then(|resolution| resolution.gateway))
+/// The gateway that the kernel of `netns` would use for the first host of `network`; empty when there is none.
+fn gateway(netns: &str, network: Ipv4Addr) -> Result<String> {
+    let host = Ipv4Addr::from(u32::from(network) + 1).to_string();
+    let routes =
+        netns::run(std::process::Command::new("ip").args(["-n", netns, "-j", "route", "get", &host]));
+    let Ok(output) = routes else { return Ok(String::new()) };
+    let routes: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(routes[0]["gateway"].as_str().unwrap_or_default().to_owned())
 }
 
 impl Subject<'_> {
@@ -170,9 +172,9 @@ impl Subject<'_> {
         })
     }
 
-    /// Waits until the daemon has taken in the second table, which changes nothing in the kernel: until it has been
-    /// idle for a while.
-    fn wait_for_second(&self, _routes: u32) -> Result<()> {
+    /// Waits until the daemon has been idle for a while: a second table that changes nothing in the kernel leaves no
+    /// other trace there.
+    fn wait_until_idle(&self) -> Result<()> {
         let mut last = cpu_seconds(&self.netns, self.process)?;
         let mut quiet = 0;
         wait::until("the daemon is idle", PATIENCE, || {
