@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use super::reader::Reader;
 use crate::prefix::Asn;
@@ -236,6 +237,36 @@ impl FromIterator<Asn> for AsPath {
         Self::sequence(asns)
     }
 }
+
+impl FromStr for AsPath {
+    type Err = AsPathParseError;
+
+    /// Reads what Display writes: `65000 64512 {1,2}`.
+    fn from_str(text: &str) -> Result<Self, AsPathParseError> {
+        let wrong = || AsPathParseError(text.to_owned());
+        let asn = |number: &str| number.parse().ok().filter(|n| *n != 0).map(Asn).ok_or_else(wrong);
+        let mut path = Self::default();
+        for part in text.split_whitespace() {
+            let members = part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            match members {
+                Some(members) => {
+                    let members = members.split(',').map(asn).collect::<Result<Vec<_>, _>>()?;
+                    if members.len() > LONGEST_SEGMENT {
+                        return Err(wrong());
+                    }
+                    path.append_set(&members);
+                }
+                None => path.asns.push(asn(part)?),
+            }
+        }
+        Ok(path)
+    }
+}
+
+/// A text is not a path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an AS path such as 65000 64512 {{1,2}}")]
+pub struct AsPathParseError(String);
 
 impl fmt::Display for AsPath {
     /// As operators write it: `65000 64512 {1,2}`.

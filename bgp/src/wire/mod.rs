@@ -34,7 +34,7 @@ mod refresh;
 pub mod table;
 mod update;
 
-pub use as_path::{AsPath, Segment};
+pub use as_path::{AsPath, AsPathParseError, Segment};
 pub use attribute::{Aggregator, Attributes, NextHop, Origin, PartialBits, UnknownAttribute};
 pub use capability::{
     AddPathFamily, AfiSafi, Capability, ExtendedNextHop, GracefulRestart, LongLivedFamily, RestartFamily,

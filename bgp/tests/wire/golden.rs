@@ -158,7 +158,7 @@ fn every_capability_stands_on_the_wire_as_its_rfc_says() {
 fn an_open_with_the_capabilities_that_are_common_today_is_read() {
     let octets = message(
         1,
-        &hex("04 fde9 0009 0a630001 37 02 35
+        &hex("04 fde9 0009 0a630001 34 02 32
          0104 00010001 0104 00020001 0200 0506 000100010002 4006 0078 00010180 4104 0000fde9
          4508 00010103 00020103 4600 4700"),
     );
@@ -479,6 +479,17 @@ fn a_path_counts_sets_once_and_knows_its_ends() {
     assert_eq!(segments[1], Segment::Set(&set(&[3, 4])));
     assert_eq!(AsPath::default().hops(), 0);
     assert_eq!((AsPath::default().first(), AsPath::default().origin()), (None, None));
+}
+
+#[test]
+fn a_path_is_read_as_it_is_written() {
+    for text in ["", "65000", "65000 64512 {1,2}", "{1} {2,3} 4200000000 5"] {
+        assert_eq!(text.parse::<AsPath>().unwrap().to_string(), text);
+    }
+    let too_many: Vec<String> = (1..=256).map(|asn: u32| asn.to_string()).collect();
+    for text in ["0", "x", "{}", "{1", "1}", "{1, 2}", "4294967296", &format!("{{{}}}", too_many.join(","))] {
+        assert!(text.parse::<AsPath>().is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -5,3 +5,4 @@ mod faults;
 mod golden;
 mod octets;
 mod properties;
+mod strategies;
