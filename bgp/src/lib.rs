@@ -11,8 +11,12 @@
 //!   sockets, timers               peers, rib    transmit(conn, buf, budget)
 //! ```
 
+mod agenda;
+mod chance;
 pub mod config;
 pub mod event;
+mod graceful;
+mod peer;
 pub mod policy;
 pub mod prefix;
 pub mod rib;

@@ -131,4 +131,6 @@ pub enum ImportStatus {
     AsLoop,
     /// We are its originator, or it has passed our cluster (RFC 4456 §8).
     ReflectionLoop,
+    /// Its next hop is our end of the session (RFC 4271 §5.1.3).
+    OwnNextHop,
 }

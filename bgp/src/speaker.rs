@@ -1,13 +1,22 @@
 //! The [`Speaker`]: one door in, one door out. Which part of it answers is decided here and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use crate::agenda::Agenda;
+use crate::chance::Chance;
 use crate::config::{ConnId, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
-use crate::prefix::Prefix;
+use crate::graceful::Settling;
+use crate::peer::outbox::Outbox;
+use crate::peer::session::Link;
+use crate::peer::{Core, Peer};
+use crate::policy::Policy;
+use crate::prefix::{Family, Prefix};
+use crate::rib::{Names, PeerIndex, Rib};
 use crate::snapshot::Snapshot;
+use crate::wire::Notification;
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,41 +126,258 @@ pub enum Output {
 /// All sessions and routes of one BGP router. It has no socket, no clock and no chance: see the crate's essay.
 #[derive(Debug)]
 pub struct Speaker {
-    local: Local,
+    core: Core,
+    peers: BTreeMap<PeerIndex, Peer>,
+    names: BTreeMap<PeerId, PeerIndex>,
+    conns: BTreeMap<ConnId, PeerIndex>,
+    agenda: Agenda,
+    settling: Settling,
+    /// Peers that owe us their first End-of-RIB.
+    unheard: BTreeSet<PeerIndex>,
+    settled_untold: bool,
+    stopped: bool,
+    latest: Instant,
 }
 
 impl Speaker {
-    /// A speaker without peers. The seed feeds the jitter of its timers.
+    /// A speaker without peers. The seed feeds the jitter of its timers and the keys of its tables.
     pub fn new(local: Local, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (seed, now);
-        Self { local }
+        let mut chance = Chance::new(seed);
+        let keys = [chance.next(), chance.next()];
+        let settling = Settling::new(local.settle);
+        let core = Core {
+            rib: Rib::new(local.clone(), keys),
+            local,
+            chance,
+            outputs: VecDeque::new(),
+            closing: BTreeMap::new(),
+            ended: Vec::new(),
+            settled: false,
+        };
+        Self {
+            core,
+            peers: BTreeMap::new(),
+            names: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            agenda: Agenda::default(),
+            settling,
+            unheard: BTreeSet::new(),
+            settled_untold: false,
+            stopped: false,
+            latest: now,
+        }
     }
 
-    /// Feeds one fact. Never fails: what a peer does wrong becomes outputs. Time must not run backwards.
+    /// Feeds one fact. Never fails: what a peer does wrong becomes outputs. Time that runs backwards stands still.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
-        let _ = (input, now, &self.local);
+        let now = self.latest.max(now);
+        self.latest = now;
+        let mut touched = Vec::new();
+        match input {
+            Input::Timeout => touched = self.timeout(now),
+            Input::Connected { peer, conn, local, remote, direction } => {
+                touched.extend(self.connected(&peer, Link { conn, local, remote, direction }, now));
+            }
+            Input::ConnectFailed { peer } => {
+                touched.extend(self.with_named(&peer, |peer, core| peer.connect_failed(core, now)));
+            }
+            Input::Received { conn, bytes } => {
+                touched.extend(self.with_conn(conn, |peer, core| peer.received(conn, bytes, core, now)));
+            }
+            Input::Closed { conn } => {
+                self.core.closing.remove(&conn);
+                touched.extend(self.with_conn(conn, |peer, core| peer.closed(conn, core, now)));
+            }
+            Input::SetPeers(peers) => touched = self.set_peers(peers, now),
+            Input::SetOrigins(origins) => self.core.rib.set_origins(origins),
+            Input::Reset { peer } => {
+                touched.extend(self.with_named(&peer, |peer, core| peer.reset(core, now)));
+            }
+            Input::Stop(reason) => touched = self.stop(&reason, now),
+        }
+        self.conclude(touched, now);
+    }
+
+    /// Runs the decision process, and looks who has to send or to wait for something else now.
+    fn conclude(&mut self, touched: Vec<PeerIndex>, now: Instant) {
+        self.core.rib.decide();
+        let mut touched: BTreeSet<PeerIndex> = touched.into_iter().collect();
+        for index in &touched {
+            if self.peers.get(index).is_none_or(Peer::heard) {
+                self.unheard.remove(index);
+            }
+        }
+        if self.settling.check(self.unheard.is_empty(), now) {
+            self.settled_untold = true;
+            self.core.settled = true;
+            touched.extend(self.peers.keys());
+        }
+        touched.extend(self.core.rib.take_woken());
+        for index in touched {
+            let Some(peer) = self.peers.get_mut(&index) else { continue };
+            peer.flush(&mut self.core, now);
+            self.agenda.set(index, peer.next());
+        }
+        for conn in self.core.ended.drain(..) {
+            self.conns.remove(&conn);
+        }
+    }
+
+    fn timeout(&mut self, now: Instant) -> Vec<PeerIndex> {
+        let due = self.agenda.take_due(now);
+        for index in &due {
+            if let Some(peer) = self.peers.get_mut(index) {
+                peer.timeout(&mut self.core, now);
+            }
+        }
+        due
+    }
+
+    fn with_named(&mut self, name: &PeerId, act: impl FnOnce(&mut Peer, &mut Core)) -> Option<PeerIndex> {
+        let index = *self.names.get(name)?;
+        act(self.peers.get_mut(&index)?, &mut self.core);
+        Some(index)
+    }
+
+    fn with_conn(&mut self, conn: ConnId, act: impl FnOnce(&mut Peer, &mut Core)) -> Option<PeerIndex> {
+        let index = *self.conns.get(&conn)?;
+        act(self.peers.get_mut(&index)?, &mut self.core);
+        Some(index)
+    }
+
+    fn connected(&mut self, name: &PeerId, link: Link, now: Instant) -> Option<PeerIndex> {
+        let mut wanted = false;
+        let index = self.with_named(name, |peer, core| wanted = peer.connected(link, core, now));
+        if index.is_none() {
+            self.core.close(link.conn, Outbox::default());
+        }
+        if let (Some(index), true) = (index, wanted) {
+            self.conns.insert(link.conn, index);
+        }
+        index
+    }
+
+    fn set_peers(&mut self, peers: BTreeMap<PeerId, PeerConfig>, now: Instant) -> Vec<PeerIndex> {
+        if self.stopped {
+            return Vec::new();
+        }
+        let gone: Vec<PeerId> =
+            self.names.keys().filter(|name| !peers.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.remove_peer(&name, now);
+        }
+        // A number is free for another peer only when the decision process has forgotten the one before.
+        self.core.rib.decide();
+        let mut touched = Vec::new();
+        let mut added = false;
+        for (name, config) in peers {
+            if let Some(index) =
+                self.with_named(&name, |peer, core| peer.configure(config.clone(), core, now))
+            {
+                touched.push(index);
+                continue;
+            }
+            added = true;
+            let index = self.free_index();
+            let mut peer = Peer::new(name.clone(), index, config, now);
+            peer.timeout(&mut self.core, now);
+            self.peers.insert(index, peer);
+            self.names.insert(name, index);
+            self.unheard.insert(index);
+            touched.push(index);
+        }
+        self.settling.peers_declared(added, now);
+        touched
+    }
+
+    /// The least number that no peer has.
+    fn free_index(&self) -> PeerIndex {
+        let last = self.peers.last_key_value().map_or(0, |(last, _)| last.0.saturating_add(1));
+        if last as usize == self.peers.len() {
+            return PeerIndex(last);
+        }
+        let free = self.peers.keys().zip(0..).find(|(used, wanted)| used.0 != *wanted);
+        PeerIndex(free.map_or(last, |(_, wanted)| wanted))
+    }
+
+    fn remove_peer(&mut self, name: &PeerId, now: Instant) {
+        let Some(index) = self.names.remove(name) else { return };
+        self.agenda.set(index, None);
+        self.unheard.remove(&index);
+        if let Some(peer) = self.peers.remove(&index) {
+            peer.deconfigure(&mut self.core, now);
+        }
+    }
+
+    fn stop(&mut self, reason: &StopReason, now: Instant) -> Vec<PeerIndex> {
+        self.stopped = true;
+        let farewell = match reason {
+            StopReason::Restart => None,
+            StopReason::Leave { communication } => Some(Notification::shutdown(communication)),
+        };
+        for peer in self.peers.values_mut() {
+            peer.stop(farewell.as_ref(), &mut self.core, now);
+        }
+        self.peers.keys().copied().collect()
     }
 
     /// Takes the next output; drain it after each [`handle`](Self::handle).
+    ///
+    /// Routes are told from their newest state, and none after [`Input::Stop`]: what forwards goes on forwarding.
     pub fn poll(&mut self) -> Option<Output> {
-        None
+        if let Some(output) = self.core.outputs.pop_front() {
+            return Some(output);
+        }
+        if self.stopped {
+            return None;
+        }
+        if let Some((prefix, next_hops)) = self.core.rib.next_route() {
+            return Some(Output::Route { prefix, next_hops });
+        }
+        std::mem::take(&mut self.settled_untold).then_some(Output::Settled)
     }
 
     /// When [`Input::Timeout`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        if self.stopped {
+            return None;
+        }
+        [self.agenda.next(), self.settling.next(self.unheard.is_empty())].into_iter().flatten().min()
     }
 
     /// Appends at most `budget` octets for `conn` to `buf`; returns whether more remain. Call it when the socket
-    /// can take them: messages are made from the newest state at this moment.
+    /// can take them: messages are made from the newest state at this moment. After `false`, wait for the next
+    /// [`Output::Writable`].
     pub fn transmit(&mut self, conn: ConnId, buf: &mut Vec<u8>, budget: usize) -> bool {
-        let _ = (conn, buf, budget);
-        false
+        if let Some(last) = self.core.closing.get_mut(&conn) {
+            last.take(buf, budget);
+            let more = !last.is_empty();
+            if !more {
+                self.core.closing.remove(&conn);
+            }
+            return more;
+        }
+        let peer = self.conns.get(&conn).and_then(|index| self.peers.get_mut(index));
+        peer.is_some_and(|peer| peer.transmit(conn, &mut self.core, buf, budget))
     }
 
     /// Everything at this moment, for status and "explain".
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let _ = now;
-        Snapshot::default()
+        let named = |index: &PeerIndex| self.peers.get(index);
+        Snapshot {
+            peers: self.names.values().filter_map(named).map(|peer| peer.status(&self.core, now)).collect(),
+            routes: self.core.rib.routes(&self.peers),
+            settled: self.settling.is_done(),
+        }
+    }
+}
+
+impl Names for BTreeMap<PeerIndex, Peer> {
+    fn name(&self, peer: PeerIndex) -> Option<&PeerId> {
+        self.get(&peer).map(Peer::id)
+    }
+
+    fn policy(&self, peer: PeerIndex, family: Family) -> Option<&Policy> {
+        self.get(&peer)?.config().families.get(&family).map(|config| &config.import)
     }
 }

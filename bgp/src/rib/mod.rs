@@ -1,3 +1,491 @@
-//! The routing table.
+//! The routing table: what every peer says, what of it is best, and what every peer must be told.
+//!
+//! Changes only mark prefixes. [`Rib::decide`] runs the decision process once for each marked prefix, however many
+//! paths changed, and marks it in turn for the peers and for the kernel; those take it when they can.
+//!
+//! Reading order: `path`, `nets`, `decision`, `export`, `adj_out`. Here are the table itself and its changes.
 
+mod adj_out;
+mod bits;
 pub mod decision;
+mod explain;
+pub(crate) mod export;
+mod hops;
+mod import;
+mod nets;
+pub(crate) mod path;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::{Local, OriginAttributes};
+use crate::policy::{RuleIndex, Source};
+use crate::prefix::{Family, Prefix, RouterId};
+use crate::wire::{Attributes, NextHop};
+use adj_out::AdjOut;
+pub(crate) use adj_out::Filled;
+use bits::Bits;
+use decision::{Candidate, From};
+pub(crate) use explain::Names;
+use export::Export;
+use hops::Hops;
+pub(crate) use import::Screen;
+use nets::{Net, NetId, Nets};
+pub(crate) use path::PeerIndex;
+use path::{Import, Interner, Path, Paths, Shared};
+
+/// What the table knows about a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Internal or external.
+    pub(crate) kind: Source,
+    /// We reflect for it (RFC 4456).
+    pub(crate) client: bool,
+    /// Its BGP identifier.
+    pub(crate) router_id: RouterId,
+    /// Its address.
+    pub(crate) address: IpAddr,
+}
+
+/// How many prefixes of one family a peer has given us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// All of them.
+    pub(crate) received: u32,
+    /// Those that import let through.
+    pub(crate) accepted: u32,
+    /// Those not yet confirmed after a restart.
+    pub(crate) stale: u32,
+}
+
+/// The peers that have, or may have, paths in the table.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    slots: Vec<Option<Facts>>,
+    counts: Vec<BTreeMap<Family, Counts>>,
+}
+
+impl Sources {
+    /// Who a peer is; `None` for ourselves.
+    pub(crate) fn facts(&self, peer: PeerIndex) -> Option<&Facts> {
+        self.slots.get(peer.0 as usize)?.as_ref()
+    }
+
+    fn set(&mut self, peer: PeerIndex, facts: Facts) {
+        let place = peer.0 as usize;
+        if place >= self.slots.len() {
+            self.slots.resize(place + 1, None);
+            self.counts.resize(place + 1, BTreeMap::new());
+        }
+        if let Some(slot) = self.slots.get_mut(place) {
+            *slot = Some(facts);
+        }
+    }
+
+    fn counts(&self, peer: PeerIndex, family: Family) -> Counts {
+        self.counts.get(peer.0 as usize).and_then(|counts| counts.get(&family)).copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, path: &Path, family: Family, change: fn(&mut u32)) {
+        if let Some(counts) = self.counts.get_mut(path.peer.0 as usize) {
+            let counts = counts.entry(family).or_default();
+            change(&mut counts.received);
+            if path.import == Import::Accepted {
+                change(&mut counts.accepted);
+            }
+            if path.stale {
+                change(&mut counts.stale);
+            }
+        }
+    }
+}
+
+impl Net {
+    /// The path that the decision process preferred.
+    pub(crate) fn best(&self) -> Option<&Path> {
+        self.carrying().first()
+    }
+
+    /// The paths that carry traffic.
+    pub(crate) fn carrying(&self) -> &[Path] {
+        self.paths.as_slice().get(..usize::from(self.selected)).unwrap_or_default()
+    }
+}
+
+/// A marked prefix, and the best path it had.
+type Dirty = (NetId, Option<(Shared, PeerIndex)>);
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Rib {
+    local: Local,
+    nets: Nets,
+    sources: Sources,
+    interner: Interner,
+    hops: Hops,
+    dirty: Vec<Dirty>,
+    untold: VecDeque<NetId>,
+    origins: BTreeMap<Prefix, OriginAttributes>,
+    outs: BTreeMap<(Family, PeerIndex), AdjOut>,
+    woken: BTreeSet<PeerIndex>,
+}
+
+impl Rib {
+    pub(crate) fn new(local: Local, keys: [u64; 2]) -> Self {
+        let [nets, attributes] = keys;
+        Self {
+            local,
+            nets: Nets::new(nets),
+            sources: Sources::default(),
+            interner: Interner::new(attributes),
+            hops: Hops::default(),
+            dirty: Vec::new(),
+            untold: VecDeque::new(),
+            origins: BTreeMap::new(),
+            outs: BTreeMap::new(),
+            woken: BTreeSet::new(),
+        }
+    }
+
+    /// Introduces a peer, or tells what changed about it.
+    pub(crate) fn set_facts(&mut self, peer: PeerIndex, facts: Facts) {
+        if self.sources.facts(peer).is_some_and(|known| *known != facts) {
+            for family in Family::ALL {
+                self.of_peer(peer, family, |_| true).into_iter().for_each(|id| self.touch(id, None));
+            }
+        }
+        self.sources.set(peer, facts);
+    }
+
+    pub(crate) fn counts(&self, peer: PeerIndex, family: Family) -> Counts {
+        self.sources.counts(peer, family)
+    }
+
+    /// Declares the routes of our own.
+    pub(crate) fn set_origins(&mut self, origins: BTreeMap<Prefix, OriginAttributes>) {
+        let before = std::mem::replace(&mut self.origins, origins);
+        for prefix in before.keys() {
+            if !self.origins.contains_key(prefix) {
+                self.withdraw(PeerIndex::LOCAL, prefix);
+            }
+        }
+        let changed: Vec<(Prefix, Attributes)> = self
+            .origins
+            .iter()
+            .filter(|(prefix, origin)| before.get(prefix) != Some(origin))
+            .map(|(prefix, origin)| (*prefix, origin_attributes(origin)))
+            .collect();
+        for (prefix, attributes) in changed {
+            let path = Path {
+                received: self.interner.intern(attributes),
+                changed: None,
+                peer: PeerIndex::LOCAL,
+                rule: RuleIndex::OTHERWISE,
+                import: Import::Accepted,
+                stale: false,
+            };
+            self.store(prefix, path);
+        }
+    }
+
+    /// Takes a path in the place of what its peer said before; returns whether the peer had said nothing.
+    fn store(&mut self, prefix: Prefix, path: Path) -> bool {
+        let family = prefix.family();
+        let id = self.nets.find_or_insert(prefix);
+        let Some(net) = self.nets.get_mut(id) else { return false };
+        let known = net.paths.as_mut_slice().iter_mut().find(|known| known.peer == path.peer);
+        if let Some(known) = known {
+            self.sources.count(known, family, |count| *count = count.saturating_sub(1));
+            self.sources.count(&path, family, |count| *count += 1);
+            if known.says_the_same(&path) {
+                known.stale = path.stale;
+                return false;
+            }
+            let old = std::mem::replace(known, path);
+            self.touch(id, Some(&old));
+            return false;
+        }
+        self.sources.count(&path, family, |count| *count += 1);
+        if net.paths.as_slice().is_empty() {
+            self.nets.note_empty(false);
+        }
+        self.touch(id, None);
+        if let Some(net) = self.nets.get_mut(id) {
+            net.paths.push(path);
+        }
+        true
+    }
+
+    /// Marks a prefix for the decision process. `replaced` is a path that is no longer in its place.
+    fn touch(&mut self, id: NetId, replaced: Option<&Path>) {
+        let Some(net) = self.nets.get_mut(id) else { return };
+        if net.dirty {
+            return;
+        }
+        net.dirty = true;
+        let best = match (net.best(), replaced) {
+            (Some(best), Some(old)) if best.peer == old.peer => Some(old),
+            (best, _) => best,
+        };
+        let before = best.and_then(|best| Some((Arc::clone(best.used()?), best.peer)));
+        self.dirty.push((id, before));
+    }
+
+    /// Forgets what a peer said about a prefix.
+    pub(crate) fn withdraw(&mut self, peer: PeerIndex, prefix: &Prefix) {
+        if let Some(id) = self.nets.find(prefix) {
+            self.remove(id, peer);
+        }
+    }
+
+    fn remove(&mut self, id: NetId, peer: PeerIndex) {
+        let Some(net) = self.nets.get(id) else { return };
+        if !net.paths.as_slice().iter().any(|path| path.peer == peer) {
+            return;
+        }
+        self.touch(id, None);
+        let Some(net) = self.nets.get_mut(id) else { return };
+        let family = net.prefix.family();
+        let removed = net.paths.remove(peer);
+        // Until the decision nothing is selected: the paths have moved.
+        net.selected = 0;
+        if net.paths.as_slice().is_empty() {
+            self.nets.note_empty(true);
+        }
+        if let Some(path) = removed {
+            self.sources.count(&path, family, |count| *count = count.saturating_sub(1));
+        }
+    }
+
+    fn of_peer(&self, peer: PeerIndex, family: Family, wanted: impl Fn(&Path) -> bool) -> Vec<NetId> {
+        let has = |paths: &Paths| paths.as_slice().iter().any(|path| path.peer == peer && wanted(path));
+        let nets = self.nets.iter().filter(|(_, net)| net.prefix.family() == family && has(&net.paths));
+        nets.map(|(id, _)| id).collect()
+    }
+
+    /// Forgets all that a peer said; returns how many prefixes that were.
+    pub(crate) fn flush(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        if self.counts(peer, family).received == 0 {
+            return 0;
+        }
+        let nets = self.of_peer(peer, family, |_| true);
+        nets.iter().for_each(|id| self.remove(*id, peer));
+        nets.len() as u32
+    }
+
+    /// Forgets what a peer has not said again since [`retain`](Self::retain).
+    pub(crate) fn flush_stale(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        if self.counts(peer, family).stale == 0 {
+            return 0;
+        }
+        let nets = self.of_peer(peer, family, |path| path.stale);
+        nets.iter().for_each(|id| self.remove(*id, peer));
+        nets.len() as u32
+    }
+
+    /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2).
+    pub(crate) fn retain(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        self.flush_stale(peer, family);
+        let nets = self.of_peer(peer, family, |_| true);
+        for id in &nets {
+            let paths = self.nets.get_mut(*id).map(|net| net.paths.as_mut_slice()).unwrap_or_default();
+            for path in paths.iter_mut().filter(|path| path.peer == peer) {
+                path.stale = true;
+            }
+        }
+        if let Some(counts) = self.sources.counts.get_mut(peer.0 as usize) {
+            counts.entry(family).or_default().stale = nets.len() as u32;
+        }
+        nets.len() as u32
+    }
+
+    /// Runs the decision process for all marked prefixes. Between calls of the speaker nothing stays marked.
+    pub(crate) fn decide(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for (id, before) in &dirty {
+            self.decide_one(*id, before.as_ref());
+        }
+        self.dirty = dirty;
+        self.dirty.clear();
+        self.dirty.shrink_to(1 << 16);
+        if self.nets.wants_sweep() {
+            let mut referenced = Bits::default();
+            self.outs.values().for_each(|out| out.references(&mut referenced));
+            self.nets.sweep(&referenced);
+        }
+    }
+
+    fn decide_one(&mut self, id: NetId, before: Option<&(Shared, PeerIndex)>) {
+        let Some(net) = self.nets.get_mut(id) else { return };
+        net.dirty = false;
+        select(net, &self.sources, self.local.multipath);
+        let hops = self.hops.acquire_for(net.carrying());
+        if hops == net.hops {
+            self.hops.release(hops);
+        } else {
+            self.hops.release(std::mem::replace(&mut net.hops, hops));
+            if !std::mem::replace(&mut net.untold, true) {
+                self.untold.push_back(id);
+            }
+        }
+        let after = net.best().and_then(|best| Some((best.used()?, best.peer)));
+        let unchanged = match (before, after) {
+            (Some((was, from)), Some((is, by))) => Arc::ptr_eq(was, is) && *from == by,
+            (None, None) => true,
+            _ => false,
+        };
+        if !unchanged {
+            self.mark(id);
+        }
+    }
+
+    /// Marks a prefix for all peers that may be told about it or were.
+    fn mark(&mut self, id: NetId) {
+        let Some(net) = self.nets.get(id) else { return };
+        let family = net.prefix.family();
+        let source = net.best().map(|best| best.peer);
+        let facts = source.and_then(|source| self.sources.facts(source));
+        for ((_, peer), out) in self.outs.range_mut((family, PeerIndex(0))..=(family, PeerIndex::LOCAL)) {
+            let may_pass = source.is_some_and(|source| out.export.may_pass(source, facts));
+            if may_pass || out.knows(id) {
+                out.mark(id);
+                self.woken.insert(*peer);
+            }
+        }
+    }
+
+    /// The next prefix whose next hops changed, with all of them.
+    pub(crate) fn next_route(&mut self) -> Option<(Prefix, BTreeSet<IpAddr>)> {
+        let id = self.untold.pop_front()?;
+        let net = self.nets.get_mut(id)?;
+        net.untold = false;
+        Some((net.prefix, self.hops.get(net.hops)))
+    }
+
+    /// Begins to tell a peer all routes of a family, then End-of-RIB.
+    pub(crate) fn open(&mut self, family: Family, export: Export) {
+        let peer = export.peer;
+        self.outs.insert((family, peer), AdjOut::new(export, family));
+        self.woken.insert(peer);
+        self.tell_again(peer, family);
+    }
+
+    /// Tells a peer all routes again (RFC 2918 §4).
+    pub(crate) fn tell_again(&mut self, peer: PeerIndex, family: Family) {
+        let Some(out) = self.outs.get_mut(&(family, peer)) else { return };
+        for (id, net) in self.nets.iter().filter(|(_, net)| net.prefix.family() == family) {
+            let best = net.best().map(|best| best.peer);
+            let may_pass = best.is_some_and(|best| out.export.may_pass(best, self.sources.facts(best)));
+            if may_pass || out.knows(id) {
+                out.mark(id);
+            }
+        }
+        self.woken.insert(peer);
+    }
+
+    /// Changes how routes are told, and tells them again if that makes a difference.
+    pub(crate) fn set_export(
+        &mut self,
+        peer: PeerIndex,
+        family: Family,
+        change: impl FnOnce(&mut Export) -> bool,
+    ) {
+        if self.outs.get_mut(&(family, peer)).is_some_and(|out| change(&mut out.export)) {
+            self.tell_again(peer, family);
+        }
+    }
+
+    /// The session is over: nothing is owed.
+    pub(crate) fn close(&mut self, peer: PeerIndex) {
+        for family in Family::ALL {
+            self.outs.remove(&(family, peer));
+        }
+    }
+
+    /// How many prefixes a peer was told.
+    pub(crate) fn announced(&self, peer: PeerIndex, family: Family) -> u32 {
+        self.outs.get(&(family, peer)).map_or(0, AdjOut::announced)
+    }
+
+    /// Whether a peer must still be told something.
+    pub(crate) fn pending(&self, peer: PeerIndex, hold_end: bool) -> bool {
+        let out = |family| self.outs.get(&(family, peer)).is_some_and(|out| out.pending(hold_end));
+        Family::ALL.into_iter().any(out)
+    }
+
+    /// Peers for whom there is something new to tell.
+    pub(crate) fn take_woken(&mut self) -> BTreeSet<PeerIndex> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Appends messages for a peer until `buf` is `limit` octets long; with `hold_end` End-of-RIB is put off.
+    pub(crate) fn fill(
+        &mut self,
+        peer: PeerIndex,
+        limit: usize,
+        hold_end: bool,
+        buf: &mut Vec<u8>,
+    ) -> Filled {
+        let mut filled = Filled::default();
+        for family in Family::ALL {
+            if let Some(out) = self.outs.get_mut(&(family, peer)) {
+                let more = out.fill(&self.nets, &self.sources, &self.local, (limit, hold_end), buf);
+                filled.messages += more.messages;
+                filled.unsaid.extend(more.unsaid);
+            }
+        }
+        filled
+    }
+}
+
+/// Puts the paths that carry traffic first, the best one leading.
+fn select(net: &mut Net, sources: &Sources, width: usize) {
+    if let [only] = net.paths.as_slice() {
+        net.selected = u8::from(only.used().is_some());
+        return;
+    }
+    let paths = net.paths.as_mut_slice();
+    paths.sort_by_key(|path| path.peer);
+    let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
+    let width = width.clamp(1, usize::from(u8::MAX));
+    let decision = decision::decide(&candidates, width);
+    let chosen: Vec<PeerIndex> = decision
+        .selected
+        .iter()
+        .filter_map(|at| paths.get(*places.get(*at)?).map(|path| path.peer))
+        .collect();
+    paths.sort_by_key(|path| {
+        (chosen.iter().position(|peer| *peer == path.peer).unwrap_or(usize::MAX), path.peer)
+    });
+    net.selected = chosen.len() as u8;
+}
+
+/// The paths that take part in the decision, with their places.
+fn candidates<'a>(
+    paths: &'a [Path],
+    sources: &'a Sources,
+) -> impl Iterator<Item = (usize, Candidate<'a>)> + 'a {
+    paths.iter().enumerate().filter_map(|(place, path)| {
+        let from = sources.facts(path.peer).map_or(From::Local, |facts| From::Peer {
+            external: facts.kind == Source::External,
+            router_id: facts.router_id,
+            address: facts.address,
+        });
+        Some((place, Candidate { attributes: &path.used()?.attributes, from }))
+    })
+}
+
+fn origin_attributes(origin: &OriginAttributes) -> Attributes {
+    // A route of our own has no next hop until it is told to somebody.
+    let mut attributes = Attributes::new(NextHop::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    attributes.communities.clone_from(&origin.communities);
+    attributes.large_communities.clone_from(&origin.large_communities);
+    attributes.local_pref = origin.local_pref;
+    attributes.med = origin.med;
+    attributes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,540 @@
+//! One configured peer: at most two connections, which of them survives, and what follows the end of one.
+//!
+//! Reading order: `dialer` (states without a connection), `session` (states with one), `negotiate`, `receive` (what
+//! messages mean). Here is what ties them together.
+
+pub(crate) mod dialer;
+pub(crate) mod negotiate;
+pub(crate) mod outbox;
+pub(crate) mod receive;
+pub(crate) mod session;
+pub(crate) mod status;
+pub(crate) mod timers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::chance::Chance;
+use crate::config::{ConnId, Local, PeerConfig, PeerId};
+use crate::event::{Event, PeerState};
+use crate::graceful::Retained;
+use crate::policy::Source;
+use crate::prefix::{Families, Family};
+use crate::rib::export::Export;
+use crate::rib::{Facts, PeerIndex, Rib, Screen};
+use crate::speaker::{Direction, Output};
+use crate::wire::{AfiSafi, ErrorCode, Message, Notification, Open, RefreshKind, RouteRefresh};
+use dialer::{After, Dialer};
+use negotiate::RestartState;
+use outbox::Outbox;
+use session::{Established, Link, Phase, Session};
+use status::Record;
+use timers::Timer;
+
+/// A connection of the peer's that comes later than this after a session is no part of a collision: the peer has lost
+/// its end of the session and is back (RFC 4724 §5).
+const COLLISION_TIME: Duration = Duration::from_secs(1);
+
+/// Two connections to one peer, of which one must go.
+enum Collision {
+    /// The peer has lost its end of the old one and is back.
+    Returned { old: ConnId },
+    /// One of them lost.
+    Lost { loser: ConnId },
+}
+
+/// What all peers share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) local: Local,
+    pub(crate) rib: Rib,
+    pub(crate) chance: Chance,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Connections that only have their last octets to send.
+    pub(crate) closing: BTreeMap<ConnId, Outbox>,
+    /// Connections that ended since this was last emptied.
+    pub(crate) ended: Vec<ConnId>,
+    /// The first exchange after our start is over.
+    pub(crate) settled: bool,
+}
+
+impl Core {
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Ends a connection after its last octets.
+    pub(crate) fn close(&mut self, conn: ConnId, last: Outbox) {
+        if !last.is_empty() {
+            self.closing.insert(conn, last);
+        }
+        self.ended.push(conn);
+        self.outputs.push_back(Output::Close { conn });
+    }
+
+    /// Whether End-of-RIB must wait: what we reflect is not complete yet (RFC 4724 §4.1).
+    pub(crate) fn holds_end(&self) -> bool {
+        self.local.restarting && !self.settled
+    }
+}
+
+/// A configured peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    id: PeerId,
+    index: PeerIndex,
+    config: PeerConfig,
+    dialer: Dialer,
+    sessions: Vec<Session>,
+    retained: Option<Retained>,
+    heard: bool,
+    record: Record,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, index: PeerIndex, config: PeerConfig, now: Instant) -> Self {
+        let dialer = Dialer::new(config.connect_retry, config.passive, now);
+        Self {
+            id,
+            index,
+            config,
+            dialer,
+            sessions: Vec::new(),
+            retained: None,
+            heard: false,
+            record: Record::new(now),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &PeerId {
+        &self.id
+    }
+
+    pub(crate) fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    /// Whether a session since our start has ended its first exchange.
+    pub(crate) fn heard(&self) -> bool {
+        self.heard
+    }
+
+    fn session(&self, conn: ConnId) -> Option<&Session> {
+        self.sessions.iter().find(|session| session.link.conn == conn)
+    }
+
+    fn session_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|session| session.link.conn == conn)
+    }
+
+    fn established(&self) -> Option<(&Session, &Established)> {
+        self.sessions.iter().find_map(|session| Some((session, session.established()?)))
+    }
+
+    fn state(&self) -> PeerState {
+        let furthest = self.sessions.iter().map(Session::state).max();
+        furthest.unwrap_or_else(|| self.dialer.state())
+    }
+
+    /// Tells a change of state.
+    fn report(&mut self, core: &mut Core, now: Instant) {
+        let state = self.state();
+        if let Some(from) = self.record.enter(state, now) {
+            core.tell(Event::StateChanged { peer: self.id.clone(), from, to: state });
+        }
+    }
+
+    /// The earliest moment at which something is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let sessions = self.sessions.iter().filter_map(|session| session.timers.next());
+        let retained = self.retained.map(|retained| retained.until);
+        sessions.chain(self.dialer.next()).chain(retained).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn timeout(&mut self, core: &mut Core, now: Instant) {
+        let conns: Vec<ConnId> = self.sessions.iter().map(|session| session.link.conn).collect();
+        for conn in conns {
+            while let Some(timer) = self.session_mut(conn).and_then(|session| session.timers.take_due(now)) {
+                self.on_timer(conn, timer, core, now);
+            }
+        }
+        if self.dialer.take_due(!self.sessions.is_empty(), &mut core.chance, now) {
+            let PeerConfig { target, source, .. } = self.config;
+            core.outputs.push_back(Output::Connect { peer: self.id.clone(), target, source });
+        }
+        if self.retained.is_some_and(|retained| retained.until <= now) {
+            self.expire(core);
+        }
+        self.report(core, now);
+    }
+
+    fn on_timer(&mut self, conn: ConnId, timer: Timer, core: &mut Core, now: Instant) {
+        let Some(session) = self.session_mut(conn) else { return };
+        match timer {
+            Timer::Keepalive => session.keep_alive(&mut core.chance, now),
+            Timer::Hold => self.fail(conn, ErrorCode::HOLD_TIMER_EXPIRED.into(), After::Wait, core, now),
+            Timer::SendHold if session.is_stuck(now) => {
+                self.fail(conn, ErrorCode::SEND_HOLD_TIMER_EXPIRED.into(), After::Wait, core, now);
+            }
+            Timer::SendHold => {}
+        }
+    }
+
+    /// The routes that were kept go: nobody confirmed them.
+    fn expire(&mut self, core: &mut Core) {
+        let Some(retained) = self.retained.take() else { return };
+        let gone = retained.families.iter().map(|family| core.rib.flush_stale(self.index, family)).sum();
+        if gone > 0 {
+            core.tell(Event::RoutesExpired { peer: self.id.clone(), count: gone });
+        }
+    }
+
+    /// A connection is up; says whether it is wanted.
+    pub(crate) fn connected(&mut self, link: Link, core: &mut Core, now: Instant) -> bool {
+        let wanted = match link.direction {
+            Direction::Active => self.dialer.dialling() && self.established().is_none(),
+            Direction::Passive => self.dialer.admits(now),
+        };
+        if link.direction == Direction::Active {
+            self.dialer.connected();
+        }
+        if !wanted {
+            core.close(link.conn, Outbox::default());
+            self.report(core, now);
+            return false;
+        }
+        // A second connection from one side means that the first is dead there.
+        let earlier = self
+            .sessions
+            .iter()
+            .find(|session| session.link.direction == link.direction && session.established().is_none());
+        if let Some(conn) = earlier.map(|session| session.link.conn) {
+            self.fail(conn, ErrorCode::COLLISION.into(), After::Wait, core, now);
+        }
+        let ours = self.open_message(core);
+        self.sessions.push(Session::open(link, ours, now));
+        self.report(core, now);
+        true
+    }
+
+    fn open_message(&self, core: &Core) -> Open {
+        let known = self.record.was_established();
+        let state = RestartState {
+            restarting: core.local.restarting && !known,
+            forwarding: core.local.restarting || known,
+        };
+        negotiate::open(&core.local, &self.config, state)
+    }
+
+    pub(crate) fn connect_failed(&mut self, core: &mut Core, now: Instant) {
+        self.record.note("connection failed");
+        self.dialer.failed(&mut core.chance, now);
+        self.report(core, now);
+    }
+
+    /// Which of two connections goes, when the OPEN has come on `new` (RFC 4271 §6.8, RFC 6286 §2.3).
+    fn collision(&self, new: ConnId, theirs: &Open, local: &Local) -> Option<Collision> {
+        let new = self.session(new)?;
+        let other = self.sessions.iter().find(|session| session.link.conn != new.link.conn)?;
+        let (new_conn, old) = (new.link.conn, other.link.conn);
+        match &other.phase {
+            Phase::Closed | Phase::OpenSent(_) => return None,
+            Phase::Established(up) if new.connected_at >= up.since + COLLISION_TIME => {
+                let returned = up.agreed.restart.is_some();
+                return Some(if returned {
+                    Collision::Returned { old }
+                } else {
+                    Collision::Lost { loser: new_conn }
+                });
+            }
+            Phase::OpenConfirm(_) | Phase::Established(_) => {}
+        }
+        let we_win = (local.router_id, local.asn) > (theirs.router_id, theirs.asn);
+        let winner = if we_win { Direction::Active } else { Direction::Passive };
+        Some(Collision::Lost { loser: if new.link.direction == winner { old } else { new_conn } })
+    }
+
+    /// The connection is gone without a word.
+    pub(crate) fn closed(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
+        let Some(session) = self.remove(conn) else { return };
+        core.ended.push(conn);
+        self.record.note("connection closed");
+        let graceful = session.agreed().is_some_and(|agreed| agreed.restart.is_some());
+        self.over(session, graceful, After::Wait, core, now);
+    }
+
+    /// Ends a connection with a NOTIFICATION.
+    pub(crate) fn fail(
+        &mut self,
+        conn: ConnId,
+        notification: Notification,
+        after: After,
+        core: &mut Core,
+        now: Instant,
+    ) {
+        let Some(mut session) = self.remove(conn) else { return };
+        let lasting = session.outlives_notifications();
+        let hard = ends_for_good(&notification);
+        self.record.note(&notification.to_string());
+        core.tell(Event::NotificationSent {
+            peer: self.id.clone(),
+            code: notification.code.code,
+            subcode: notification.code.subcode,
+            text: notification.to_string(),
+        });
+        let sent = if hard && lasting { notification.into_hard_reset() } else { notification };
+        session.send(&Message::Notification(sent));
+        core.close(conn, std::mem::take(&mut session.outbox));
+        self.over(session, lasting && !hard, after, core, now);
+    }
+
+    fn remove(&mut self, conn: ConnId) -> Option<Session> {
+        let place = self.sessions.iter().position(|session| session.link.conn == conn)?;
+        Some(self.sessions.remove(place))
+    }
+
+    /// A connection has ended: settles what becomes of its routes, and what comes next.
+    fn over(&mut self, mut session: Session, graceful: bool, after: After, core: &mut Core, now: Instant) {
+        self.record.sent(session.take_sent());
+        let mut lasted = None;
+        if let Some(established) = session.established() {
+            lasted = Some(now - established.since);
+            self.down(established, graceful, core, now);
+        }
+        if self.sessions.is_empty() {
+            self.dialer.ended(lasted, after, &mut core.chance, now);
+        }
+        self.report(core, now);
+    }
+
+    /// The session has ended. Its routes stay if that was agreed on, for as long as the peer said (RFC 4724 §4.2).
+    fn down(&mut self, established: &Established, graceful: bool, core: &mut Core, now: Instant) {
+        core.rib.close(self.index);
+        self.record.dropped();
+        let restart = established.agreed.restart.as_ref().filter(|_| graceful);
+        let lasting = restart.map_or(Families::NONE, |restart| restart.families);
+        let mut count = 0;
+        for family in Family::ALL {
+            if lasting.contains(family) && !established.disabled.contains(family) {
+                count += core.rib.retain(self.index, family);
+            } else {
+                core.rib.flush(self.index, family);
+            }
+        }
+        self.retained =
+            restart.filter(|_| count > 0).map(|restart| Retained::new(lasting, restart.time, now));
+        if count > 0 {
+            core.tell(Event::RoutesRetained { peer: self.id.clone(), count });
+        }
+    }
+
+    /// A session is up: tells all routes, and waits for those that were kept to be confirmed.
+    fn up(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
+        let Some((session, established)) = self.established() else { return };
+        let facts = self.facts(session, core);
+        let (link, agreed) = (session.link, established.agreed.clone());
+        debug_assert_eq!(link.conn, conn, "only one session is ever up");
+        core.rib.set_facts(self.index, facts);
+        for family in agreed.dialect.families.iter() {
+            if let Some(config) = self.config.families.get(&family) {
+                let export = Export {
+                    peer: self.index,
+                    facts,
+                    policy: config.export.clone(),
+                    next_hop: config.next_hop,
+                    local_address: link.local.ip(),
+                    dialect: agreed.dialect,
+                };
+                core.rib.open(family, export);
+            }
+        }
+        self.dialer.established();
+        self.record.established();
+        if let Some(retained) = self.retained.take() {
+            let kept = agreed.restart.map_or(Families::NONE, |restart| restart.forwarding);
+            let gone: Families = retained.families.iter().filter(|family| !kept.contains(*family)).collect();
+            for family in gone.iter() {
+                core.rib.flush_stale(self.index, family);
+            }
+            self.retained = retained.returned(gone, now);
+        }
+    }
+
+    fn facts(&self, session: &Session, core: &Core) -> Facts {
+        Facts {
+            kind: self.kind(core),
+            client: self.config.reflector_client,
+            router_id: session.agreed().map_or(core.local.router_id, |agreed| agreed.router_id),
+            address: session.link.remote.ip(),
+        }
+    }
+
+    fn kind(&self, core: &Core) -> Source {
+        negotiate::kind(&core.local, self.config.asn)
+    }
+
+    /// Asks for connections to be written where there is something to send.
+    pub(crate) fn flush(&mut self, core: &mut Core, now: Instant) {
+        let hold_end = core.holds_end();
+        for session in &mut self.sessions {
+            let routes = session.established().is_some() && core.rib.pending(self.index, hold_end);
+            if session.wants_writing(routes, now) {
+                core.outputs.push_back(Output::Writable { conn: session.link.conn });
+            }
+        }
+    }
+
+    /// Appends at most `budget` octets for a connection; says whether more remain.
+    pub(crate) fn transmit(
+        &mut self,
+        conn: ConnId,
+        core: &mut Core,
+        buf: &mut Vec<u8>,
+        budget: usize,
+    ) -> bool {
+        let (index, hold_end) = (self.index, core.holds_end());
+        let Some(session) = self.session_mut(conn) else { return false };
+        let mut pending = false;
+        let mut unsaid = Vec::new();
+        if session.established().is_some() {
+            if session.outbox.len() < budget {
+                let filled = core.rib.fill(index, budget, hold_end, session.outbox.buffer());
+                unsaid = filled.unsaid;
+                self.record.sent(filled.messages);
+            }
+            pending = core.rib.pending(index, hold_end);
+        }
+        for route in unsaid {
+            let peer = self.id.clone();
+            core.tell(Event::NotAnnounced { peer, prefix: route.prefix, reason: route.reason });
+        }
+        self.session_mut(conn).is_some_and(|session| session.transmit(pending, buf, budget))
+    }
+
+    /// Takes a new configuration; a session whose parameters changed starts again.
+    pub(crate) fn configure(&mut self, config: PeerConfig, core: &mut Core, now: Instant) {
+        if self.config == config {
+            return;
+        }
+        let before = std::mem::replace(&mut self.config, config);
+        self.dialer.configure(self.config.connect_retry, self.config.passive, now);
+        if !before.same_session(&self.config) {
+            self.fail_all(&ErrorCode::CONFIGURATION_CHANGE.into(), core, now);
+            self.forget_what_changed(&before, core);
+            self.dialer.restart(now);
+            self.report(core, now);
+            return;
+        }
+        for (family, is) in self.config.families.clone() {
+            let Some(was) = before.families.get(&family) else { continue };
+            if was.import != is.import {
+                self.import_again(family, core);
+            }
+            core.rib.set_export(self.index, family, |export| {
+                let changed = export.policy != is.export || export.next_hop != is.next_hop;
+                export.policy.clone_from(&is.export);
+                export.next_hop = is.next_hop;
+                changed
+            });
+            self.check_limit(family, core, now);
+        }
+    }
+
+    /// Applies import policy again to what is there, and asks the peer for what is not (RFC 2918 §4).
+    fn import_again(&mut self, family: Family, core: &mut Core) {
+        let Some(config) = self.config.families.get(&family) else { return };
+        let screen = Screen {
+            peer: self.index,
+            kind: self.kind(core),
+            policy: &config.import,
+            local_address: self.local_address(),
+        };
+        core.rib.import_again(&screen, family);
+        let refresh = RouteRefresh { family: AfiSafi::from(family), kind: RefreshKind::Request };
+        for session in &mut self.sessions {
+            let agreed = session.established().map(|established| &established.agreed);
+            if agreed.is_some_and(|agreed| agreed.route_refresh && agreed.dialect.families.contains(family)) {
+                session.send(&Message::RouteRefresh(refresh));
+            }
+        }
+    }
+
+    /// Our end of the session, or of the one to come.
+    fn local_address(&self) -> IpAddr {
+        let session = self.sessions.iter().map(|session| session.link.local.ip()).next();
+        session.or(self.config.source).unwrap_or(IpAddr::from([0, 0, 0, 0]))
+    }
+
+    fn fail_all(&mut self, notification: &Notification, core: &mut Core, now: Instant) {
+        while let Some(conn) = self.sessions.last().map(|session| session.link.conn) {
+            self.fail(conn, notification.clone(), After::Wait, core, now);
+        }
+    }
+
+    /// Forgets all routes of the peer.
+    fn forget(&mut self, core: &mut Core) {
+        self.retained = None;
+        for family in Family::ALL {
+            core.rib.flush(self.index, family);
+        }
+    }
+
+    /// Routes of another AS, or of a family that is no longer there, are not kept for the next session.
+    fn forget_what_changed(&mut self, before: &PeerConfig, core: &mut Core) {
+        if before.asn != self.config.asn {
+            self.forget(core);
+        }
+        for family in before.families.keys().filter(|family| !self.config.families.contains_key(family)) {
+            core.rib.flush(self.index, *family);
+            if let Some(retained) = &mut self.retained {
+                retained.families.remove(*family);
+            }
+        }
+    }
+
+    /// An operator wants the session to start again.
+    pub(crate) fn reset(&mut self, core: &mut Core, now: Instant) {
+        self.fail_all(&ErrorCode::ADMINISTRATIVE_RESET.into(), core, now);
+        self.dialer.restart(now);
+        self.report(core, now);
+    }
+
+    /// The peer is no longer configured.
+    pub(crate) fn deconfigure(mut self, core: &mut Core, now: Instant) {
+        self.dialer.stop();
+        self.fail_all(&ErrorCode::PEER_DECONFIGURED.into(), core, now);
+        self.forget(core);
+        self.report(core, now);
+    }
+
+    /// We stop. Without a NOTIFICATION connections just close, so that the peer keeps our routes.
+    pub(crate) fn stop(&mut self, farewell: Option<&Notification>, core: &mut Core, now: Instant) {
+        self.dialer.stop();
+        match farewell {
+            Some(notification) => self.fail_all(notification, core, now),
+            None => {
+                for session in std::mem::take(&mut self.sessions) {
+                    core.rib.close(self.index);
+                    core.close(session.link.conn, Outbox::default());
+                }
+            }
+        }
+        self.report(core, now);
+    }
+
+    /// Our end and the peer's end of the connection that got furthest.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let session = self.sessions.iter().max_by_key(|session| session.state())?;
+        Some((session.link.local, session.link.remote))
+    }
+}
+
+/// Whether a peer that would keep our routes must not (RFC 8538 §3.1).
+fn ends_for_good(notification: &Notification) -> bool {
+    matches!(
+        notification.code,
+        ErrorCode::MAX_PREFIXES | ErrorCode::ADMINISTRATIVE_SHUTDOWN | ErrorCode::PEER_DECONFIGURED
+    )
+}

@@ -1,0 +1,277 @@
+//! What a peer's octets mean: messages to the state machine, routes to the table, faults to their price.
+
+use std::time::{Duration, Instant};
+
+use super::dialer::After;
+use super::outbox::Outbox;
+use super::{Collision, Core, Peer};
+use crate::config::ConnId;
+use crate::event::{Event, FaultAction};
+use crate::policy::Source;
+use crate::prefix::{Families, Family};
+use crate::rib::Screen;
+use crate::wire::{
+    self, Action, Announcement, AttributeFault, ErrorCode, Frame, FrameError, Message, Notification, Open,
+    RefreshKind, RouteRefresh, Update,
+};
+
+/// How long a peer that sent too many prefixes is refused.
+const LIMIT_PAUSE: Duration = Duration::from_secs(300);
+
+/// Why a connection ends.
+enum End {
+    /// By our NOTIFICATION, after which connections are refused for a while.
+    Fault(Notification),
+    /// By our NOTIFICATION, because the peer sent too many prefixes.
+    Limit(Notification),
+}
+
+impl From<Notification> for End {
+    fn from(notification: Notification) -> Self {
+        Self::Fault(notification)
+    }
+}
+
+impl Peer {
+    /// Takes octets, cut anywhere.
+    pub(crate) fn received(&mut self, conn: ConnId, bytes: &[u8], core: &mut Core, now: Instant) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let mut framer = std::mem::take(&mut session.framer);
+        let mut input = bytes;
+        loop {
+            let step = match framer.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(frame)) => self.on_frame(conn, frame, core, now),
+                Err(error) => Err(self.fatal(&error, core)),
+            };
+            match step {
+                Ok(()) => {}
+                Err(End::Fault(notification)) => self.fail(conn, notification, After::Refuse, core, now),
+                Err(End::Limit(notification)) => {
+                    self.fail(conn, notification, After::RefuseFor(LIMIT_PAUSE), core, now);
+                }
+            }
+            let Some(session) = self.session(conn) else { return };
+            if session.dialect().extended_messages {
+                framer.allow_extended_messages();
+            }
+        }
+        if let Some(session) = self.session_mut(conn) {
+            session.framer = framer;
+        }
+    }
+
+    /// Tells a fault that ends the session.
+    fn fatal(&mut self, error: &FrameError, core: &mut Core) -> End {
+        self.record.faulty();
+        self.tell_fault(FaultAction::SessionReset, error.to_string(), core);
+        Notification::from(error).into()
+    }
+
+    fn tell_fault(&self, action: FaultAction, reason: String, core: &mut Core) {
+        core.tell(Event::Fault { peer: self.id.clone(), action, reason });
+    }
+
+    fn on_frame(&mut self, conn: ConnId, frame: Frame<'_>, core: &mut Core, now: Instant) -> Result<(), End> {
+        let Some(session) = self.session_mut(conn) else { return Ok(()) };
+        session.phase.expects(frame.kind())?;
+        let dialect = session.dialect();
+        self.record.received();
+        let decoded = wire::decode(frame, &dialect).map_err(|error| self.fatal(&error, core))?;
+        match decoded.message {
+            Message::Open(open) => self.on_open(conn, &open, core, now)?,
+            Message::Keepalive => self.on_keepalive(conn, core, now),
+            Message::Update(update) => self.on_update(conn, update, decoded.faults, core, now)?,
+            Message::EndOfRib(family) => self.on_end_of_rib(conn, family, core, now),
+            Message::RouteRefresh(refresh) => self.on_refresh(conn, refresh, core),
+            Message::Notification(notification) => self.on_notification(conn, &notification, core, now),
+        }
+        Ok(())
+    }
+
+    fn on_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) -> Result<(), End> {
+        let Some(session) = self.session(conn) else { return Ok(()) };
+        let Some(agreed) = session.phase.judge(theirs, self.config.asn)? else { return Ok(()) };
+        if let Some(collision) = self.collision(conn, theirs, &core.local) {
+            self.resolve(collision, core, now);
+        }
+        if let Some(session) = self.session_mut(conn) {
+            session.on_open(agreed, &mut core.chance, now);
+        }
+        self.report(core, now);
+        Ok(())
+    }
+
+    fn resolve(&mut self, collision: Collision, core: &mut Core, now: Instant) {
+        match collision {
+            Collision::Returned { old } => {
+                core.close(old, Outbox::default());
+                self.closed(old, core, now);
+            }
+            Collision::Lost { loser } => {
+                self.fail(loser, ErrorCode::COLLISION.into(), After::Wait, core, now);
+                // If the session that stays is dead at the other end, a word on it will show that.
+                for session in self.sessions.iter_mut().filter(|session| session.established().is_some()) {
+                    session.keep_alive(&mut core.chance, now);
+                }
+            }
+        }
+    }
+
+    fn on_keepalive(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
+        if self.session_mut(conn).is_some_and(|session| session.on_keepalive(now)) {
+            self.up(conn, core, now);
+            self.report(core, now);
+        }
+    }
+
+    fn on_notification(&mut self, conn: ConnId, notification: &Notification, core: &mut Core, now: Instant) {
+        let Some(session) = self.remove(conn) else { return };
+        self.record.note(&format!("peer: {notification}"));
+        core.tell(Event::NotificationReceived {
+            peer: self.id.clone(),
+            code: notification.code.code,
+            subcode: notification.code.subcode,
+            text: notification.to_string(),
+        });
+        core.close(conn, Outbox::default());
+        let graceful = session.outlives_notifications() && notification.code != ErrorCode::HARD_RESET;
+        self.over(session, graceful, After::Wait, core, now);
+    }
+
+    fn on_refresh(&mut self, conn: ConnId, refresh: RouteRefresh, core: &mut Core) {
+        let agreed = self.session(conn).map_or(Families::NONE, |session| session.dialect().families);
+        if let Some(family) = refresh.family.family()
+            && refresh.kind == RefreshKind::Request
+            && agreed.contains(family)
+        {
+            core.rib.tell_again(self.index, family);
+        }
+    }
+
+    fn on_end_of_rib(&mut self, conn: ConnId, family: Family, core: &mut Core, now: Instant) {
+        let Some(session) = self.session_mut(conn) else { return };
+        session.heard(now);
+        let Some(up) = session.established_mut() else { return };
+        if !up.agreed.dialect.families.contains(family) || up.ended.contains(family) {
+            return;
+        }
+        up.ended.insert(family);
+        let complete = up.ended == up.agreed.dialect.families;
+        self.heard |= complete;
+        core.tell(Event::EndOfRib { peer: self.id.clone(), family });
+        if let Some(retained) = &mut self.retained {
+            let gone = core.rib.flush_stale(self.index, family);
+            retained.families.remove(family);
+            if gone > 0 {
+                core.tell(Event::RoutesExpired { peer: self.id.clone(), count: gone });
+            }
+            if retained.families.is_empty() {
+                self.retained = None;
+            }
+        }
+    }
+
+    fn on_update(
+        &mut self,
+        conn: ConnId,
+        update: Update,
+        faults: Vec<AttributeFault>,
+        core: &mut Core,
+        now: Instant,
+    ) -> Result<(), End> {
+        if !faults.is_empty() {
+            self.on_faults(conn, &faults, core);
+        }
+        let Some(session) = self.session_mut(conn) else { return Ok(()) };
+        session.heard(now);
+        let Some(up) = session.established() else { return Ok(()) };
+        let taken = |family| up.agreed.dialect.families.contains(family) && !up.disabled.contains(family);
+        let withdrawn: Vec<_> =
+            update.withdrawn.into_iter().filter(|prefix| taken(prefix.family())).collect();
+        let announced: Vec<_> = update
+            .announced
+            .into_iter()
+            .filter(|one| one.prefixes.first().is_some_and(|prefix| taken(prefix.family())))
+            .collect();
+        for prefix in &withdrawn {
+            core.rib.withdraw(self.index, prefix);
+        }
+        announced.into_iter().try_for_each(|announcement| self.announce(announcement, core, conn))
+    }
+
+    /// Carries out what RFC 7606 leaves to the receiver, and tells the rest.
+    fn on_faults(&mut self, conn: ConnId, faults: &[AttributeFault], core: &mut Core) {
+        self.record.faulty();
+        for fault in faults {
+            let action = match fault.action {
+                Action::Discard => FaultAction::AttributeDiscard,
+                Action::TreatAsWithdraw => FaultAction::TreatAsWithdraw,
+                Action::DisableFamily => FaultAction::DisableFamily,
+                Action::Reset => FaultAction::SessionReset,
+            };
+            self.tell_fault(action, fault.to_string(), core);
+            let up = self.session_mut(conn).and_then(|session| session.established_mut());
+            if let (Some(family), Some(up)) = (fault.family, up) {
+                up.disabled.insert(family);
+                core.rib.flush(self.index, family);
+            }
+        }
+    }
+
+    fn announce(&mut self, announcement: Announcement, core: &mut Core, conn: ConnId) -> Result<(), End> {
+        let Some(family) = announcement.prefixes.first().map(|prefix| prefix.family()) else { return Ok(()) };
+        let kind = self.kind(core);
+        if kind == Source::External && announcement.attributes.as_path.first() != Some(self.config.asn) {
+            self.record.faulty();
+            let reason = "AS_PATH does not begin with the peer's AS".to_owned();
+            self.tell_fault(FaultAction::TreatAsWithdraw, reason, core);
+            announcement.prefixes.iter().for_each(|prefix| core.rib.withdraw(self.index, prefix));
+            return Ok(());
+        }
+        let Some(config) = self.config.families.get(&family) else { return Ok(()) };
+        let local_address = self.session(conn).map_or(self.config.target.ip(), |up| up.link.local.ip());
+        let screen = Screen { peer: self.index, kind, policy: &config.import, local_address };
+        let known = core.rib.counts(self.index, family).received;
+        let room = config.max_prefixes.saturating_sub(known);
+        if core.rib.announce(&screen, announcement, room) {
+            return Err(End::Limit(self.too_many(family, core)));
+        }
+        self.warn_of_limit(conn, family, core);
+        Ok(())
+    }
+
+    fn too_many(&self, family: Family, core: &mut Core) -> Notification {
+        let limit = self.config.families.get(&family).map_or(0, |config| config.max_prefixes);
+        let count = core.rib.counts(self.index, family).received;
+        core.tell(Event::PrefixLimit { peer: self.id.clone(), family, count, limit, exceeded: true });
+        Notification::max_prefixes(family, limit)
+    }
+
+    /// Tells once per session that three quarters of the limit are used.
+    fn warn_of_limit(&mut self, conn: ConnId, family: Family, core: &mut Core) {
+        let limit = self.config.families.get(&family).map_or(0, |config| config.max_prefixes);
+        let count = core.rib.counts(self.index, family).received;
+        if u64::from(count) * 4 < u64::from(limit) * 3 {
+            return;
+        }
+        let Some(up) = self.session_mut(conn).and_then(|session| session.established_mut()) else { return };
+        if !up.warned.contains(family) {
+            up.warned.insert(family);
+            core.tell(Event::PrefixLimit { peer: self.id.clone(), family, count, limit, exceeded: false });
+        }
+    }
+
+    /// A lower limit may end the session at once.
+    pub(super) fn check_limit(&mut self, family: Family, core: &mut Core, now: Instant) {
+        let limit = self.config.families.get(&family).map_or(u32::MAX, |config| config.max_prefixes);
+        let count = core.rib.counts(self.index, family).received;
+        let conn = self.established().map(|(session, _)| session.link.conn);
+        if let Some(conn) = conn
+            && count > limit
+        {
+            let notification = self.too_many(family, core);
+            self.fail(conn, notification, After::RefuseFor(LIMIT_PAUSE), core, now);
+        }
+    }
+}

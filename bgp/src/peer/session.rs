@@ -1,0 +1,281 @@
+//! The state machine of one connection (RFC 4271 §8.2.2), from our OPEN to the end.
+//!
+//! Each state is a value that owns exactly its data and is consumed by what ends it. The states without a connection
+//! are in `dialer`; what a message means for routes is in `receive`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::negotiate::{Agreed, negotiate};
+use super::outbox::Outbox;
+use super::timers::{Timer, Timers};
+use crate::chance::Chance;
+use crate::config::ConnId;
+use crate::event::PeerState;
+use crate::prefix::{Asn, Families};
+use crate::speaker::Direction;
+use crate::wire::{self, Dialect, ErrorCode, Framer, Message, MessageType, Notification, Open};
+
+/// How long the peer may take to send its OPEN (RFC 4271 §8.2.2 suggests minutes; a peer that is there needs no second).
+const OPEN_TIME: Duration = Duration::from_secs(30);
+/// The least time without progress after which a connection counts as stuck (RFC 9687 §4).
+const SEND_HOLD: Duration = Duration::from_secs(480);
+
+/// The state of a connection.
+#[derive(Debug, Default)]
+pub(crate) enum Phase {
+    /// Over.
+    #[default]
+    Closed,
+    /// Our OPEN is out.
+    OpenSent(OpenSent),
+    /// Their OPEN is good.
+    OpenConfirm(OpenConfirm),
+    /// Routes are exchanged.
+    Established(Box<Established>),
+}
+
+/// Waiting for the peer's OPEN.
+#[derive(Debug)]
+pub(crate) struct OpenSent {
+    ours: Open,
+}
+
+/// Waiting for the first KEEPALIVE.
+#[derive(Debug)]
+pub(crate) struct OpenConfirm {
+    agreed: Agreed,
+}
+
+/// Exchanging routes.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) agreed: Agreed,
+    pub(crate) since: Instant,
+    /// The families that have had End-of-RIB.
+    pub(crate) ended: Families,
+    /// The families that are ignored after a fault (RFC 7606 §2).
+    pub(crate) disabled: Families,
+    /// The families whose limit has been warned about.
+    pub(crate) warned: Families,
+}
+
+impl Phase {
+    /// Whether a message of this type may come now (RFC 4271 §8.2.2).
+    ///
+    /// # Errors
+    /// The NOTIFICATION of RFC 6608 §3, which names the type of the message.
+    pub(crate) fn expects(&self, kind: MessageType) -> Result<(), Notification> {
+        use MessageType::{Keepalive, Notification as Ending, Open, RouteRefresh, Update};
+        let (expected, code) = match self {
+            Self::Closed => (false, ErrorCode::FSM),
+            Self::OpenSent(_) => (matches!(kind, Open | Ending), ErrorCode::FSM_OPEN_SENT),
+            Self::OpenConfirm(_) => (matches!(kind, Keepalive | Ending), ErrorCode::FSM_OPEN_CONFIRM),
+            Self::Established(_) => {
+                (matches!(kind, Update | Keepalive | Ending | RouteRefresh), ErrorCode::FSM_ESTABLISHED)
+            }
+        };
+        if expected { Ok(()) } else { Err(Notification { code, data: vec![kind.code()] }) }
+    }
+
+    /// What our OPEN and theirs agree on; `None` if we are past that.
+    ///
+    /// # Errors
+    /// The NOTIFICATION with which to refuse.
+    pub(crate) fn judge(&self, theirs: &Open, expected: Asn) -> Result<Option<Agreed>, Notification> {
+        match self {
+            Self::OpenSent(OpenSent { ours }) => negotiate(ours, theirs, expected).map(Some),
+            Self::Closed | Self::OpenConfirm(_) | Self::Established(_) => Ok(None),
+        }
+    }
+
+    /// The peer's OPEN is good.
+    fn opened(self, agreed: Agreed) -> Self {
+        match self {
+            Self::OpenSent(_) => Self::OpenConfirm(OpenConfirm { agreed }),
+            other => other,
+        }
+    }
+
+    /// A KEEPALIVE has come.
+    fn confirmed(self, now: Instant) -> Self {
+        match self {
+            Self::OpenConfirm(OpenConfirm { agreed }) => Self::Established(Box::new(Established {
+                agreed,
+                since: now,
+                ended: Families::NONE,
+                disabled: Families::NONE,
+                warned: Families::NONE,
+            })),
+            other => other,
+        }
+    }
+}
+
+/// Where a connection comes from and goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) conn: ConnId,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) direction: Direction,
+}
+
+/// One connection and its state.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) link: Link,
+    pub(crate) connected_at: Instant,
+    pub(crate) phase: Phase,
+    pub(crate) framer: Framer,
+    pub(crate) outbox: Outbox,
+    pub(crate) timers: Timers,
+    /// The owner of the socket knows that there is something to send.
+    signalled: bool,
+    sent: u64,
+}
+
+impl Session {
+    /// A new connection, with our OPEN on its way.
+    pub(crate) fn open(link: Link, ours: Open, now: Instant) -> Self {
+        let mut session = Self {
+            link,
+            connected_at: now,
+            phase: Phase::Closed,
+            framer: Framer::new(),
+            outbox: Outbox::default(),
+            timers: Timers::default(),
+            signalled: false,
+            sent: 0,
+        };
+        session.send(&Message::Open(ours.clone()));
+        session.phase = Phase::OpenSent(OpenSent { ours });
+        session.timers.set(Timer::Hold, Some(now + OPEN_TIME));
+        session
+    }
+
+    pub(crate) fn state(&self) -> PeerState {
+        match self.phase {
+            Phase::Closed => PeerState::Idle,
+            Phase::OpenSent(_) => PeerState::OpenSent,
+            Phase::OpenConfirm(_) => PeerState::OpenConfirm,
+            Phase::Established(_) => PeerState::Established,
+        }
+    }
+
+    pub(crate) fn established(&self) -> Option<&Established> {
+        match &self.phase {
+            Phase::Established(established) => Some(established),
+            Phase::Closed | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+        }
+    }
+
+    pub(crate) fn established_mut(&mut self) -> Option<&mut Established> {
+        match &mut self.phase {
+            Phase::Established(established) => Some(established),
+            Phase::Closed | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+        }
+    }
+
+    /// What was agreed on, once both OPENs are there.
+    pub(crate) fn agreed(&self) -> Option<&Agreed> {
+        match &self.phase {
+            Phase::OpenConfirm(OpenConfirm { agreed }) => Some(agreed),
+            Phase::Established(established) => Some(&established.agreed),
+            Phase::Closed | Phase::OpenSent(_) => None,
+        }
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.agreed().map_or(Dialect::BEFORE_OPEN, |agreed| agreed.dialect)
+    }
+
+    /// Whether both keep routes when the session ends by a NOTIFICATION (RFC 8538 §2).
+    pub(crate) fn outlives_notifications(&self) -> bool {
+        let restart = self.agreed().and_then(|agreed| agreed.restart.as_ref());
+        restart.is_some_and(|restart| restart.notification)
+    }
+
+    /// Appends a message to what is on its way. What does not fit is not said: none of ours is that large.
+    pub(crate) fn send(&mut self, message: &Message) {
+        let dialect = self.dialect();
+        if wire::encode(message, &dialect, self.outbox.buffer()).is_ok() {
+            self.sent += 1;
+        }
+    }
+
+    /// Messages sent since the last call.
+    pub(crate) fn take_sent(&mut self) -> u64 {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// Takes the peer's OPEN: answers with a KEEPALIVE and waits for theirs.
+    pub(crate) fn on_open(&mut self, agreed: Agreed, chance: &mut Chance, now: Instant) {
+        self.phase = std::mem::take(&mut self.phase).opened(agreed);
+        self.send(&Message::Keepalive);
+        self.heard(now);
+        self.arm_keepalive(chance, now);
+    }
+
+    /// Takes a KEEPALIVE; says whether it made the session.
+    pub(crate) fn on_keepalive(&mut self, now: Instant) -> bool {
+        let before = self.state();
+        self.phase = std::mem::take(&mut self.phase).confirmed(now);
+        self.heard(now);
+        before != self.state()
+    }
+
+    /// The peer is alive.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        if let Some(agreed) = self.agreed() {
+            let due = agreed.hold.map(|hold| now + hold);
+            self.timers.set(Timer::Hold, due);
+        }
+    }
+
+    /// Sets the keepalive timer: a third of the hold time, with jitter (RFC 4271 §4.4, §10).
+    fn arm_keepalive(&mut self, chance: &mut Chance, now: Instant) {
+        let hold = self.agreed().and_then(|agreed| agreed.hold);
+        self.timers.set(Timer::Keepalive, hold.map(|hold| now + chance.jitter(hold / 3)));
+    }
+
+    /// Our sign of life is due. While octets wait to be sent another one would say nothing.
+    pub(crate) fn keep_alive(&mut self, chance: &mut Chance, now: Instant) {
+        if self.outbox.is_empty() {
+            self.send(&Message::Keepalive);
+        }
+        self.arm_keepalive(chance, now);
+    }
+
+    /// Asks for the connection to be written if it must be and is not; watches that it gets on (RFC 9687).
+    pub(crate) fn wants_writing(&mut self, routes_pending: bool, now: Instant) -> bool {
+        let pending = routes_pending || !self.outbox.is_empty();
+        if !pending {
+            self.timers.set(Timer::SendHold, None);
+        } else if self.outbox.take_progress() || !self.timers.is_set(Timer::SendHold) {
+            self.arm_send_hold(now);
+        }
+        pending && !std::mem::replace(&mut self.signalled, true)
+    }
+
+    fn arm_send_hold(&mut self, now: Instant) {
+        let hold = self.agreed().and_then(|agreed| agreed.hold);
+        self.timers.set(Timer::SendHold, hold.map(|hold| now + SEND_HOLD.max(hold * 2)));
+    }
+
+    /// Whether nothing was taken since the send hold timer was set; sets it again if something was.
+    pub(crate) fn is_stuck(&mut self, now: Instant) -> bool {
+        if self.outbox.take_progress() {
+            self.arm_send_hold(now);
+            return false;
+        }
+        true
+    }
+
+    /// Moves octets to `buf`; says whether more remain.
+    pub(crate) fn transmit(&mut self, routes_pending: bool, buf: &mut Vec<u8>, budget: usize) -> bool {
+        self.outbox.take(buf, budget);
+        self.signalled = routes_pending || !self.outbox.is_empty();
+        self.signalled
+    }
+}

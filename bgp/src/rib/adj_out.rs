@@ -1,0 +1,245 @@
+//! What one peer must still be told about one family.
+//!
+//! A change only marks a prefix; messages are made when the connection can take them, from the state of that moment.
+//! So the newest state wins, a slow peer costs one bit and one number per prefix, and prefixes that share their
+//! attributes share messages whatever the order in which they changed.
+
+use std::collections::VecDeque;
+
+use super::Sources;
+use super::bits::Bits;
+use super::export::{Choice, Export};
+use super::nets::{NetId, Nets};
+use crate::config::Local;
+use crate::prefix::{Family, Prefix};
+use crate::wire::{self, EncodeError, EncodedAttributes};
+
+/// The outgoing side of a family.
+#[derive(Debug)]
+pub(crate) struct AdjOut {
+    /// How routes are chosen and told.
+    pub(crate) export: Export,
+    family: Family,
+    /// Told, or staged to be told.
+    announced: Bits,
+    /// In `queue`.
+    queued: Bits,
+    queue: VecDeque<NetId>,
+    staged: VecDeque<Run>,
+    /// Something staged may have changed since.
+    outdated: bool,
+    owes_end: bool,
+}
+
+/// Prefixes for the same messages.
+#[derive(Debug)]
+struct Run {
+    what: What,
+    nets: Vec<NetId>,
+    done: usize,
+}
+
+#[derive(Debug)]
+enum What {
+    Withdraw,
+    Announce(Choice),
+    Encoded(Box<EncodedAttributes>),
+}
+
+/// A route that could not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unsaid {
+    pub(crate) prefix: Prefix,
+    pub(crate) reason: &'static str,
+}
+
+/// Where messages go, and what happened on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    /// How many messages were written.
+    pub(crate) messages: u64,
+    /// What could not be told, at most a few.
+    pub(crate) unsaid: Vec<Unsaid>,
+}
+
+/// How many prefixes are grouped at a time: enough to fill messages, little enough to forget.
+const WINDOW: usize = 8192;
+const REPORTED: usize = 4;
+
+impl AdjOut {
+    /// A peer that has been told nothing and is owed everything, then End-of-RIB.
+    pub(crate) fn new(export: Export, family: Family) -> Self {
+        Self {
+            export,
+            family,
+            announced: Bits::default(),
+            queued: Bits::default(),
+            queue: VecDeque::new(),
+            staged: VecDeque::new(),
+            outdated: false,
+            owes_end: true,
+        }
+    }
+
+    /// The prefix must be looked at again.
+    pub(crate) fn mark(&mut self, net: NetId) {
+        if self.queued.insert(net) {
+            self.queue.push_back(net);
+            self.outdated |= !self.staged.is_empty();
+        }
+    }
+
+    /// Whether the peer knows the prefix, or is about to.
+    pub(crate) fn knows(&self, net: NetId) -> bool {
+        self.announced.contains(net)
+    }
+
+    /// How many prefixes the peer knows.
+    pub(crate) fn announced(&self) -> u32 {
+        self.announced.len()
+    }
+
+    /// Whether there is something to tell.
+    pub(crate) fn pending(&self, hold_end: bool) -> bool {
+        !self.queue.is_empty() || !self.staged.is_empty() || self.owes_end && !hold_end
+    }
+
+    /// Everything that is referred to.
+    pub(crate) fn references(&self, into: &mut Bits) {
+        into.add_all(&self.announced);
+        into.add_all(&self.queued);
+        self.staged.iter().flat_map(|run| &run.nets).for_each(|net| {
+            into.insert(*net);
+        });
+    }
+
+    /// Appends messages until `buf` is `limit` octets long or nothing is left.
+    pub(crate) fn fill(
+        &mut self,
+        nets: &Nets,
+        sources: &Sources,
+        local: &Local,
+        (limit, hold_end): (usize, bool),
+        buf: &mut Vec<u8>,
+    ) -> Filled {
+        let mut filled = Filled::default();
+        self.drop_outdated();
+        while buf.len() < limit {
+            if self.staged.is_empty() {
+                self.stage(nets, sources);
+            }
+            let Some(mut run) = self.staged.pop_front() else {
+                if self.queue.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            self.write(&mut run, nets, sources, local, buf, &mut filled);
+            if run.done < run.nets.len() {
+                self.staged.push_front(run);
+            }
+        }
+        if self.owes_end && !hold_end && self.queue.is_empty() && self.staged.is_empty() {
+            self.owes_end = false;
+            wire::end_of_rib(self.family, buf);
+            filled.messages += 1;
+        }
+        filled
+    }
+
+    fn drop_outdated(&mut self) {
+        if std::mem::take(&mut self.outdated) {
+            for run in &mut self.staged {
+                run.nets.drain(..run.done);
+                run.done = 0;
+                run.nets.retain(|net| !self.queued.contains(*net));
+            }
+            self.staged.retain(|run| !run.nets.is_empty());
+        }
+    }
+
+    /// Takes the next window of marked prefixes and groups them by what is to be said about them.
+    fn stage(&mut self, nets: &Nets, sources: &Sources) {
+        let mut withdrawn = Vec::new();
+        let mut chosen: Vec<(NetId, Choice)> = Vec::new();
+        let window = self.queue.len().min(WINDOW);
+        for id in self.queue.drain(..window) {
+            self.queued.remove(id);
+            match nets.get(id).and_then(|net| self.export.choose(net, sources)) {
+                Some(choice) => {
+                    self.announced.insert(id);
+                    chosen.push((id, choice));
+                }
+                None if self.announced.remove(id) => withdrawn.push(id),
+                None => {}
+            }
+        }
+        if !withdrawn.is_empty() {
+            self.staged.push_back(Run { what: What::Withdraw, nets: withdrawn, done: 0 });
+        }
+        chosen.sort_by_key(|(_, choice)| choice.key());
+        for (id, choice) in chosen {
+            match self.staged.back_mut() {
+                Some(Run { what: What::Announce(last), nets, .. }) if last.key() == choice.key() => {
+                    nets.push(id)
+                }
+                _ => self.staged.push_back(Run { what: What::Announce(choice), nets: vec![id], done: 0 }),
+            }
+        }
+    }
+
+    /// Writes the next message of a run.
+    fn write(
+        &mut self,
+        run: &mut Run,
+        nets: &Nets,
+        sources: &Sources,
+        local: &Local,
+        buf: &mut Vec<u8>,
+        filled: &mut Filled,
+    ) {
+        let dialect = self.export.dialect;
+        if let What::Announce(choice) = &run.what {
+            let attributes = self.export.attributes(choice, sources, local);
+            run.what = What::Encoded(Box::new(EncodedAttributes::new(&attributes, &dialect)));
+        }
+        let todo = run.nets.get(run.done..).unwrap_or_default();
+        let mut prefixes = todo.iter().filter_map(|id| nets.get(*id)).map(|net| net.prefix).peekable();
+        let written = match &run.what {
+            What::Encoded(attributes) => wire::announce(attributes, &mut prefixes, &dialect, buf),
+            What::Withdraw | What::Announce(_) => Ok(wire::withdraw(&mut prefixes, &dialect, buf)),
+        };
+        match written {
+            Ok(0) => run.done = run.nets.len(),
+            Ok(count) => {
+                run.done += count;
+                filled.messages += 1;
+            }
+            Err(error) => {
+                run.what = What::Withdraw;
+                run.nets.drain(..run.done);
+                run.done = 0;
+                self.give_up(run, nets, error, filled);
+            }
+        }
+    }
+
+    /// What cannot be announced is withdrawn, so that the peer does not keep what it had (RFC 4271 §9.1.3).
+    fn give_up(&mut self, run: &Run, nets: &Nets, error: EncodeError, filled: &mut Filled) {
+        let reason = match error {
+            EncodeError::AttributesTooLarge { .. } | EncodeError::MessageTooLarge { .. } => {
+                "its attributes do not fit into a message"
+            }
+            EncodeError::NextHop { .. } => "its next hop cannot be told to this peer",
+            EncodeError::CapabilityTooLarge(_) => "a capability is too large",
+        };
+        for id in &run.nets {
+            self.announced.remove(*id);
+            if let Some(net) = nets.get(*id)
+                && filled.unsaid.len() < REPORTED
+            {
+                filled.unsaid.push(Unsaid { prefix: net.prefix, reason });
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which route a peer is told, and with which attributes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decision::DEFAULT_LOCAL_PREF;
+use super::nets::Net;
+use super::path::{PeerIndex, Shared};
+use super::{Facts, Sources};
+use crate::config::{Local, NextHopMode};
+use crate::policy::{Changes, Policy, RuleIndex, Source, Verdict};
+use crate::wire::{Attributes, Community, Dialect, NextHop};
+
+/// How one family is exported to one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Export {
+    /// The peer that is told.
+    pub(crate) peer: PeerIndex,
+    /// Who it is.
+    pub(crate) facts: Facts,
+    /// Export policy.
+    pub(crate) policy: Policy,
+    /// The next hop to tell.
+    pub(crate) next_hop: NextHopMode,
+    /// Our end of the session, in place of a next hop that is not there.
+    pub(crate) local_address: IpAddr,
+    /// How messages to it are written.
+    pub(crate) dialect: Dialect,
+}
+
+/// A route to tell: routes with equal choices have equal attributes and share messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    /// What the decision process preferred.
+    pub(crate) attributes: Shared,
+    /// Who it comes from.
+    pub(crate) source: PeerIndex,
+    /// The rule of export policy that accepted it.
+    pub(crate) rule: RuleIndex,
+}
+
+impl Choice {
+    /// Equal for equal choices, ordered by when their attributes were first seen.
+    pub(crate) fn key(&self) -> (u64, PeerIndex, RuleIndex) {
+        (self.attributes.serial, self.source, self.rule)
+    }
+}
+
+impl Export {
+    /// Whether routes from this source may go to the peer at all: not back, and between internal peers only by
+    /// reflection (RFC 4456 §6).
+    pub(crate) fn may_pass(&self, source: PeerIndex, facts: Option<&Facts>) -> bool {
+        match facts {
+            _ if source == self.peer => false,
+            Some(from) if from.kind == Source::Internal && self.facts.kind == Source::Internal => {
+                from.client || self.facts.client
+            }
+            _ => true,
+        }
+    }
+
+    /// What the peer is to be told about a prefix; `None`: nothing.
+    pub(crate) fn choose(&self, net: &Net, sources: &Sources) -> Option<Choice> {
+        let best = net.best()?;
+        let facts = sources.facts(best.peer);
+        if !self.may_pass(best.peer, facts) {
+            return None;
+        }
+        let attributes = best.used()?;
+        if self.is_held_back(&attributes.attributes) {
+            return None;
+        }
+        let rule = self.policy.decide(&net.prefix, facts.map_or(Source::Local, |facts| facts.kind));
+        match self.policy.verdict(rule) {
+            Verdict::Accept(_) => {
+                Some(Choice { attributes: Arc::clone(attributes), source: best.peer, rule })
+            }
+            Verdict::Reject => None,
+        }
+    }
+
+    /// Whether a well-known community forbids it (RFC 1997).
+    fn is_held_back(&self, attributes: &Attributes) -> bool {
+        let held = |community| attributes.communities.contains(&community);
+        !attributes.communities.is_empty()
+            && (held(Community::NO_ADVERTISE)
+                || self.facts.kind == Source::External
+                    && (held(Community::NO_EXPORT) || held(Community::NO_EXPORT_SUBCONFED)))
+    }
+
+    /// The attributes to tell.
+    pub(crate) fn attributes(&self, choice: &Choice, sources: &Sources, local: &Local) -> Attributes {
+        let mut attributes = choice.attributes.attributes.clone();
+        let from = sources.facts(choice.source);
+        let nothing = Changes::default();
+        let changes = match self.policy.verdict(choice.rule) {
+            Verdict::Accept(changes) => changes,
+            Verdict::Reject => &nothing,
+        };
+        match self.facts.kind {
+            Source::External => self.leave_the_system(&mut attributes, from, changes, local),
+            Source::Internal | Source::Local => self.stay_inside(&mut attributes, from, local),
+        }
+        apply(changes, &mut attributes);
+        if self.facts.kind == Source::External {
+            attributes.local_pref = None;
+        }
+        attributes
+    }
+
+    fn leave_the_system(
+        &self,
+        attributes: &mut Attributes,
+        from: Option<&Facts>,
+        changes: &Changes,
+        local: &Local,
+    ) {
+        let times = 1 + usize::from(changes.prepend);
+        attributes.as_path = attributes.as_path.prepended(local.asn, times);
+        if from.is_some() {
+            // A MED speaks to the neighbouring system only (RFC 4271 §5.1.4).
+            attributes.med = None;
+        }
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+        attributes.extended_communities.retain(|community| community.is_transitive());
+        attributes.next_hop = self.next_hop(attributes.next_hop, from);
+    }
+
+    fn stay_inside(&self, attributes: &mut Attributes, from: Option<&Facts>, local: &Local) {
+        attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+        match from {
+            Some(facts) if facts.kind == Source::Internal => {
+                attributes.originator_id.get_or_insert(facts.router_id.get());
+                attributes.cluster_list.insert(0, local.cluster().get());
+            }
+            _ => attributes.next_hop = self.next_hop(attributes.next_hop, from),
+        }
+    }
+
+    fn next_hop(&self, learned: NextHop, from: Option<&Facts>) -> NextHop {
+        match (self.next_hop, from) {
+            (NextHopMode::Own(address), _) => address.into(),
+            (NextHopMode::Keep, Some(_)) => learned,
+            (NextHopMode::Keep, None) => self.local_address.into(),
+        }
+    }
+}
+
+/// Carries out what an accepting rule changes.
+pub(crate) fn apply(changes: &Changes, attributes: &mut Attributes) {
+    attributes.local_pref = changes.local_pref.or(attributes.local_pref);
+    attributes.med = changes.med.or(attributes.med);
+    attributes.communities.extend(&changes.add_communities);
+    attributes.large_communities.extend(&changes.add_large_communities);
+}

@@ -1,0 +1,120 @@
+//! What a peer announces on its way into the table: loop checks, import policy, and policy applied again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Rib;
+use super::export::apply;
+use super::path::{Import, Path, PeerIndex, Shared};
+use crate::config::Local;
+use crate::policy::{Policy, RuleIndex, Source, Verdict};
+use crate::prefix::Family;
+use crate::wire::{Announcement, Attributes};
+
+/// What a family of a peer is checked against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screen<'a> {
+    /// Who announces.
+    pub(crate) peer: PeerIndex,
+    /// Internal or external.
+    pub(crate) kind: Source,
+    /// Import policy.
+    pub(crate) policy: &'a Policy,
+    /// Our end of the session: no next hop of ours.
+    pub(crate) local_address: IpAddr,
+}
+
+impl Screen<'_> {
+    /// What holds whatever policy says.
+    fn check(&self, attributes: &Attributes, local: &Local) -> Import {
+        if attributes.as_path.contains(local.asn) {
+            Import::AsLoop
+        } else if attributes.originator_id == Some(local.router_id.get())
+            || attributes.cluster_list.contains(&local.cluster().get())
+        {
+            Import::ReflectionLoop
+        } else if attributes.next_hop.address() == self.local_address {
+            Import::OwnNextHop
+        } else {
+            Import::Accepted
+        }
+    }
+}
+
+/// The outcome of policy for one attribute set under one rule; most prefixes of a message share it.
+type Memo = Option<(RuleIndex, Import, Option<Shared>)>;
+
+impl Rib {
+    /// Takes what a peer announces, at most `room` prefixes that it had not announced before. Says whether there were
+    /// more: then the limit is broken and the rest is left out.
+    pub(crate) fn announce(&mut self, screen: &Screen<'_>, announcement: Announcement, room: u32) -> bool {
+        let received = self.interner.intern(announcement.attributes);
+        let checked = screen.check(&received.attributes, &self.local);
+        let mut memo = None;
+        let mut room = room;
+        for prefix in announcement.prefixes {
+            let rule = screen.policy.decide(&prefix, screen.kind);
+            let (import, changed) = self.judge(screen, &received, checked, rule, &mut memo);
+            let path = Path {
+                received: Arc::clone(&received),
+                changed,
+                peer: screen.peer,
+                rule,
+                import,
+                stale: false,
+            };
+            if self.store(prefix, path) {
+                if room == 0 {
+                    return true;
+                }
+                room -= 1;
+            }
+        }
+        false
+    }
+
+    fn judge(
+        &mut self,
+        screen: &Screen<'_>,
+        received: &Shared,
+        checked: Import,
+        rule: RuleIndex,
+        memo: &mut Memo,
+    ) -> (Import, Option<Shared>) {
+        if let Some((known, import, changed)) = memo
+            && *known == rule
+        {
+            return (*import, changed.clone());
+        }
+        let (import, changed) = match screen.policy.verdict(rule) {
+            _ if checked != Import::Accepted => (checked, None),
+            Verdict::Reject => (Import::Rejected, None),
+            Verdict::Accept(changes) if changes.is_empty() => (Import::Accepted, None),
+            Verdict::Accept(changes) => {
+                let mut attributes = received.attributes.clone();
+                apply(changes, &mut attributes);
+                (Import::Accepted, Some(self.interner.intern(attributes)))
+            }
+        };
+        *memo = Some((rule, import, changed.clone()));
+        (import, changed)
+    }
+
+    /// Applies a changed import policy to all that the peer has announced.
+    pub(crate) fn import_again(&mut self, screen: &Screen<'_>, family: Family) {
+        for id in self.of_peer(screen.peer, family, |_| true) {
+            let Some(net) = self.nets.get(id) else { continue };
+            let prefix = net.prefix;
+            let Some(old) = net.paths.as_slice().iter().find(|path| path.peer == screen.peer) else {
+                continue;
+            };
+            let mut path = old.clone();
+            let rule = screen.policy.decide(&prefix, screen.kind);
+            let checked = screen.check(&path.received.attributes, &self.local);
+            let received = Arc::clone(&path.received);
+            (path.import, path.changed) = self.judge(screen, &received, checked, rule, &mut None);
+            path.rule = rule;
+            self.store(prefix, path);
+        }
+    }
+}
