@@ -1,0 +1,4 @@
+//! The speaker as a whole: sessions, routes and restarts between speakers in virtual time.
+
+mod sessions;
+mod world;
