@@ -3,8 +3,11 @@
 //! [`Schema::prepare`] does to an object what the API server does before it looks at it: unknown fields go, nulls
 //! that the schema does not want go, defaults come. [`Schema::violations`] then says what is wrong.
 
+mod check;
 mod format;
+mod network;
 mod node;
+mod rule;
 mod validate;
 
 use serde_json::{Map, Value};
@@ -26,7 +29,7 @@ impl Schema {
     /// Each part that a real API server would refuse, with its path below the schema.
     pub(crate) fn compile(source: &Value) -> Result<Self, Vec<SchemaError>> {
         let mut errors = Vec::new();
-        let root = Node::compile(source, "", &mut errors);
+        let root = Node::compile(source, "", true, &mut errors);
         if errors.is_empty() { Ok(Self { root }) } else { Err(errors) }
     }
 
@@ -46,11 +49,27 @@ impl Schema {
     /// What is wrong with `new`; `old` is the object that it replaces, for rules that compare the two.
     pub(crate) fn violations(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        validate::structure(&self.root, new, "", &mut errors);
-        let _ = old;
+        validate::structure(&self.root, new, old, "", &mut errors);
+        let blocking = errors.iter().any(|error: &FieldError| BLOCKING.contains(&error.reason));
+        if blocking {
+            errors.push(FieldError::with_reason("<nil>", "FieldValueInvalid", NOT_CHECKED.into()));
+        } else {
+            rule::rules(&self.root, new, old, "", &mut errors);
+        }
         errors
     }
 }
+
+/// Errors after which rules are not looked at.
+const BLOCKING: [&str; 5] = [
+    "FieldValueNotSupported",
+    "FieldValueRequired",
+    "FieldValueTooLong",
+    "FieldValueTooMany",
+    "FieldValueTypeInvalid",
+];
+
+const NOT_CHECKED: &str = "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
 
 /// Fields of the root that belong to every object, whatever its schema says.
 const OF_EVERY_OBJECT: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -122,3 +141,6 @@ impl Node {
 pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::join;
+use super::rule::Rule;
 
 /// A part of a CustomResourceDefinition's schema that cannot be used.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,11 +62,18 @@ pub(crate) struct Node {
     pub(crate) any_of: Vec<Self>,
     pub(crate) one_of: Vec<Self>,
     pub(crate) not: Option<Box<Self>>,
+    pub(crate) rules: Vec<Rule>,
 }
 
 impl Node {
-    /// Compiles the node at `path`, collecting what is wrong with it and below.
-    pub(crate) fn compile(source: &Value, path: &str, errors: &mut Vec<SchemaError>) -> Self {
+    /// Compiles the node at `path`, collecting what is wrong with it and below. `correlatable` says whether the old
+    /// value at this place can be told when an object is updated.
+    pub(crate) fn compile(
+        source: &Value,
+        path: &str,
+        correlatable: bool,
+        errors: &mut Vec<SchemaError>,
+    ) -> Self {
         let mut node = Self::compile_value(source, path, errors);
         let structural = node.int_or_string || node.preserve_unknown || !node.kind.is_empty();
         if !structural {
@@ -74,7 +82,15 @@ impl Node {
                 message: "Required value: must not be empty for specified object fields".into(),
             });
         }
-        node.compile_children(source, path, errors);
+        node.compile_children(source, path, correlatable, errors);
+        node.rules = Rule::compile_all(source, path, correlatable, errors);
+        for (index, rule) in node.rules.iter().enumerate() {
+            if let Some(why) = rule.complaint(&node, path.is_empty()) {
+                let message = format!("Invalid value: compilation failed: ERROR: {why}");
+                let path = join(path, &format!("x-kubernetes-validations[{index}].rule"));
+                errors.push(SchemaError { path, message });
+            }
+        }
         node
     }
 
@@ -92,13 +108,19 @@ impl Node {
         node
     }
 
-    fn compile_children(&mut self, source: &Value, path: &str, errors: &mut Vec<SchemaError>) {
+    fn compile_children(
+        &mut self,
+        source: &Value,
+        path: &str,
+        correlatable: bool,
+        errors: &mut Vec<SchemaError>,
+    ) {
         for (key, child) in members(source, "properties") {
             let below = join(path, &format!("properties[{key}]"));
             let child = if path.is_empty() && super::OF_EVERY_OBJECT.contains(&key.as_str()) {
                 Self::compile_branch(child, &below, errors)
             } else {
-                Self::compile(child, &below, errors)
+                Self::compile(child, &below, correlatable, errors)
             };
             self.properties.insert(key.clone(), child);
         }
@@ -106,12 +128,16 @@ impl Node {
             Some(Value::Bool(true)) => self.preserve_unknown = true,
             Some(child @ Value::Object(_)) => {
                 let below = join(path, "additionalProperties");
-                self.additional = Some(Box::new(Self::compile(child, &below, errors)));
+                self.additional = Some(Box::new(Self::compile(child, &below, correlatable, errors)));
             }
             _ => {}
         }
         match source.get("items") {
-            Some(items) => self.items = Some(Box::new(Self::compile(items, &join(path, "items"), errors))),
+            Some(items) => {
+                let correlatable = correlatable && matches!(self.list_type, ListType::Map(_));
+                let items = Self::compile(items, &join(path, "items"), correlatable, errors);
+                self.items = Some(Box::new(items));
+            }
             None if self.kind == "array" => errors.push(SchemaError {
                 path: join(path, "items"),
                 message: "Required value: must be specified".into(),

@@ -3,12 +3,18 @@
 use serde_json::{Map, Value};
 
 use super::node::{ListType, Node};
-use super::{OF_EVERY_OBJECT, format, join};
+use super::{format, join};
 use crate::apiserver::failure::FieldError;
 
-/// Collects what is wrong with `value` and below.
-pub(crate) fn structure(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    if value.is_null() && node.nullable {
+/// Collects what is wrong with `value` and below; what is as it was in `old` is not held against the client.
+pub(crate) fn structure(
+    node: &Node,
+    value: &Value,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    if (value.is_null() && node.nullable) || old == Some(value) {
         return;
     }
     if !has_type(node, value) {
@@ -21,8 +27,8 @@ pub(crate) fn structure(node: &Node, value: &Value, path: &str, errors: &mut Vec
     match value {
         Value::String(text) => string(node, text, path, errors),
         Value::Number(_) => number(node, value, path, errors),
-        Value::Array(list) => array(node, list, path, errors),
-        Value::Object(map) => object(node, map, path, errors),
+        Value::Array(list) => array(node, list, old, path, errors),
+        Value::Object(map) => object(node, map, old, path, errors),
         Value::Null | Value::Bool(_) => {}
     }
     logic(node, value, path, errors);
@@ -105,7 +111,7 @@ fn number(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) 
     }
 }
 
-fn array(node: &Node, list: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+fn array(node: &Node, list: &[Value], old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
     let length = list.len() as u64;
     if let Some(max) = node.max_items.filter(|max| length > *max) {
         let message = format!("Too many: {length}: must have at most {max} items");
@@ -117,7 +123,7 @@ fn array(node: &Node, list: &[Value], path: &str, errors: &mut Vec<FieldError>) 
     duplicates(node, list, path, errors);
     if let Some(items) = &node.items {
         for (index, item) in list.iter().enumerate() {
-            structure(items, item, &format!("{path}[{index}]"), errors);
+            structure(items, item, node.old_item(old, item), &format!("{path}[{index}]"), errors);
         }
     }
 }
@@ -142,7 +148,13 @@ fn duplicates(node: &Node, list: &[Value], path: &str, errors: &mut Vec<FieldErr
     }
 }
 
-fn object(node: &Node, map: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+fn object(
+    node: &Node,
+    map: &Map<String, Value>,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     let length = map.len() as u64;
     if let Some(max) = node.max_properties.filter(|max| length > *max) {
         let message = format!("Too many: {length}: must have at most {max} items");
@@ -155,11 +167,8 @@ fn object(node: &Node, map: &Map<String, Value>, path: &str, errors: &mut Vec<Fi
         errors.push(FieldError::required(&join(path, key), ""));
     }
     for (key, value) in map {
-        let reserved = path.is_empty() && OF_EVERY_OBJECT.contains(&key.as_str());
-        if let Some(child) = node.properties.get(key).filter(|_| !reserved) {
-            structure(child, value, &join(path, key), errors);
-        } else if let Some(additional) = node.additional.as_deref().filter(|_| !reserved) {
-            structure(additional, value, &join(path, key), errors);
+        if let Some(child) = node.child(path, key) {
+            structure(child, value, old.and_then(|old| old.get(key)), &join(path, key), errors);
         }
     }
 }
@@ -167,7 +176,7 @@ fn object(node: &Node, map: &Map<String, Value>, path: &str, errors: &mut Vec<Fi
 fn logic(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let holds = |branch: &Node| {
         let mut found = Vec::new();
-        structure(branch, value, path, &mut found);
+        structure(branch, value, None, path, &mut found);
         found.is_empty()
     };
     let mut broken = |why: String| {
