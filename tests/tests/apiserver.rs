@@ -6,6 +6,7 @@
 //! log, forgetting history at once) is tested under `embedded::` alone.
 
 mod apiserver {
+    pub(crate) mod applying;
     pub(crate) mod cluster;
     pub(crate) mod objects;
     pub(crate) mod watches;
@@ -33,7 +34,8 @@ macro_rules! tests {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let contract = [apiserver::objects::TESTS, apiserver::watches::TESTS].concat();
+    let contract =
+        [apiserver::objects::TESTS, apiserver::watches::TESTS, apiserver::applying::TESTS].concat();
     let embedded = |(name, test): Test| {
         Trial::test(format!("embedded::{name}"), move || {
             run(async move { test(Cluster::embedded().await).await })

@@ -18,6 +18,7 @@ mod delete;
 mod discovery;
 mod failure;
 mod faults;
+mod fields;
 mod http;
 mod lists;
 mod ownership;

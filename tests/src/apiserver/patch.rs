@@ -3,12 +3,12 @@
 pub(crate) mod json_patch;
 pub(crate) mod merge;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admit;
 use super::call::Call;
 use super::failure::Failure;
-use super::ownership::Writer;
+use super::ownership::{self, Writer};
 use super::resource::Resource;
 use super::state::State;
 use super::write::{self, Written};
@@ -43,15 +43,43 @@ pub(crate) fn patch(
 }
 
 fn apply(state: &mut State, call: &Call, resource: &Resource, body: &Value) -> Result<Written, Failure> {
-    let writer = Writer::update(call, resource);
-    let mut body = body.clone();
-    admit::identity(resource, call, &mut body)?;
+    let writer = Writer::apply(call, resource)?;
+    let mut config = body.clone();
+    admit::identity(resource, call, &mut config)?;
+    if config["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(Failure::bad_request("metadata.managedFields must be nil"));
+    }
+    out_of_reach(resource, call, &mut config);
+    let force = call.query.flag("force");
     match state.object(resource, call) {
         Ok(live) => {
-            let mut new = resource.shown(&live);
-            merge::merge(&mut new, &body);
+            let shown = resource.shown(&live);
+            let new = ownership::apply(resource, &shown, &config, &writer, force)?;
             write::replace(state, call, resource, &live, new, &writer)
         }
-        Err(_) => write::insert(state, call, resource, body, &writer),
+        Err(missing) if !call.target.subresource.is_empty() => Err(missing),
+        Err(_) => {
+            let identity = json!({
+                "apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": config["metadata"],
+            });
+            let new = ownership::apply(resource, &identity, &config, &writer, force)?;
+            write::insert(state, call, resource, new, &writer)
+        }
+    }
+}
+
+/// Drops what cannot be applied at this path, so that nobody comes to own it.
+fn out_of_reach(resource: &Resource, call: &Call, config: &mut Value) {
+    let Some(map) = config.as_object_mut().filter(|_| resource.status) else { return };
+    if call.target.subresource.is_empty() {
+        map.remove("status");
+        return;
+    }
+    map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+    if resource.built_in().is_none() {
+        if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata
+                .retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "uid" | "resourceVersion"));
+        }
     }
 }

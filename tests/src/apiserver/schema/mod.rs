@@ -12,7 +12,7 @@ mod validate;
 
 use serde_json::{Map, Value};
 
-pub(crate) use node::{Node, SchemaError};
+pub(crate) use node::{ListType, Node, SchemaError};
 
 use super::failure::FieldError;
 
