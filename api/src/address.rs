@@ -313,3 +313,83 @@ macro_rules! serde_as_text {
 pub(crate) use serde_as_text;
 
 serde_as_text!(Cidr, Address, PeerAddress);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn host_bits_are_refused_with_the_network_that_was_meant() {
+        let error = "10.0.0.1/8".parse::<Cidr>().expect_err("host bits");
+        assert_eq!(error.to_string(), "\"10.0.0.1/8\" has host bits set: write 10.0.0.0/8");
+        let error = serde_json::from_str::<Cidr>("\"fd00::1/64\"").expect_err("host bits");
+        assert!(
+            error.to_string().starts_with("\"fd00::1/64\" has host bits set: write fd00::/64"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn only_cidr_notation_is_a_network() {
+        let length = |text: &str| matches!(text.parse::<Cidr>(), Err(CidrError::Length { .. }));
+        let syntax = |text: &str| matches!(text.parse::<Cidr>(), Err(CidrError::Syntax(_)));
+        assert!(length("10.0.0.0/33") && length("fd00::/129") && length("10.0.0.0/999"));
+        for bad in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "10.0.0.0/255.0.0.0",
+            "010.0.0.0/8",
+            "x/8",
+        ] {
+            assert!(syntax(bad), "{bad}");
+        }
+        assert!(matches!("::ffff:10.0.0.0/104".parse::<Cidr>(), Err(CidrError::Mapped(_))));
+    }
+
+    #[test]
+    fn networks_contain_and_overlap_within_their_family() {
+        let cidr = |text: &str| text.parse::<Cidr>().expect("a network");
+        assert!(cidr("10.0.0.0/8").contains(cidr("10.1.0.0/16")));
+        assert!(!cidr("10.1.0.0/16").contains(cidr("10.0.0.0/8")));
+        assert!(cidr("10.1.0.0/16").overlaps(cidr("10.0.0.0/8")));
+        assert!(!cidr("0.0.0.0/0").overlaps(cidr("::/0")));
+        assert!(!cidr("10.1.0.0/16").overlaps(cidr("10.2.0.0/16")));
+    }
+
+    #[test]
+    fn addresses_of_peers_are_written_as_they_are_read() {
+        for text in ["192.0.2.1", "192.0.2.1:1179", "fd00::1", "[fd00::1]:1179"] {
+            assert_eq!(text.parse::<PeerAddress>().expect("an address").to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_stands_for_the_ipv4_address() {
+        assert!("::ffff:192.0.2.1".parse::<Address>().is_err());
+        assert_eq!(
+            Address::from(IpAddr::V6("::ffff:192.0.2.1".parse().expect("valid"))).to_string(),
+            "192.0.2.1"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(ip in any::<IpAddr>(), len in 0u8..=128) {
+            let network = IpNetwork::new(ip, len);
+            prop_assume!(network.is_ok() && !is_mapped(ip));
+            let cidr = Cidr::try_from(masked(network.expect("assumed"))).expect("no host bits");
+            prop_assume!(!is_mapped(cidr.network().ip()));
+            let json = serde_json::to_string(&cidr).expect("plain data");
+            prop_assert_eq!(serde_json::from_str::<Cidr>(&json).expect("what was written"), cidr);
+        }
+
+        #[test]
+        fn no_text_makes_reading_panic(text in ".{0,50}") {
+            let _ = (text.parse::<Cidr>(), text.parse::<Address>(), text.parse::<PeerAddress>());
+        }
+    }
+}

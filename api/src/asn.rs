@@ -93,3 +93,31 @@ impl JsonSchema for PeerAsn {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_words_are_read_and_written_back() {
+        for (json, asn) in [
+            ("64512", PeerAsn::Number(64512)),
+            ("\"Internal\"", PeerAsn::Internal),
+            ("\"External\"", PeerAsn::External),
+        ] {
+            assert_eq!(serde_json::from_str::<PeerAsn>(json).expect("an AS"), asn);
+            assert_eq!(serde_json::to_string(&asn).expect("plain data"), json);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_to_write() {
+        for json in ["0", "4294967296", "\"64512\"", "\"external\""] {
+            let error = serde_json::from_str::<PeerAsn>(json).expect_err(json);
+            assert!(
+                error.to_string().ends_with("write a number from 1 to 4294967295, Internal or External"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -136,3 +136,40 @@ pub fn label_value(name: &str) -> String {
     let beginning: String = name.chars().take(46).collect();
     format!("{beginning}-{hash:016x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_claim_carries_both_labels() {
+        let block = IPBlock::claim("fd00:10:244::40/122".parse().expect("a network"), "node1", "pods-v6");
+        assert_eq!(block.metadata.name.as_deref(), Some("fd00-10-244--40-122"));
+        let labels = block.metadata.labels.expect("labels");
+        assert_eq!((labels[NODE_LABEL].as_str(), labels[POOL_LABEL].as_str()), ("node1", "pods-v6"));
+    }
+
+    #[test]
+    fn long_names_stay_apart_as_labels() {
+        let long = |end: &str| format!("{}{end}", "node-".repeat(40));
+        assert_eq!(label_value("node1.example.com"), "node1.example.com");
+        assert_eq!(label_value(&long("a")).len(), 63);
+        assert_ne!(label_value(&long("a")), label_value(&long("b")));
+    }
+
+    proptest! {
+        /// Names of objects are DNS subdomains (RFC 1123 §2.1): they begin and end with a letter or digit.
+        #[test]
+        fn names_of_blocks_of_pools_are_valid_and_unique(a in any::<u32>(), b in any::<u32>(), len in 20u8..=32) {
+            let block = |bits: u32| {
+                let ip = std::net::Ipv4Addr::from(bits & (u32::MAX << (32 - len)));
+                IpNetwork::new(ip.into(), len).expect("a valid length")
+            };
+            let name = block_name(block(a));
+            prop_assert!(name.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
+            prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
+            prop_assert_eq!(block(a) == block(b), name == block_name(block(b)));
+        }
+    }
+}

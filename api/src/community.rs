@@ -78,3 +78,28 @@ impl JsonSchema for Community {
 }
 
 serde_as_text!(Community);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_are_read_and_written_back() {
+        for (text, community) in [
+            ("64512:100", Community::Standard(64512, 100)),
+            ("0:65535", Community::Standard(0, 65535)),
+            ("4200000000:1:0", Community::Large(4_200_000_000, 1, 0)),
+        ] {
+            assert_eq!(text.parse(), Ok(community));
+            assert_eq!(community.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", ":", "1", "1:", "65536:0", "1:2:3:4", "1:4294967296:1", "+1:2", "1: 2", "no-export"]
+        {
+            assert_eq!(text.parse::<Community>(), Err(CommunityError(text.into())), "{text}");
+        }
+    }
+}

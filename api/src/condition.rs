@@ -45,3 +45,40 @@ pub fn set_condition(
     *old = new;
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    #[test]
+    fn the_time_of_transition_moves_with_the_status_only() {
+        let mut conditions = Vec::new();
+        assert!(set_condition(&mut conditions, "Ready", false, "Waiting", "no block yet", Some(1), at(10)));
+        assert!(set_condition(
+            &mut conditions,
+            "Ready",
+            false,
+            "PoolFull",
+            "the pool is full",
+            Some(1),
+            at(20)
+        ));
+        assert_eq!(conditions[0].last_transition_time, Time(at(10)));
+        assert!(set_condition(&mut conditions, "Ready", true, "Ready", "", Some(2), at(30)));
+        assert_eq!(conditions[0].last_transition_time, Time(at(30)));
+        assert_eq!(conditions.len(), 1);
+    }
+
+    #[test]
+    fn saying_the_same_again_is_no_news() {
+        let mut conditions = Vec::new();
+        set_condition(&mut conditions, "Ready", true, "Ready", "all is well", None, at(10));
+        assert!(!set_condition(&mut conditions, "Ready", true, "Ready", "all is well", None, at(20)));
+        assert!(is_true(&conditions, "Ready"));
+        assert!(!is_true(&conditions, "Overlap"));
+    }
+}

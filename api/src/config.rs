@@ -281,3 +281,22 @@ fn default_multipath() -> u8 {
 fn default_restart_time() -> u16 {
     120
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_object_the_defaults_of_the_schema_hold() {
+        let empty: BGPConfigurationSpec = serde_json::from_str("{}").expect("everything has a default");
+        assert_eq!(empty, BGPConfigurationSpec::default());
+    }
+
+    #[test]
+    fn communities_are_found_by_name_and_by_value() {
+        let spec = BGPConfiguration::example().spec;
+        assert_eq!(spec.community("pods"), Some(Community::Standard(64512, 100)));
+        assert_eq!(spec.community("1:2:3"), Some(Community::Large(1, 2, 3)));
+        assert_eq!(spec.community("gone"), None);
+    }
+}

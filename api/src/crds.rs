@@ -50,3 +50,28 @@ fn tidy(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_nullable_and_every_format_is_known() {
+        let text = serde_json::to_string(&crds()).expect("plain data");
+        assert!(!text.contains("\"nullable\""));
+        assert!(!text.contains("\"uint"));
+        assert!(!text.contains("\"anyOf\""), "a schema that is not structural");
+    }
+
+    #[test]
+    fn every_kind_is_cluster_scoped_with_a_status_and_in_the_category() {
+        for crd in crds() {
+            assert_eq!((crd.spec.group.as_str(), crd.spec.scope.as_str()), (crate::GROUP, "Cluster"));
+            let version = &crd.spec.versions[0];
+            assert_eq!(version.name, crate::VERSION);
+            assert!(version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some()));
+            assert_eq!(crd.spec.names.categories, Some(vec!["manx".to_owned()]));
+            assert_eq!(crd.spec.names.short_names.map(|names| names.len()), Some(1));
+        }
+    }
+}

@@ -7,6 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Cidr, Community};
 
+const V4_RULES: (&str, &str) = (
+    concat!(
+        "self.all(r, (!has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 4)",
+        " && (!has(r.prefixLength) || ((!has(r.prefixLength.min) || r.prefixLength.min <= 32)",
+        " && (!has(r.prefixLength.max) || r.prefixLength.max <= 32))))",
+    ),
+    "rules on IPv4 take IPv4 networks and prefix lengths up to 32",
+);
+
+const V6_RULES: (&str, &str) = (
+    "self.all(r, !has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 6)",
+    "rules on IPv6 take IPv6 networks",
+);
+
 /// Ordered rules on what is believed of a peer (import) and what is told to it (export). The first rule that matches
 /// decides. What no rule matches falls to the default: believe prefixes inside our pools, tell our own blocks.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -28,39 +42,29 @@ use crate::{Cidr, Community};
     ),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(
-    validation = (
-        "[has(self.importV4) ? self.importV4 : [], has(self.exportV4) ? self.exportV4 : []].all(rules, rules.all(r, (!has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 4) && (!has(r.prefixLength) || ((!has(r.prefixLength.min) || r.prefixLength.min <= 32) && (!has(r.prefixLength.max) || r.prefixLength.max <= 32)))))",
-        "rules of importV4 and exportV4 take IPv4 networks and prefix lengths up to 32"
-    ),
-    validation = (
-        "[has(self.importV6) ? self.importV6 : [], has(self.exportV6) ? self.exportV6 : []].all(rules, rules.all(r, !has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 6))",
-        "rules of importV6 and exportV6 take IPv6 networks"
-    )
-)]
 pub struct BGPFilterSpec {
     /// Which IPv4 prefixes of the peer are believed.
     #[serde(rename = "importV4", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V4_RULES)]
     pub import_v4: Vec<FilterRule>,
 
     /// Which IPv4 prefixes the peer is told.
     #[serde(rename = "exportV4", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V4_RULES)]
     pub export_v4: Vec<FilterRule>,
 
     /// Which IPv6 prefixes of the peer are believed.
     #[serde(rename = "importV6", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V6_RULES)]
     pub import_v6: Vec<FilterRule>,
 
     /// Which IPv6 prefixes the peer is told.
     #[serde(rename = "exportV6", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V6_RULES)]
     pub export_v6: Vec<FilterRule>,
 }
 

@@ -191,3 +191,27 @@ impl NodeNetwork {
         Self::new("node1", spec)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_up_are_counted() {
+        let session = |state| Session {
+            peer: "node/node2".into(),
+            address: None,
+            as_number: None,
+            state,
+            since: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+            last_error: None,
+            received: 0,
+            accepted: 0,
+            advertised: 0,
+        };
+        let sessions = [session(SessionState::Established), session(SessionState::OpenSent)];
+        assert_eq!(NodeNetworkStatus::count_up(&sessions), "1/2");
+        let json = serde_json::to_value(&sessions[0]).expect("plain data");
+        assert_eq!((&json["state"], &json["since"]), (&"Established".into(), &"1970-01-01T00:00:00Z".into()));
+    }
+}

@@ -230,3 +230,24 @@ impl BGPPeer {
         Self::new("tor", spec)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_would_default_is_what_with_router_gives() {
+        let json = serde_json::json!({"peerIP": "[fd00::1]:1179", "asNumber": "External"});
+        let sparse: BGPPeerSpec = serde_json::from_value(json).expect("a peer");
+        let peer = "[fd00::1]:1179".parse().expect("an address");
+        assert_eq!(sparse, BGPPeerSpec::with_router(peer, PeerAsn::External));
+        assert_eq!(sparse.target(), Some(PeerTarget::Address(peer)));
+    }
+
+    #[test]
+    fn two_targets_are_none() {
+        let mut spec = BGPPeer::example().spec;
+        spec.interface = Some("eth1".into());
+        assert_eq!(spec.target(), None);
+    }
+}

@@ -51,8 +51,8 @@ use crate::{Cidr, LabelSelector};
         "cidr must not be shorter than /8 (IPv4) or /16 (IPv6)"
     ),
     validation = (
-        "!isCIDR(self.cidr) || ['127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', 'fe80::/10', 'ff00::/8'].all(n, !cidr(n).containsCIDR(self.cidr) && !cidr(self.cidr).containsCIDR(n))",
-        "cidr must not overlap loopback, link-local or multicast addresses"
+        "!isCIDR(self.cidr) || ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '::/8', 'fe80::/10', 'ff00::/8'].all(n, !cidr(n).containsCIDR(self.cidr) && !cidr(self.cidr).containsCIDR(n))",
+        "cidr must not overlap unspecified, loopback, link-local or multicast addresses (0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, ::/8, fe80::/10, ff00::/8)"
     ),
     validation = (
         "!isCIDR(self.cidr) || !has(self.reserved) || self.reserved.all(r, !isCIDR(r) || cidr(self.cidr).containsCIDR(r))",
@@ -197,4 +197,17 @@ fn yes() -> bool {
 
 fn pods_only() -> Vec<AllowedUse> {
     vec![AllowedUse::Pod]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_would_default_is_what_new_gives() {
+        let sparse: IPPoolSpec =
+            serde_json::from_value(serde_json::json!({"cidr": "fd00::/48"})).expect("a pool");
+        assert_eq!(sparse, IPPoolSpec::new("fd00::/48".parse().expect("a network")));
+        assert_eq!(sparse.block_len(), 122);
+    }
 }

@@ -81,3 +81,49 @@ impl Requirement {
 pub fn selects(selector: Option<&LabelSelector>, labels: &BTreeMap<String, String>) -> bool {
     selector.is_none_or(|selector| selector.matches(labels))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Operator::{DoesNotExist, Exists, In, NotIn};
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// The table of the Kubernetes documentation: a missing label fulfils NotIn and DoesNotExist.
+    #[test]
+    fn operators_match_as_in_kubernetes() {
+        for (operator, values, on_a, on_b, on_nothing) in [
+            (In, &["a", "c"][..], true, false, false),
+            (NotIn, &["a", "c"], false, true, true),
+            (Exists, &[], true, true, false),
+            (DoesNotExist, &[], false, false, true),
+        ] {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            let requirement = Requirement { key: "rack".into(), operator, values };
+            assert_eq!(requirement.matches(&labels(&[("rack", "a")])), on_a, "{operator:?} on a");
+            assert_eq!(requirement.matches(&labels(&[("rack", "b")])), on_b, "{operator:?} on b");
+            assert_eq!(requirement.matches(&labels(&[("row", "a")])), on_nothing, "{operator:?} on nothing");
+        }
+    }
+
+    #[test]
+    fn everything_in_a_selector_must_hold() {
+        let selector: LabelSelector = serde_json::from_value(serde_json::json!({
+            "matchLabels": {"rack": "a"},
+            "matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}],
+        }))
+        .expect("a selector");
+        assert!(selector.matches(&labels(&[("rack", "a"), ("zone", "x")])));
+        assert!(!selector.matches(&labels(&[("rack", "a"), ("gpu", "")])));
+        assert!(!selector.matches(&labels(&[("rack", "b")])));
+    }
+
+    #[test]
+    fn an_empty_selector_and_a_missing_one_choose_everything() {
+        assert!(LabelSelector::default().matches(&labels(&[])));
+        assert!(selects(None, &labels(&[])));
+        assert_eq!(serde_json::to_string(&LabelSelector::default()).expect("plain data"), "{}");
+    }
+}

@@ -50,8 +50,8 @@ trap 'exit 130' INT TERM HUP
 printf '#!/bin/sh\n# cargo xtask setup: start no daemon while it installs\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 export DEBIAN_FRONTEND=noninteractive
-apt-get -q -o DPkg::Lock::Timeout=300 update
-apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
+apt-get -qq -o DPkg::Lock::Timeout=300 update
+apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
 "#;
 
 /// Names what is missing and installs it.
