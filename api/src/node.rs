@@ -115,7 +115,7 @@ pub struct NodeNetworkStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
-    /// The peer's name: node/<name> for a node of the cluster, peer/<name> for a BGPPeer.
+    /// The peer's name: `node/<name>` for a node of the cluster, `peer/<name>` for a BGPPeer.
     pub peer: String,
 
     /// The peer's address, once it is known.

@@ -54,7 +54,8 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
 
-    /// The peer's address, and its port unless that is 179: 192.0.2.1, 192.0.2.1:1179, fd00::1 or [fd00::1]:1179.
+    /// The peer's address, and its port unless that is 179: `192.0.2.1`, `192.0.2.1:1179`, `fd00::1` or
+    /// `[fd00::1]:1179`.
     #[serde(rename = "peerIP", default, skip_serializing_if = "Option::is_none")]
     pub peer_ip: Option<PeerAddress>,
 

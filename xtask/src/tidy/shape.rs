@@ -1,4 +1,4 @@
-//! Rules on shape: module documentation, the length of functions and files.
+//! Rules on shape: names and documentation of modules, the length of functions and files.
 
 use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
@@ -10,6 +10,9 @@ const FUNCTION_LIMIT: usize = 80;
 const FILE_LIMIT: usize = 600;
 /// Nine functions of ten stay within this.
 const FUNCTION_GOAL: usize = 30;
+
+/// Names that say nothing of what a module knows.
+const EMPTY_NAMES: [&str; 7] = ["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
 /// A function outside tests.
 #[derive(Clone, Debug)]
@@ -32,6 +35,11 @@ pub(crate) struct Shape {
 /// Checks one file.
 pub(crate) fn check(source: &Source<'_>) -> Shape {
     let mut shape = Shape::default();
+    let mut names = source.path.split(['/', '.']);
+    if let Some(name) = names.find(|name| EMPTY_NAMES.contains(name)) {
+        let what = format!("{name} says nothing: name the module after what it knows");
+        shape.findings.push(Finding::new(source.path, 1, what));
+    }
     if !source.file.attrs.iter().any(is_inner_doc) {
         shape.findings.push(Finding::new(
             source.path,
@@ -162,6 +170,13 @@ mod tests {
     fn a_file_without_module_documentation_is_found() {
         assert_eq!(whats("a/src/b.rs", "/// Outer.\nfn f() {}\n").len(), 1);
         assert!(whats("a/src/b.rs", "//! Inner.\n").is_empty());
+    }
+
+    #[test]
+    fn a_module_that_could_hold_anything_is_found() {
+        assert_eq!(whats("a/src/util.rs", "//! D.\n").len(), 1);
+        assert_eq!(whats("a/tests/common/mod.rs", "//! D.\n").len(), 1);
+        assert!(whats("a/src/utility_bill.rs", "//! D.\n").is_empty());
     }
 
     #[test]
