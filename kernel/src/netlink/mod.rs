@@ -4,25 +4,33 @@
 //! fastest one. [`request`] builds messages and reads them back, [`socket`] exchanges them. Everything above
 //! speaks in the types of [`crate::model`]; [`Kernel`] is the door.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
-use crate::fib::{Input, Output};
-use crate::model::{Dump, Op, OpError, Resolution};
-
+mod apply;
+mod decode;
+mod dump;
+mod encode;
 #[cfg(feature = "async")]
 pub mod monitor;
 pub mod nat;
 pub mod request;
 pub mod socket;
 
+use crate::fib::{Input, Output};
+use crate::model::{Op, OpError};
+
+use request::Batch;
 use socket::{Socket, SocketError};
+
+/// Room for the answers to, and the requests of, the largest batch.
+const BUFFER_OCTETS: usize = 1 << 20;
 
 /// The routing half of the kernel, in the network namespace in which it was opened. Calls block, for
 /// microseconds as a rule.
+///
+/// [`Kernel::dump`] and [`Kernel::resolve`] read, [`Kernel::apply`] writes.
 #[derive(Debug)]
 pub struct Kernel {
-    _socket: Socket,
+    socket: Socket,
+    batch: Batch,
 }
 
 impl Kernel {
@@ -32,42 +40,41 @@ impl Kernel {
     ///
     /// When the system gives no socket.
     pub fn open() -> Result<Self, SocketError> {
-        Ok(Self { _socket: Socket::route()? })
+        let socket = Socket::route()?;
+        socket.enlarge_buffers(BUFFER_OCTETS);
+        Ok(Self { socket, batch: Batch::new() })
     }
 
-    /// Reads links, our routes and all next-hop objects.
+    /// The port number of the socket, for [`Monitor::open`](monitor::Monitor::open) to ignore.
     ///
     /// # Errors
     ///
-    /// When a dump fails.
-    pub fn dump(&mut self) -> Result<Dump, SocketError> {
-        Ok(Dump::default())
-    }
-
-    /// Asks how the kernel reaches each address.
-    ///
-    /// # Errors
-    ///
-    /// When the exchange fails as a whole.
-    pub fn resolve(
-        &mut self,
-        _addresses: &BTreeSet<IpAddr>,
-    ) -> Result<BTreeMap<IpAddr, Resolution>, SocketError> {
-        Ok(BTreeMap::new())
-    }
-
-    /// Carries out the operations in order and tells what became of each.
-    ///
-    /// # Errors
-    ///
-    /// When the exchange fails as a whole; any part may have been carried out.
-    pub fn apply(&mut self, _ops: &[Op]) -> Result<Vec<Result<(), OpError>>, SocketError> {
-        Ok(Vec::new())
+    /// When the kernel gives none.
+    #[cfg_attr(not(feature = "async"), expect(rustdoc::broken_intra_doc_links, reason = "no monitor"))]
+    pub fn port(&self) -> Result<u32, SocketError> {
+        self.socket.port()
     }
 
     /// Does what a [`Fib`](crate::fib::Fib) asks and returns the answer to feed to it, with the error if it
     /// failed as a whole (the machine copes; the error is for the log). `None` for [`Output::Event`].
-    pub fn answer(&mut self, _output: &Output) -> Option<(Input, Option<SocketError>)> {
-        None
+    pub fn answer(&mut self, output: &Output) -> Option<(Input, Option<SocketError>)> {
+        Some(match output {
+            Output::Dump => split(self.dump(), Input::Dumped),
+            Output::Resolve(addresses) => {
+                split(self.resolve(addresses), |resolved| Input::Resolved(resolved.unwrap_or_default()))
+            }
+            Output::Apply(ops) => split(self.apply(ops), Input::Applied),
+            Output::Event(_) => return None,
+        })
+    }
+}
+
+fn split<T>(
+    result: Result<T, SocketError>,
+    input: impl FnOnce(Option<T>) -> Input,
+) -> (Input, Option<SocketError>) {
+    match result {
+        Ok(value) => (input(Some(value)), None),
+        Err(error) => (input(None), Some(error)),
     }
 }

@@ -193,6 +193,19 @@ impl Attributes<'_> {
         self
     }
 
+    /// Appends one `struct rtnexthop` of `RTA_MULTIPATH`: a link and the attributes that `fill` writes.
+    ///
+    /// # Panics
+    ///
+    /// If they take more than 65 527 octets.
+    pub fn put_rtnexthop(&mut self, link: u32, fill: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+        let start = self.open(0);
+        self.bytes.extend_from_slice(&link.to_ne_bytes());
+        fill(&mut Attributes { bytes: self.bytes });
+        self.close(start);
+        self
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
@@ -220,6 +233,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// The number of the request that it answers; 0 in a notification.
     pub sequence: u32,
+    /// The port of the socket whose request led to it; 0 when the kernel acted on its own.
+    pub port: u32,
     /// Fixed body and attributes.
     pub payload: &'a [u8],
 }
@@ -248,6 +263,7 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16::from_ne_bytes([header[4], header[5]]),
             flags: u16::from_ne_bytes([header[6], header[7]]),
             sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
+            port: u32::from_ne_bytes([header[12], header[13], header[14], header[15]]),
             payload,
         })
     })

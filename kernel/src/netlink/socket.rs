@@ -6,11 +6,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the shell: it opens sockets")]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+};
 use nix::sys::time::TimeVal;
 
 use super::request::{Batch, Message, attributes, messages, read_str, read_u32};
@@ -127,7 +129,7 @@ impl Replies {
         self.bytes.extend_from_slice(&message.kind.to_ne_bytes());
         self.bytes.extend_from_slice(&message.flags.to_ne_bytes());
         self.bytes.extend_from_slice(&u32::try_from(index).unwrap_or(u32::MAX).to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&message.port.to_ne_bytes());
         self.bytes.extend_from_slice(message.payload);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
@@ -184,12 +186,27 @@ impl Socket {
         }
     }
 
+    /// The port number of this socket: what notifications name as the cause of changes made through it.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::Io`] when the kernel gives none.
+    pub fn port(&self) -> Result<u32, SocketError> {
+        let port = || socket::getsockname::<NetlinkAddr>(self.fd.as_raw_fd()).map(|address| address.pid());
+        if port().map_err(io("name"))? == 0 {
+            socket::bind(self.fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(io("bind"))?;
+        }
+        port().map_err(io("name"))
+    }
+
     /// Subscribes to the notifications of a multicast group (`RTNLGRP_LINK`, …).
     ///
     /// # Errors
     ///
     /// [`SocketError::Io`] when the kernel does not know the group.
     pub fn join(&self, group: u32) -> Result<(), SocketError> {
+        // An unbound socket joins, and hears nothing.
+        self.port()?;
         socket::setsockopt(&self.fd, option::AddMembership, &group).map_err(io("subscribe"))
     }
 
@@ -207,7 +224,7 @@ impl Socket {
         let last = batch.acknowledged();
         let mut answers = Answers { results: vec![Ok(()); batch.len()], replies: Replies::default() };
         loop {
-            let length = match self.receive() {
+            let length = match self.receive(MsgFlags::empty()) {
                 // A transaction that could not be committed is answered on its first message alone.
                 Err(SocketError::NoAnswer) if answers.results[0].is_err() => return Ok(answers),
                 other => other?,
@@ -250,7 +267,7 @@ impl Socket {
         let mut replies = Replies::default();
         let mut steady = true;
         loop {
-            let length = self.receive()?;
+            let length = self.receive(MsgFlags::empty())?;
             for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
                 steady &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
                 match message.kind as i32 {
@@ -276,10 +293,25 @@ impl Socket {
         Ok(first)
     }
 
+    /// Takes one datagram of notifications and shows each to `visit`. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::Lost`] when some were lost (those still queued are then thrown away too), or what befell
+    /// the socket.
+    pub fn notifications(&mut self, visit: impl FnMut(Message<'_>)) -> Result<bool, SocketError> {
+        match self.receive(MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => messages(&self.buffer[..length]).for_each(visit),
+            Err(SocketError::NoAnswer) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
     /// Receives one datagram into the buffer and returns its length.
-    fn receive(&mut self) -> Result<usize, SocketError> {
+    fn receive(&mut self, flags: MsgFlags) -> Result<usize, SocketError> {
         loop {
-            match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+            match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, flags | MsgFlags::MSG_TRUNC) {
                 Ok(length) if length > self.buffer.len() => return Err(SocketError::Lost),
                 Ok(length) => return Ok(length),
                 Err(Errno::EINTR) => {}
@@ -299,6 +331,12 @@ impl Socket {
             socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT),
             Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS)
         ) {}
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 
