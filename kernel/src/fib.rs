@@ -1,10 +1,48 @@
 //! The machine that keeps the kernel's routes equal to the wanted ones.
+//!
+//! It is fed with what is wanted ([`Input::SetRoutes`], [`Input::Desire`]) and with what the kernel says, and asks
+//! for dumps, lookups and batches of operations. It reads no clock and opens nothing.
+//!
+//! - A next hop as BGP gives it need not be on-link: the kernel is asked how it reaches each, and asked again when
+//!   links or foreign routes change.
+//! - Each distinct set of next hops (a *target*) gets one next-hop object, a group if there are several, and routes
+//!   lead to objects. So a change below a next hop, and the move of all routes from one target to another, are one
+//!   message whatever the number of routes. A kernel without objects gets plain gateways.
+//! - Objects of an earlier run are found by their protocol number and taken over by what they stand for.
+//! - A route of the same key that is not ours is left alone, and ours is reported as blocked.
+//! - What the kernel refuses is tried again with growing delay, at once when links change.
+//!
+//! Read [`plan`] for the order of operations, [`observe`] for what is believed of the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod blocked;
+mod links;
+mod object;
+mod observe;
+mod plan;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::{Dump, Event, Op, OpError, Resolution, Route, RouteKey};
+use crate::model::{Dump, Event, Forward, Op, OpError, Resolution, Route, RouteKey, RouteTo};
+use crate::tracker::Tracker;
+
+use blocked::BlockedRoutes;
+use links::Links;
+use object::Objects;
+use target::{TargetId, Targets};
+
+/// How long changes of the kernel are gathered before it is asked about them.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The first delay before what was refused is tried again; it doubles.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest such delay.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long to wait after a dump or lookup that failed.
+const READ_RETRY: Duration = Duration::from_secs(1);
 
 /// How a [`Fib`] goes about its work.
 #[derive(Debug, Clone)]
@@ -133,44 +171,383 @@ pub struct Stats {
     pub dumps_total: u64,
 }
 
+/// A route in the kernel, apart from its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Installed {
+    forward: Forward,
+    source: Option<IpAddr>,
+}
+
+/// A wanted route with its next hops interned.
+#[derive(Debug, Clone)]
+struct Wanted {
+    to: WantedTo,
+    source: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone)]
+enum WantedTo {
+    Target(TargetId),
+    Link(String),
+    Blackhole,
+}
+
 /// The machine. See the module's introduction.
 #[derive(Debug)]
 pub struct Fib {
-    _config: Config,
-    _now: Instant,
+    config: Config,
+    now: Instant,
+    wanted: BTreeMap<RouteKey, Wanted>,
+    /// Wanted routes by the name of their link.
+    by_link: BTreeMap<String, BTreeSet<RouteKey>>,
+    targets: Targets,
+    links: Links,
+    routes: Tracker<RouteKey, Installed>,
+    objects: Objects,
+    use_objects: bool,
+    blocked: BlockedRoutes,
+    keep_stale: bool,
+    /// Routes of ours that are in the kernel and that nobody spoke of yet.
+    stale: BTreeSet<RouteKey>,
+    /// Routes for which it must be decided anew what should be in the kernel.
+    recompile: BTreeSet<RouteKey>,
+    /// Targets to whose routes the same applies.
+    rescan: BTreeSet<TargetId>,
+    /// Whether the same must be decided for objects.
+    objects_dirty: bool,
+    /// Objects that the kernel refused, and why.
+    failed_objects: BTreeMap<u32, String>,
+    /// Objects that are to be removed together with all routes that lead to them.
+    condemned: BTreeSet<u32>,
+    drift: (usize, Option<RouteKey>),
+    stats: Stats,
+    events: VecDeque<FibEvent>,
+
+    /// Whether anything changed since the last plan came out empty.
+    dirty: bool,
+    in_flight: Option<Vec<Op>>,
+    dump: Asked,
+    /// When the next dump is due in any case.
+    dump_at: Instant,
+    /// Next hops that are being looked up.
+    asked: BTreeSet<IpAddr>,
+    /// Next hops to look up once `again_at` has come.
+    again: BTreeSet<IpAddr>,
+    again_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    attempts: u32,
+}
+
+/// Where a dump stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// None is needed.
+    No,
+    /// Nothing is done before there is one, which may be asked for from this time on.
+    Needed(Instant),
+    /// It was asked for.
+    Pending {
+        /// What happened since then calls for another.
+        again: bool,
+    },
 }
 
 impl Fib {
     /// Makes a machine that knows nothing; its first output is [`Output::Dump`].
     pub fn new(config: Config, now: Instant) -> Self {
-        Self { _config: config, _now: now }
+        Self {
+            use_objects: config.nexthop_objects,
+            dump_at: now + config.resync,
+            config,
+            now,
+            wanted: BTreeMap::new(),
+            by_link: BTreeMap::new(),
+            targets: Targets::default(),
+            links: Links::default(),
+            routes: Tracker::new(),
+            objects: Objects::default(),
+            blocked: BlockedRoutes::default(),
+            keep_stale: true,
+            stale: BTreeSet::new(),
+            recompile: BTreeSet::new(),
+            rescan: BTreeSet::new(),
+            objects_dirty: true,
+            failed_objects: BTreeMap::new(),
+            condemned: BTreeSet::new(),
+            drift: (0, None),
+            stats: Stats::default(),
+            events: VecDeque::new(),
+            dirty: true,
+            in_flight: None,
+            dump: Asked::Needed(now),
+            asked: BTreeSet::new(),
+            again: BTreeSet::new(),
+            again_at: None,
+            retry_at: None,
+            attempts: 0,
+        }
     }
 
     /// Feeds one fact.
-    pub fn handle(&mut self, _input: Input, _now: Instant) {}
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        self.now = now;
+        self.dirty = true;
+        match input {
+            Input::Timeout => {}
+            Input::SetRoutes(routes) => self.set_routes(routes),
+            Input::Desire(changes) => {
+                for (key, route) in changes {
+                    self.desire(key, route);
+                }
+            }
+            Input::KeepStale(keep) => self.set_keep_stale(keep),
+            Input::Observed(event) => self.on_event(event),
+            Input::Dumped(dump) => self.on_dumped(dump),
+            Input::Resolved(resolved) => self.on_resolved(resolved),
+            Input::Applied(results) => {
+                if let Some(ops) = self.in_flight.take() {
+                    self.on_applied(ops, results);
+                }
+            }
+        }
+        self.on_time();
+    }
 
     /// Takes the next thing to do, or `None` when there is nothing to do but wait.
     pub fn poll(&mut self) -> Option<Output> {
-        None
+        if let Some(event) = self.events.pop_front() {
+            return Some(Output::Event(event));
+        }
+        if self.in_flight.is_some() {
+            return None;
+        }
+        match self.dump {
+            Asked::Needed(at) if at <= self.now => {
+                self.dump = Asked::Pending { again: false };
+                return Some(Output::Dump);
+            }
+            Asked::Needed(_) | Asked::Pending { .. } => return None,
+            Asked::No => {}
+        }
+        if !self.asked.is_empty() {
+            return None;
+        }
+        if self.targets.has_fresh() || self.again_at.is_some_and(|at| at <= self.now) {
+            return Some(self.resolve());
+        }
+        self.work()
     }
 
     /// When [`Input::Timeout`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        let busy = self.in_flight.is_some() || !self.asked.is_empty();
+        let due = match self.dump {
+            Asked::Pending { .. } => [None, None],
+            _ if busy => [None, None],
+            Asked::Needed(at) => [Some(at), None],
+            Asked::No => [Some(self.dump_at), self.again_at],
+        };
+        due.into_iter().chain([self.retry_at]).flatten().min()
     }
 
-    /// Whether the kernel holds exactly what is wanted (kept stale routes aside).
+    /// Whether the kernel holds exactly what is wanted, stale routes that are still kept aside.
     pub fn in_sync(&self) -> bool {
-        true
+        let quiet = self.dump == Asked::No && self.in_flight.is_none() && self.recompile.is_empty();
+        quiet
+            && !self.dirty
+            && self.rescan.is_empty()
+            && self.blocked.counts().is_empty()
+            && self.routes.pending_len() == self.stale.len()
+            && self.objects.tracker.in_sync()
     }
 
     /// Figures for metrics and status.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        Stats {
+            desired: self.wanted.len(),
+            installed: self.routes.actual().count(),
+            pending: self.routes.pending_len().saturating_sub(self.stale.len()),
+            stale: self.stale.len(),
+            nexthops: self.objects.tracker.actual().count(),
+            blocked: self.blocked.counts().clone(),
+            ..self.stats.clone()
+        }
     }
 
     /// The routes that cannot be installed, and why.
     pub fn blocked(&self) -> impl Iterator<Item = (&RouteKey, &Blocked)> {
-        std::iter::empty()
+        self.blocked.iter()
+    }
+
+    fn set_routes(&mut self, mut routes: BTreeMap<RouteKey, Route>) {
+        let gone: Vec<RouteKey> =
+            self.wanted.keys().filter(|key| !routes.contains_key(key)).copied().collect();
+        for key in gone {
+            self.desire(key, None);
+        }
+        while let Some((key, route)) = routes.pop_first() {
+            self.desire(key, Some(route));
+        }
+    }
+
+    fn desire(&mut self, key: RouteKey, route: Option<Route>) {
+        let key = RouteKey::new(key.table, key.dst, key.metric);
+        self.stale.remove(&key);
+        let route = route.map(|Route { to, source }| {
+            let to = match to {
+                RouteTo::Via(next_hops) => {
+                    WantedTo::Target(self.targets.acquire(key.dst.is_ipv6(), &next_hops))
+                }
+                RouteTo::Link(name) => {
+                    self.by_link.entry(name.clone()).or_default().insert(key);
+                    WantedTo::Link(name)
+                }
+                RouteTo::Blackhole => WantedTo::Blackhole,
+            };
+            Wanted { to, source }
+        });
+        let kept_link = route.as_ref().and_then(Wanted::link).map(str::to_owned);
+        let before = match route {
+            Some(route) => self.wanted.insert(key, route),
+            None => self.wanted.remove(&key),
+        };
+        if let Some(before) = before {
+            self.release(&key, &before, kept_link.as_deref());
+        }
+        self.recompile.insert(key);
+    }
+
+    /// Undoes what the former wish for a key held on to.
+    fn release(&mut self, key: &RouteKey, before: &Wanted, kept_link: Option<&str>) {
+        match &before.to {
+            WantedTo::Target(id) => {
+                self.targets.release(*id);
+                self.objects_dirty = true;
+            }
+            WantedTo::Link(name) if kept_link != Some(name) => {
+                if let Some(keys) = self.by_link.get_mut(name) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        self.by_link.remove(name);
+                    }
+                }
+            }
+            WantedTo::Link(_) | WantedTo::Blackhole => {}
+        }
+    }
+
+    fn set_keep_stale(&mut self, keep: bool) {
+        self.keep_stale = keep;
+        if !keep {
+            self.stale.clear();
+        }
+    }
+
+    fn on_dumped(&mut self, dump: Option<Dump>) {
+        let again = self.dump == Asked::Pending { again: true };
+        self.dump = match (&dump, again) {
+            (None, _) => Asked::Needed(self.now + READ_RETRY),
+            (Some(_), true) => Asked::Needed(self.now),
+            (Some(_), false) => Asked::No,
+        };
+        if let Some(dump) = dump {
+            self.on_dump(dump);
+            self.dump_at = self.now + self.config.resync;
+        }
+    }
+
+    fn on_resolved(&mut self, resolved: BTreeMap<IpAddr, Resolution>) {
+        for (address, resolution) in resolved {
+            self.asked.remove(&address);
+            self.targets.resolved(address, resolution);
+        }
+        if !self.asked.is_empty() {
+            self.again.append(&mut self.asked);
+            self.again_at.get_or_insert(self.now + READ_RETRY);
+        }
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self) {
+        if self.dump == Asked::No && self.dump_at <= self.now {
+            self.want_dump();
+        }
+        if self.retry_at.is_some_and(|at| at <= self.now) {
+            self.retry_at = None;
+            self.retry_refused();
+        }
+    }
+
+    /// Nothing more is done before there is a dump.
+    fn want_dump(&mut self) {
+        self.dump = match self.dump {
+            Asked::No => Asked::Needed(self.now),
+            Asked::Needed(at) => Asked::Needed(at),
+            Asked::Pending { .. } => Asked::Pending { again: true },
+        };
+    }
+
+    /// Has the kernel dumped after a moment.
+    fn dump_soon(&mut self) {
+        self.dump_at = self.dump_at.min(self.now + DEBOUNCE);
+    }
+
+    /// Has next hops looked up again after a moment.
+    fn resolve_again(&mut self, condition: impl Fn(IpAddr, Option<&Resolution>) -> bool) {
+        self.again.extend(self.targets.next_hops(condition));
+        self.again_soon();
+    }
+
+    fn again_soon(&mut self) {
+        if !self.again.is_empty() {
+            self.again_at.get_or_insert(self.now + DEBOUNCE);
+        }
+    }
+
+    fn resolve(&mut self) -> Output {
+        self.asked = self.targets.take_fresh();
+        if self.again_at.is_some_and(|at| at <= self.now) {
+            self.asked.append(&mut self.again);
+            self.again_at = None;
+        }
+        Output::Resolve(self.asked.clone())
+    }
+
+    /// Tries again what the kernel refused.
+    fn retry_refused(&mut self) {
+        self.recompile.extend(self.blocked.refused());
+        self.forgive_objects();
+    }
+
+    fn retry_later(&mut self) {
+        let delay = FIRST_RETRY.saturating_mul(1 << self.attempts.min(16)).min(LAST_RETRY);
+        self.retry_at.get_or_insert_with(|| {
+            self.attempts += 1;
+            self.now + delay
+        });
+    }
+
+    fn work(&mut self) -> Option<Output> {
+        if !self.dirty {
+            return None;
+        }
+        let ops = self.plan();
+        self.dirty = !ops.is_empty();
+        if ops.is_empty() {
+            // Only now: what is tried again is not blocked while it is under way.
+            self.events.extend(self.blocked.news());
+            return self.events.pop_front().map(Output::Event);
+        }
+        self.in_flight = Some(ops.clone());
+        Some(Output::Apply(ops))
+    }
+}
+
+impl Wanted {
+    fn link(&self) -> Option<&str> {
+        match &self.to {
+            WantedTo::Link(name) => Some(name),
+            WantedTo::Target(_) | WantedTo::Blackhole => None,
+        }
     }
 }

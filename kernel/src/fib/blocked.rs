@@ -1,0 +1,80 @@
+//! Routes that cannot be installed, why, and what the log was told about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::RouteKey;
+
+use super::{Blocked, FibEvent, Why};
+
+#[derive(Debug)]
+struct Entry {
+    blocked: Blocked,
+    /// Whether the kernel said so (it may change its mind) rather than our own knowledge.
+    refused: bool,
+}
+
+/// The blocked routes, counted by reason.
+#[derive(Debug, Default)]
+pub(super) struct BlockedRoutes {
+    entries: BTreeMap<RouteKey, Entry>,
+    counts: BTreeMap<Why, usize>,
+    examples: BTreeMap<Why, RouteKey>,
+    told: BTreeSet<Why>,
+}
+
+impl BlockedRoutes {
+    /// Blocks a route. Returns whether it was not blocked for this reason before.
+    pub(super) fn block(&mut self, key: RouteKey, why: Why, detail: String, refused: bool) -> bool {
+        let before = self.unblock(&key);
+        *self.counts.entry(why).or_default() += 1;
+        self.examples.entry(why).or_insert(key);
+        self.entries.insert(key, Entry { blocked: Blocked { why, detail }, refused });
+        before != Some(why)
+    }
+
+    /// Lifts the block of a route and returns what it was.
+    pub(super) fn unblock(&mut self, key: &RouteKey) -> Option<Why> {
+        let why = self.entries.remove(key)?.blocked.why;
+        if let Some(count) = self.counts.get_mut(&why) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&why);
+                self.examples.remove(&why);
+            }
+        }
+        Some(why)
+    }
+
+    pub(super) fn contains(&self, key: &RouteKey) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    pub(super) fn why(&self, key: &RouteKey) -> Option<Why> {
+        self.entries.get(key).map(|entry| entry.blocked.why)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RouteKey, &Blocked)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.blocked))
+    }
+
+    pub(super) fn counts(&self) -> &BTreeMap<Why, usize> {
+        &self.counts
+    }
+
+    /// The routes that the kernel refused and that may be tried again.
+    pub(super) fn refused(&self) -> Vec<RouteKey> {
+        self.entries.iter().filter(|(_, entry)| entry.refused).map(|(key, _)| *key).collect()
+    }
+
+    /// What the log should be told since the last time: reasons that appeared or went away.
+    pub(super) fn news(&mut self) -> Vec<FibEvent> {
+        let now: BTreeSet<Why> = self.counts.keys().copied().collect();
+        let ended = self.told.difference(&now).map(|why| FibEvent::Unblocked { why: *why });
+        let begun = now
+            .difference(&self.told)
+            .filter_map(|why| Some(FibEvent::Blocked { why: *why, example: *self.examples.get(why)? }));
+        let news = ended.chain(begun).collect();
+        self.told = now;
+        news
+    }
+}

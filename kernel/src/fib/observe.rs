@@ -1,0 +1,358 @@
+//! What the kernel says: dumps, notifications and the results of operations.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Dump, Event, Forward, KernelRoute, Link, Nexthop, Op, OpError, PROTOCOL, RouteKey};
+
+use super::links::usable;
+use super::object::Role;
+use super::target::leads_over;
+use super::{Fib, FibEvent, Installed, Resolution, WantedTo, Why};
+
+impl Fib {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Link(link) => self.on_link(link),
+            Event::LinkGone(index) => {
+                if let Some(link) = self.links.remove(index) {
+                    self.on_link_change(&link);
+                }
+            }
+            // The connected routes that come and go with them are told apart.
+            Event::Address(_) | Event::AddressGone(_) => {}
+            Event::Route { route, .. } if route.protocol == PROTOCOL => {
+                self.observe_by_others(route.key, Some(installed(route)));
+            }
+            Event::Route { route, replaced } => {
+                if self.routes.actual_at(&route.key).is_some() {
+                    // Ours gave way, now or, if nobody said so, before.
+                    if replaced {
+                        self.observe_by_others(route.key, None);
+                    } else {
+                        self.want_dump();
+                    }
+                }
+                self.on_foreign_route(&route);
+            }
+            Event::RouteGone(route) if route.protocol == PROTOCOL => {
+                self.observe_by_others(route.key, None);
+            }
+            Event::RouteGone(route) => {
+                if self.blocked.why(&route.key) == Some(Why::Foreign) {
+                    self.recompile.insert(route.key);
+                }
+                self.on_foreign_route(&route);
+            }
+            Event::Nexthop(nexthop) => self.on_nexthop(nexthop),
+            Event::NexthopGone(id) => {
+                self.objects.remove_foreign(id);
+                self.object_gone(id);
+            }
+            Event::Overrun => {
+                self.want_dump();
+                self.resolve_again(|_, _| true);
+            }
+        }
+        self.tell_drift();
+    }
+
+    fn on_link(&mut self, link: Link) {
+        let now = link.clone();
+        match self.links.put(link) {
+            Some(before)
+                if before.name == now.name && before.up == now.up && before.carrier == now.carrier => {}
+            Some(before) => {
+                self.on_link_change(&before);
+                self.on_link_change(&now);
+            }
+            None => self.on_link_change(&now),
+        }
+    }
+
+    /// A link came, went, was renamed, or went up or down.
+    fn on_link_change(&mut self, link: &Link) {
+        let by_name = self.by_link.get(&link.name);
+        let concerned = by_name.is_some() || self.targets.uses_link(link.index);
+        self.recompile.extend(by_name.into_iter().flatten());
+        if concerned {
+            // With a link the kernel drops routes and objects without a word.
+            self.dump_soon();
+            self.targets.touch_all();
+            self.retry_refused();
+        }
+        let came_up = usable(link);
+        self.resolve_again(|_, resolution| {
+            leads_over(resolution, link.index) || came_up && resolution == Some(&Resolution::Unreachable)
+        });
+    }
+
+    /// Ways to next hops may lead over a route that others made or removed.
+    fn on_foreign_route(&mut self, route: &KernelRoute) {
+        self.again.extend(self.targets.next_hops_within(route.key.dst));
+        self.again_soon();
+    }
+
+    fn on_nexthop(&mut self, nexthop: Nexthop) {
+        if nexthop.protocol == PROTOCOL {
+            self.objects.tracker.observe(nexthop.id, Some(nexthop.to));
+            self.objects_dirty = true;
+        } else {
+            self.object_taken(nexthop.id);
+        }
+    }
+
+    pub(super) fn on_dump(&mut self, dump: Dump) {
+        self.stats.dumps_total += 1;
+        self.observe_links(dump.links);
+        self.observe_objects(dump.nexthops);
+        let mut routes: BTreeMap<RouteKey, Installed> = dump
+            .routes
+            .into_iter()
+            .filter(|route| route.protocol == PROTOCOL)
+            .map(|route| (route.key, installed(route)))
+            .collect();
+        let gone: Vec<RouteKey> =
+            self.routes.actual().filter(|(key, _)| !routes.contains_key(key)).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.observe_by_others(key, None);
+        }
+        while let Some((key, route)) = routes.pop_first() {
+            if self.routes.actual_at(&key) != Some(&route) {
+                self.observe_by_others(key, Some(route));
+            }
+        }
+        self.tell_drift();
+        self.resolve_again(|_, resolution| resolution == Some(&Resolution::Unreachable));
+    }
+
+    fn observe_links(&mut self, links: Vec<Link>) {
+        let mut gone: BTreeSet<u32> = self.links.indexes().into_iter().collect();
+        for link in links {
+            gone.remove(&link.index);
+            self.on_link(link);
+        }
+        for index in gone {
+            self.on_event(Event::LinkGone(index));
+        }
+    }
+
+    fn observe_objects(&mut self, nexthops: Option<Vec<Nexthop>>) {
+        let Some(nexthops) = nexthops else {
+            self.give_up_objects();
+            return;
+        };
+        let (ours, foreign): (Vec<_>, Vec<_>) =
+            nexthops.into_iter().partition(|nexthop| nexthop.protocol == PROTOCOL);
+        self.objects.tracker.observe_all(ours.into_iter().map(|nexthop| (nexthop.id, nexthop.to)));
+        self.objects.set_foreign(foreign.iter().map(|nexthop| nexthop.id).collect());
+        for nexthop in foreign {
+            self.object_taken(nexthop.id);
+        }
+        self.objects_dirty = true;
+    }
+
+    /// From now on routes carry their gateways.
+    pub(super) fn give_up_objects(&mut self) {
+        if self.use_objects {
+            self.use_objects = false;
+            self.objects_dirty = true;
+            self.events.push_back(FibEvent::NoNexthopObjects);
+            self.recompile.extend(self.wanted.keys());
+        }
+    }
+
+    /// An id that we use or might have used belongs to somebody else.
+    fn object_taken(&mut self, id: u32) {
+        self.objects.add_foreign(id);
+        self.object_gone(id);
+        self.abandon(id);
+    }
+
+    /// Uses another id in place of this one.
+    fn abandon(&mut self, id: u32) {
+        self.objects_dirty = true;
+        match self.objects.role(id) {
+            Some(Role::Target(target)) => {
+                self.part(target, id);
+                self.rescan.insert(target);
+                self.targets.forget_if_unused(target);
+            }
+            Some(Role::Member(_)) => self.objects.disown(id),
+            None => {}
+        }
+        let actual = self.objects.tracker.actual_at(&id).cloned();
+        self.objects.tracker.desire(id, actual);
+    }
+
+    /// An object is gone, and with it the routes that led to it.
+    fn object_gone(&mut self, id: u32) {
+        if self.objects.tracker.observe(id, None).is_none() {
+            return;
+        }
+        self.objects_dirty = true;
+        if self.objects.usage(id) > 0 {
+            let leads_to = |route: &Installed| matches!(route.forward, Forward::Nexthop(to) if to == id);
+            let keys: Vec<RouteKey> =
+                self.routes.actual().filter(|(_, route)| leads_to(route)).map(|(key, _)| *key).collect();
+            for key in keys {
+                self.observe_by_others(key, None);
+            }
+        }
+    }
+
+    /// Somebody else changed or removed a route of ours, or it was there before us.
+    fn observe_by_others(&mut self, key: RouteKey, now: Option<Installed>) {
+        let before = self.routes.actual_at(&key);
+        let spoilt = before.is_some() && before == self.routes.desired_at(&key) && before != now.as_ref();
+        if spoilt {
+            self.drift.0 += 1;
+            self.drift.1.get_or_insert(key);
+        }
+        let unspoken = before.is_none() && !self.wanted.contains_key(&key);
+        if self.keep_stale && unspoken && now.is_some() {
+            self.stale.insert(key);
+        }
+        self.observe_route(key, now);
+        if self.wanted.contains_key(&key) {
+            self.recompile.insert(key);
+        }
+    }
+
+    /// Takes note of what is at a key, and of how many routes lead to each object.
+    pub(super) fn observe_route(&mut self, key: RouteKey, now: Option<Installed>) {
+        if now.is_none() {
+            self.stale.remove(&key);
+        }
+        if let Some(Installed { forward: Forward::Nexthop(id), .. }) = now {
+            self.objects.count_up(id);
+        }
+        if let Some(Installed { forward: Forward::Nexthop(id), .. }) = self.routes.observe(key, now)
+            && self.objects.count_down(id)
+        {
+            self.objects_dirty = true;
+        }
+    }
+
+    fn tell_drift(&mut self) {
+        let (routes, example) = std::mem::take(&mut self.drift);
+        if let Some(example) = example {
+            self.stats.drift_total += routes as u64;
+            self.events.push_back(FibEvent::Drift { routes, example });
+        }
+    }
+
+    pub(super) fn on_applied(&mut self, ops: Vec<Op>, results: Option<Vec<Result<(), OpError>>>) {
+        let Some(results) = results.filter(|results| results.len() == ops.len()) else {
+            self.want_dump();
+            return;
+        };
+        let mut refused = 0;
+        for (op, result) in ops.into_iter().zip(results) {
+            match result {
+                Ok(()) => self.on_done(op),
+                Err(error) => {
+                    refused += u64::from(!self.on_refused(op, error));
+                }
+            }
+        }
+        self.stats.refused_total += refused;
+        if refused > 0 {
+            self.retry_later();
+        } else {
+            self.attempts = 0;
+        }
+    }
+
+    fn on_done(&mut self, op: Op) {
+        self.stats.applied_total += 1;
+        match op {
+            Op::PutNexthop { id, to, .. } => {
+                self.objects.tracker.observe(id, Some(to));
+                self.objects_dirty = true;
+            }
+            Op::DeleteNexthop { id } => self.on_object_deleted(id),
+            Op::PutRoute { key, forward, source, .. } => {
+                self.observe_route(key, Some(Installed { forward, source }));
+            }
+            Op::DeleteRoute { key } => self.observe_route(key, None),
+        }
+    }
+
+    fn on_object_deleted(&mut self, id: u32) {
+        let leads_to = |route: &Installed| matches!(route.forward, Forward::Nexthop(to) if to == id);
+        if self.objects.usage(id) > 0 {
+            let keys: Vec<RouteKey> =
+                self.routes.actual().filter(|(_, route)| leads_to(route)).map(|(key, _)| *key).collect();
+            for key in keys {
+                self.observe_route(key, None);
+            }
+        }
+        self.objects.tracker.observe(id, None);
+        self.objects_dirty = true;
+    }
+
+    /// Takes note of a refusal; returns whether it is as good as success.
+    fn on_refused(&mut self, op: Op, error: OpError) -> bool {
+        match (op, error) {
+            (op @ (Op::DeleteRoute { .. } | Op::DeleteNexthop { .. }), OpError::Missing) => {
+                self.on_done(op);
+                return true;
+            }
+            (Op::PutNexthop { id, .. }, OpError::Exists) => {
+                self.object_taken(id);
+                self.want_dump();
+            }
+            (Op::PutNexthop { .. }, OpError::Unsupported(_))
+                if self.objects.tracker.actual().next().is_none() =>
+            {
+                self.give_up_objects();
+            }
+            (Op::PutNexthop { id, replace, .. }, error) => {
+                self.object_failed(id, &error);
+                if replace && !matches!(error, OpError::NoPath(_)) {
+                    // It may be of a kind that cannot become what it should: another can.
+                    self.abandon(id);
+                }
+            }
+            (Op::DeleteNexthop { id }, error) => self.object_failed(id, &error),
+            (Op::PutRoute { key, .. }, OpError::Exists) => {
+                let detail = "a route of the same key that is not ours is in the way".to_owned();
+                if self.blocked.block(key, Why::Foreign, detail, true) {
+                    self.want_dump();
+                }
+            }
+            (Op::PutRoute { key, .. }, error @ OpError::NoPath(_)) => {
+                let by_link =
+                    self.wanted.get(&key).is_some_and(|wanted| matches!(wanted.to, WantedTo::Link(_)));
+                let why = if by_link { Why::Link } else { Why::NextHop };
+                self.blocked.block(key, why, error.to_string(), true);
+            }
+            (Op::PutRoute { key, .. } | Op::DeleteRoute { key }, error) => {
+                self.blocked.block(key, Why::Refused, error.to_string(), true);
+            }
+        }
+        false
+    }
+
+    fn object_failed(&mut self, id: u32, error: &OpError) {
+        self.failed_objects.insert(id, error.to_string());
+        self.objects_dirty = true;
+        if let Some(Role::Target(target)) = self.objects.role(id) {
+            self.rescan.insert(target);
+        }
+    }
+
+    /// Has objects that failed tried again.
+    pub(super) fn forgive_objects(&mut self) {
+        self.objects_dirty = true;
+        for (id, _) in std::mem::take(&mut self.failed_objects) {
+            if let Some(Role::Target(target)) = self.objects.role(id) {
+                self.rescan.insert(target);
+            }
+        }
+    }
+}
+
+fn installed(route: KernelRoute) -> Installed {
+    Installed { forward: route.forward, source: route.source }
+}

@@ -1,0 +1,201 @@
+//! Targets: the distinct sets of next hops that routes lead to, and what each resolves to.
+//!
+//! A hundred thousand routes share a few targets, so that a change below a next hop is worked out once per target
+//! and not once per route.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::model::{Hop, Resolution};
+
+/// Names a target for as long as it is in use; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TargetId(u32);
+
+/// A set of next hops for routes of one family.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) next_hops: BTreeSet<IpAddr>,
+    ipv6: bool,
+    /// How many wanted routes lead here.
+    pub(super) routes: usize,
+    /// The neighbours that can be used now.
+    pub(super) hops: BTreeSet<Hop>,
+    /// The next-hop objects that stand for it. One as a rule; more after a whole object's routes moved here.
+    pub(super) objects: BTreeSet<u32>,
+}
+
+impl Target {
+    /// Whether a single gateway's object can never stand for it.
+    pub(super) fn needs_group(&self) -> bool {
+        self.next_hops.len() > 1 || self.hops.len() > 1
+    }
+}
+
+#[derive(Debug, Default)]
+struct NextHop {
+    resolution: Option<Resolution>,
+    targets: BTreeSet<TargetId>,
+}
+
+/// All targets in use.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    ids: BTreeMap<(bool, BTreeSet<IpAddr>), TargetId>,
+    targets: BTreeMap<TargetId, Target>,
+    next_hops: BTreeMap<IpAddr, NextHop>,
+    last_id: u32,
+    /// Targets whose hops may have changed.
+    dirty: BTreeSet<TargetId>,
+    /// Next hops that nobody has resolved yet.
+    fresh: BTreeSet<IpAddr>,
+}
+
+impl Targets {
+    /// Counts one more route to these next hops.
+    pub(super) fn acquire(&mut self, ipv6: bool, next_hops: &BTreeSet<IpAddr>) -> TargetId {
+        let key = (ipv6, next_hops.clone());
+        let id = match self.ids.get(&key) {
+            Some(id) => *id,
+            None => self.insert(key),
+        };
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.routes += 1;
+        }
+        id
+    }
+
+    fn insert(&mut self, key: (bool, BTreeSet<IpAddr>)) -> TargetId {
+        self.last_id += 1;
+        let id = TargetId(self.last_id);
+        for address in &key.1 {
+            let next_hop = self.next_hops.entry(*address).or_default();
+            next_hop.targets.insert(id);
+            if next_hop.resolution.is_none() {
+                self.fresh.insert(*address);
+            }
+        }
+        let (ipv6, next_hops) = key.clone();
+        let target = Target { next_hops, ipv6, routes: 0, hops: BTreeSet::new(), objects: BTreeSet::new() };
+        self.targets.insert(id, target);
+        self.ids.insert(key, id);
+        self.dirty.insert(id);
+        id
+    }
+
+    /// Counts one route less.
+    pub(super) fn release(&mut self, id: TargetId) {
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.routes = target.routes.saturating_sub(1);
+        }
+        self.forget_if_unused(id);
+    }
+
+    /// Forgets a target that no route wants and no object stands for.
+    pub(super) fn forget_if_unused(&mut self, id: TargetId) {
+        let unused = |target: &Target| target.routes == 0 && target.objects.is_empty();
+        if !self.targets.get(&id).is_some_and(unused) {
+            return;
+        }
+        let Some(target) = self.targets.remove(&id) else { return };
+        for address in &target.next_hops {
+            let Some(next_hop) = self.next_hops.get_mut(address) else { continue };
+            next_hop.targets.remove(&id);
+            if next_hop.targets.is_empty() {
+                self.next_hops.remove(address);
+                self.fresh.remove(address);
+            }
+        }
+        self.dirty.remove(&id);
+        self.ids.remove(&(target.ipv6, target.next_hops));
+    }
+
+    pub(super) fn get(&self, id: TargetId) -> Option<&Target> {
+        self.targets.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: TargetId) -> Option<&mut Target> {
+        self.targets.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TargetId, &Target)> {
+        self.targets.iter().map(|(id, target)| (*id, target))
+    }
+
+    /// The next hops that nobody has resolved yet; they count as asked for from now on.
+    pub(super) fn take_fresh(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// Takes note of how the kernel reaches a next hop.
+    pub(super) fn resolved(&mut self, address: IpAddr, resolution: Resolution) {
+        let Some(next_hop) = self.next_hops.get_mut(&address) else { return };
+        if next_hop.resolution.as_ref() != Some(&resolution) {
+            next_hop.resolution = Some(resolution);
+            self.dirty.extend(&next_hop.targets);
+        }
+    }
+
+    /// The next hops in use that satisfy `condition`.
+    pub(super) fn next_hops(
+        &self,
+        condition: impl Fn(IpAddr, Option<&Resolution>) -> bool,
+    ) -> BTreeSet<IpAddr> {
+        let holds =
+            |(address, next_hop): &(&IpAddr, &NextHop)| condition(**address, next_hop.resolution.as_ref());
+        self.next_hops.iter().filter(holds).map(|(address, _)| *address).collect()
+    }
+
+    /// The next hops in use inside a network.
+    pub(super) fn next_hops_within(&self, network: IpNetwork) -> impl Iterator<Item = IpAddr> {
+        self.next_hops.range(network.network()..=network.broadcast()).map(|(address, _)| *address)
+    }
+
+    /// Whether any next hop leads over this link.
+    pub(super) fn uses_link(&self, link: u32) -> bool {
+        self.next_hops.values().any(|next_hop| leads_over(next_hop.resolution.as_ref(), link))
+    }
+
+    /// Has the hops of all targets worked out again: a link went up or down.
+    pub(super) fn touch_all(&mut self) {
+        self.dirty.extend(self.targets.keys());
+    }
+
+    /// Works out the hops of targets below which something changed; returns those whose hops are now others, and
+    /// whether they had none before.
+    pub(super) fn refresh(&mut self, usable: impl Fn(u32) -> bool) -> BTreeMap<TargetId, bool> {
+        let mut changed = BTreeMap::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            let hops = target
+                .next_hops
+                .iter()
+                .filter_map(|address| self.next_hops.get(address)?.resolution.as_ref())
+                .flat_map(|resolution| match resolution {
+                    Resolution::Hops(hops) => hops.iter().copied().collect(),
+                    Resolution::Unreachable => Vec::new(),
+                })
+                .filter(|hop| usable(hop.link) && (hop.gateway.is_ipv6() || !target.ipv6))
+                .collect();
+            if target.hops != hops {
+                changed.insert(id, target.hops.is_empty());
+                target.hops = hops;
+            }
+        }
+        changed
+    }
+}
+
+/// Whether a resolution leads over this link.
+pub(super) fn leads_over(resolution: Option<&Resolution>, link: u32) -> bool {
+    match resolution {
+        Some(Resolution::Hops(hops)) => hops.iter().any(|hop| hop.link == link),
+        Some(Resolution::Unreachable) | None => false,
+    }
+}

@@ -1,0 +1,333 @@
+//! Tests of the route machine, against a small model of Linux.
+
+mod faults;
+mod model;
+
+use super::*;
+use crate::model::{Hop, NexthopTo, PROTOCOL};
+use model::{Bench, hop, ip, key, link};
+
+fn two_uplinks() -> Bench {
+    let mut bench = Bench::new(Config::default());
+    bench.world.links.insert(1, link(1, "up1"));
+    bench.world.links.insert(2, link(2, "up2"));
+    bench.world.reach(ip("192.0.2.1"), [hop("192.0.2.1", 1)]);
+    bench.world.reach(ip("192.0.2.2"), [hop("192.0.2.2", 2)]);
+    bench.world.reach(ip("192.0.2.3"), [hop("192.0.2.3", 1)]);
+    bench
+}
+
+fn many(count: u32, route: &Route) -> Vec<(RouteKey, Option<Route>)> {
+    (0..count).map(|number| (key(number), Some(route.clone()))).collect()
+}
+
+#[test]
+fn the_first_thing_asked_for_is_a_dump_and_nothing_is_done_before_it() {
+    let now = model::start();
+    let mut fib = Fib::new(Config::default(), now);
+    fib.handle(Input::Desire(many(1, &Route::blackhole())), now);
+    assert_eq!(fib.poll(), Some(Output::Dump));
+    assert_eq!(fib.poll(), None);
+    fib.handle(Input::Dumped(Some(Dump { nexthops: Some(Vec::new()), ..Dump::default() })), now);
+    let expected = Op::PutRoute { key: key(0), forward: Forward::Blackhole, source: None, replace: false };
+    assert_eq!(fib.poll(), Some(Output::Apply(vec![expected])));
+}
+
+#[test]
+fn routes_to_one_next_hop_share_one_object() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(50, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    assert_eq!(bench.world.objects.len(), 1);
+    assert_eq!(bench.world.ours().len(), 50);
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn objects_come_before_groups_and_groups_before_routes() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(1, &Route::via([ip("192.0.2.1"), ip("192.0.2.2")]))));
+    bench.settle();
+    let kinds: Vec<&str> = bench
+        .log
+        .iter()
+        .map(|op| match op {
+            Op::PutNexthop { to: NexthopTo::Hop(_), .. } => "hop",
+            Op::PutNexthop { .. } => "group",
+            Op::PutRoute { .. } => "route",
+            Op::DeleteNexthop { .. } | Op::DeleteRoute { .. } => "delete",
+        })
+        .collect();
+    assert_eq!(kinds, ["hop", "hop", "group", "route"]);
+}
+
+#[test]
+fn a_next_hop_that_is_reached_another_way_costs_one_message() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(500, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    bench.log.clear();
+    bench.world.reach(ip("192.0.2.1"), [hop("198.51.100.1", 2)]);
+    bench
+        .feed(Input::Resolved([(ip("192.0.2.1"), Resolution::Hops([hop("198.51.100.1", 2)].into()))].into()));
+    bench.settle();
+    assert_eq!(bench.log.len(), 1);
+    assert!(bench.world.leads_to(&key(7), &[hop("198.51.100.1", 2)]));
+}
+
+#[test]
+fn all_routes_of_a_lost_peer_move_with_one_message() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(500, &Route::via([ip("192.0.2.1")]))));
+    bench.feed(Input::Desire(vec![(key(1000), Some(Route::via([ip("192.0.2.2")])))]));
+    bench.settle();
+    bench.log.clear();
+    bench.feed(Input::Desire(many(500, &Route::via([ip("192.0.2.2")]))));
+    bench.settle();
+    assert_eq!(bench.log.len(), 1, "{:?}", bench.log);
+    assert!(bench.world.leads_to(&key(7), &[hop("192.0.2.2", 2)]));
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn all_routes_of_a_lost_peer_go_with_one_message() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(500, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    bench.log.clear();
+    bench.feed(Input::SetRoutes(BTreeMap::new()));
+    bench.settle();
+    assert_eq!(bench.log.len(), 1, "{:?}", bench.log);
+    assert!(bench.world.ours().is_empty());
+    assert!(bench.world.objects.is_empty());
+}
+
+#[test]
+fn an_object_to_which_a_wanted_route_leads_is_not_swept_away() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(500, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    let changes = (0..499).map(|number| (key(number), None)).collect();
+    bench.feed(Input::Desire(changes));
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(499)].into());
+}
+
+#[test]
+fn an_earlier_runs_routes_and_objects_are_taken_over_without_a_message() {
+    let mut bench = two_uplinks();
+    let single = Route::via([ip("192.0.2.1")]);
+    let double = Route::via([ip("192.0.2.1"), ip("192.0.2.2")]);
+    let wanted: BTreeMap<RouteKey, Route> =
+        [(key(1), single), (key(2), double), (key(3), Route::link("up1")), (key(4), Route::blackhole())]
+            .into();
+    bench.feed(Input::SetRoutes(wanted.clone()));
+    bench.settle();
+    bench.restart();
+    bench.settle();
+    assert_eq!(bench.world.ours().len(), 4, "stale routes stay until BGP has settled");
+    bench.feed(Input::SetRoutes(wanted));
+    bench.feed(Input::KeepStale(false));
+    bench.settle();
+    assert_eq!(bench.log, []);
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn stale_routes_go_once_bgp_has_settled() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    bench.restart();
+    bench.feed(Input::Desire(vec![(key(0), Some(Route::via([ip("192.0.2.1")])))]));
+    bench.settle();
+    assert_eq!((bench.world.ours().len(), bench.fib.stats().stale), (3, 2));
+    bench.feed(Input::KeepStale(false));
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(0)].into());
+}
+
+#[test]
+fn a_route_withdrawn_by_name_goes_though_stale_ones_are_kept() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(2, &Route::blackhole())));
+    bench.settle();
+    bench.restart();
+    bench.settle();
+    bench.feed(Input::Desire(vec![(key(0), None)]));
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(1)].into());
+}
+
+#[test]
+fn a_foreign_route_of_the_same_key_is_left_alone_and_reported_until_it_goes() {
+    let mut bench = two_uplinks();
+    bench.world.put_foreign(key(1));
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(0), key(2)].into());
+    assert_eq!(
+        bench.fib.blocked().map(|(key, blocked)| (*key, blocked.why)).collect::<Vec<_>>(),
+        [(key(1), Why::Foreign)]
+    );
+    assert_eq!(bench.events, [FibEvent::Blocked { why: Why::Foreign, example: key(1) }]);
+    bench.world.delete_foreign(key(1));
+    bench.settle();
+    assert_eq!(bench.world.ours().len(), 3);
+    assert_eq!(bench.events.last(), Some(&FibEvent::Unblocked { why: Why::Foreign }));
+}
+
+#[test]
+fn what_stays_refused_is_said_once_and_tried_less_and_less_often() {
+    let mut bench = two_uplinks();
+    bench.world.put_foreign(key(1));
+    bench.feed(Input::Desire(many(2, &Route::blackhole())));
+    bench.settle();
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let before = bench.now;
+        while bench.log.iter().all(|op| !matches!(op, Op::PutRoute { .. })) {
+            bench.sleep();
+        }
+        bench.log.clear();
+        waits.push(bench.now - before);
+    }
+    assert!(waits.windows(2).skip(1).all(|pair| pair[0] <= pair[1]), "{waits:?}");
+    assert_eq!(waits.last(), Some(&LAST_RETRY));
+    assert_eq!(bench.events.len(), 1, "{:?}", bench.events);
+}
+
+#[test]
+fn what_others_remove_is_put_back_and_counted() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    bench.world.spoil(key(1), None);
+    bench.world.spoil(key(2), Some(Forward::Blackhole));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1)]));
+    assert!(bench.world.leads_to(&key(2), &[hop("192.0.2.1", 1)]));
+    assert_eq!(bench.fib.stats().drift_total, 2);
+    assert_eq!(bench.events.len(), 2);
+}
+
+#[test]
+fn a_link_that_loses_carrier_takes_its_routes_along_and_brings_them_back() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1"), ip("192.0.2.2")]))));
+    bench.feed(Input::Desire(vec![(key(10), Some(Route::via([ip("192.0.2.1")])))]));
+    bench.settle();
+    bench.world.carrier(1, false);
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.2", 2)]));
+    assert!(!bench.world.ours().contains(&key(10)));
+    assert_eq!(bench.fib.stats().blocked, [(Why::NextHop, 1)].into());
+    bench.world.carrier(1, true);
+    bench.settle();
+    assert!(bench.world.leads_to(&key(10), &[hop("192.0.2.1", 1)]));
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1), hop("192.0.2.2", 2)]));
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn a_route_waits_for_its_link_and_follows_it_when_it_is_made_anew() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(vec![(key(1), Some(Route::link("cali1")))]));
+    bench.settle();
+    assert_eq!(bench.fib.stats().blocked, [(Why::Link, 1)].into());
+    bench.world.put_link(link(7, "cali1"));
+    bench.settle();
+    assert_eq!(bench.world.routes[&key(1)].forward, Forward::Link(7));
+    bench.world.drop_link(7);
+    bench.world.put_link(link(8, "cali1"));
+    bench.settle();
+    assert_eq!(bench.world.routes[&key(1)].forward, Forward::Link(8));
+}
+
+#[test]
+fn a_kernel_without_next_hop_objects_gets_plain_gateways() {
+    let mut bench = two_uplinks();
+    bench.world.has_objects = false;
+    bench.feed(Input::Desire(many(2, &Route::via([ip("192.0.2.1"), ip("192.0.2.2")]))));
+    bench.settle();
+    let paths = Forward::Paths([hop("192.0.2.1", 1), hop("192.0.2.2", 2)].into());
+    assert_eq!(bench.world.routes[&key(1)].forward, paths);
+    assert_eq!(bench.events, [FibEvent::NoNexthopObjects]);
+    bench.world.reach(ip("192.0.2.1"), [hop("192.0.2.9", 1)]);
+    bench.feed(Input::Observed(Event::Overrun));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(0), &[hop("192.0.2.9", 1), hop("192.0.2.2", 2)]));
+}
+
+#[test]
+fn an_id_that_somebody_else_uses_is_left_to_them() {
+    let mut bench = two_uplinks();
+    let theirs = NexthopTo::Hop(hop("203.0.113.9", 2));
+    bench.world.objects.insert(0x4d58_0000, (16, theirs.clone()));
+    bench.feed(Input::Desire(many(2, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    assert_eq!(bench.world.objects[&0x4d58_0000], (16, theirs));
+    assert_eq!(bench.world.objects.values().filter(|(protocol, _)| *protocol == PROTOCOL).count(), 1);
+    assert!(bench.world.leads_to(&key(0), &[hop("192.0.2.1", 1)]));
+}
+
+#[test]
+fn an_answer_that_was_lost_leads_to_a_dump_before_anything_else() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(5, &Route::blackhole())));
+    bench.world.lose_after = Some(2);
+    bench.settle();
+    assert_eq!(bench.world.ours().len(), 5);
+    assert!(bench.fib.in_sync());
+    assert_eq!(bench.fib.stats().dumps_total, 2);
+}
+
+#[test]
+fn an_unreachable_next_hop_blocks_its_routes_and_says_so() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(2, &Route::via([ip("203.0.113.1")]))));
+    bench.settle();
+    let (_, blocked) = bench.fib.blocked().next().unwrap();
+    assert_eq!(blocked.detail, "no usable path to next hop 203.0.113.1");
+    bench.world.reach(ip("203.0.113.1"), [hop("192.0.2.254", 1)]);
+    bench.world.tell_foreign_route("203.0.113.0/24");
+    bench.settle();
+    assert!(bench.world.leads_to(&key(0), &[hop("192.0.2.254", 1)]));
+}
+
+#[test]
+fn ipv4_gateways_are_of_no_use_to_an_ipv6_route() {
+    let mut bench = two_uplinks();
+    let route = RouteKey::main("2001:db8::/64".parse().unwrap(), 0);
+    bench.feed(Input::Desire(vec![(route, Some(Route::via([ip("192.0.2.1")])))]));
+    bench.settle();
+    assert_eq!(bench.fib.blocked().map(|(_, blocked)| blocked.why).collect::<Vec<_>>(), [Why::NextHop]);
+}
+
+#[test]
+fn a_machine_at_rest_asks_for_a_dump_now_and_then_and_for_nothing_else() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(2, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    bench.log.clear();
+    let before = bench.now;
+    bench.sleep();
+    assert!(bench.now - before > Duration::from_secs(55));
+    assert_eq!((bench.fib.stats().dumps_total, bench.log.len()), (2, 0));
+}
+
+#[test]
+fn hops_are_shared_between_groups() {
+    let mut bench = two_uplinks();
+    let pairs = [["192.0.2.1", "192.0.2.2"], ["192.0.2.1", "192.0.2.3"], ["192.0.2.2", "192.0.2.3"]];
+    for (number, pair) in pairs.iter().enumerate() {
+        let route = Route::via(pair.map(ip));
+        bench.feed(Input::Desire(vec![(key(number as u32), Some(route))]));
+    }
+    bench.settle();
+    let hops: BTreeSet<Hop> = bench.world.hops().collect();
+    assert_eq!((bench.world.objects.len(), hops.len()), (6, 3));
+    bench.feed(Input::SetRoutes(BTreeMap::new()));
+    bench.settle();
+    assert!(bench.world.objects.is_empty());
+}
