@@ -153,7 +153,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// The length error of a message that is `kind`, for whom `length` is impossible.
+    /// The error of a message whose length its type does not allow.
     pub(super) const fn length(length: u16) -> Self {
         Self::Length { length }
     }

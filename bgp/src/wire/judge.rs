@@ -178,13 +178,9 @@ impl<'a> Judged<'a> {
             return self.faults.push(raw.fault(FaultKind::Unexpected, Action::Discard));
         }
         let flags = raw.flags & (table::OPTIONAL | table::TRANSITIVE);
-        let multiprotocol = matches!(raw.code, table::MP_REACH_NLRI | table::MP_UNREACH_NLRI);
         if flags != rule.flags {
+            // The value is read nevertheless: prefixes in it are what counts as withdrawn.
             self.faults.push(raw.fault(FaultKind::Flags, Action::TreatAsWithdraw));
-            // The prefixes inside are still wanted: they are what counts as withdrawn.
-            if !multiprotocol {
-                return;
-            }
         }
         let outcome = if rule.length.allows(raw.value.len(), dialect.four_octet_as) {
             self.value(raw, dialect)

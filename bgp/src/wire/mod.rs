@@ -2,7 +2,7 @@
 //!
 //! A connection's octets go through a [`Framer`], each [`Frame`] through [`decode`], and what comes out has
 //! been judged: a [`FrameError`] ends the session by the NOTIFICATION made from it, an [`AttributeFault`]
-//! has already cost what RFC 7606 says. The other way, [`encode`] writes any message; a speaker with many
+//! has already cost what RFC 7606 says. The other way, [`encode()`] writes any message; a speaker with many
 //! routes keeps [`EncodedAttributes`] and fills messages with [`announce`] and [`withdraw`].
 //!
 //! No input can panic here: octets are read through a cursor whose reads can fail, and the lints below

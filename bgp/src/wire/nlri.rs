@@ -59,10 +59,17 @@ pub(super) fn encoded_len(prefix: Prefix) -> usize {
 
 /// Appends one prefix.
 pub(super) fn encode(prefix: Prefix, buf: &mut Vec<u8>) {
-    let len = prefix.len();
-    buf.push(len);
+    let len = encoded_len(prefix);
     match prefix {
-        Prefix::V4(prefix) => buf.extend(prefix.address().octets().iter().take(octets_of(len))),
-        Prefix::V6(prefix) => buf.extend(prefix.address().octets().iter().take(octets_of(len))),
+        Prefix::V4(prefix) => {
+            let [a, b, c, d] = prefix.address().octets();
+            let octets = [prefix.len(), a, b, c, d];
+            buf.extend_from_slice(octets.get(..len).unwrap_or(&octets));
+        }
+        Prefix::V6(prefix) => {
+            let octets = prefix.address().octets();
+            buf.push(prefix.len());
+            buf.extend_from_slice(octets.get(..len.saturating_sub(1)).unwrap_or(&octets));
+        }
     }
 }

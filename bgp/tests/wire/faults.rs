@@ -116,11 +116,14 @@ fn a_fault_costs_what_rfc_7606_says() {
         ("med flags transitive", "c00404 00000005", Withdrawn, Withdrawn),
         ("communities length 5", "c00805 fde8006400", Withdrawn, Withdrawn),
         ("communities length 0", "c00800", Withdrawn, Withdrawn),
+        ("communities length 2", "c00802 fde8", Withdrawn, Withdrawn),
         ("communities flags well-known", "400804 fde80064", Withdrawn, Withdrawn),
         ("communities with the partial bit", "e00804 fde80064", Fine, Fine),
         ("ext communities length 7", "c01007 0002fde8000000", Withdrawn, Withdrawn),
+        ("ext communities length 12", "c0100c 0002fde800000064 00000000", Withdrawn, Withdrawn),
         ("ext communities length 0", "c01000", Withdrawn, Withdrawn),
         ("large communities length 13", "c0200d 0000fde8000000010000000200", Withdrawn, Withdrawn),
+        ("large communities length 16", "c02010 0000fde80000000100000002 00000000", Withdrawn, Withdrawn),
         ("large communities length 0", "c02000", Withdrawn, Withdrawn),
         ("otc length 3", "c02303 0000fd", Withdrawn, Withdrawn),
         ("aggregator length 7", "c00707 0000fde90a0000", Discarded, Discarded),
@@ -304,6 +307,20 @@ fn the_gravest_fault_decides_and_all_are_told() {
     assert_eq!(outcome(&octets, &dialect(Side::External)), Withdrawn);
     let octets = route_with("800403 000005 40c803 010203");
     assert_eq!(outcome(&octets, &dialect(Side::External)), Reset(3, 2));
+}
+
+#[test]
+fn one_fault_is_told_once() {
+    let lists = [
+        format!("{ORIGIN} {AS_PATH} 400303 c00002"),
+        format!("{ORIGIN} {AS_PATH} 400304 00000000"),
+        format!("{ORIGIN} {AS_PATH}"),
+        format!("400101 05 {AS_PATH} {NEXT_HOP}"),
+    ];
+    for list in lists {
+        let decoded = decode(&route(&list), &dialect(Side::External)).unwrap();
+        assert_eq!(decoded.faults.len(), 1, "{:?}", decoded.faults);
+    }
 }
 
 #[test]

@@ -171,6 +171,15 @@ fn an_open_with_the_capabilities_that_are_common_today_is_read() {
 }
 
 #[test]
+fn of_several_graceful_restarts_the_last_one_counts() {
+    let capability = |restart_secs| {
+        Capability::GracefulRestart(GracefulRestart { restart_secs, ..GracefulRestart::default() })
+    };
+    let open = open(vec![capability(1), capability(2), Capability::RouteRefresh]);
+    assert_eq!(open.graceful_restart().map(|restart| restart.restart_secs), Some(2));
+}
+
+#[test]
 fn several_parameters_with_one_capability_each_are_one_list() {
     let octets = message(1, &hex("04 fc00 005a 0a630001 10 0206 0104 00010001 0202 0200 0202 4600"));
     let capabilities =
@@ -209,6 +218,7 @@ fn a_bad_open_is_answered_by_the_code_of_rfc_4271_6_2() {
         ("parameters of 255 and no data", "04 fc00 005a 0a630001 ff", (2, 0, "")),
         ("no parameters, but data", "04 fc00 005a 0a630001 00 ff", (2, 0, "")),
         ("parameter header cut", "04 fc00 005a 0a630001 01 02", (2, 0, "")),
+        ("extended parameters of none", "04 fc00 005a 0a630001 00 ff 0005 02 0002 0200", (2, 0, "")),
         ("extended length cut to 1", "04 fc00 005a 0a630001 ff ff 00", (2, 0, "")),
         ("extended length lies", "04 fc00 005a 0a630001 ff ff 0006 02 0002 0200", (2, 0, "")),
         ("extended parameter cut", "04 fc00 005a 0a630001 ff ff 0002 02 00", (2, 0, "")),
@@ -361,6 +371,16 @@ fn withdrawals_of_both_families_stand_as_in_their_rfcs() {
 }
 
 #[test]
+fn unknown_attributes_are_kept_in_the_order_of_their_types() {
+    let list = hex("400101 00 400200 400304 c0000201 c0ff01 01 c0c801 02");
+    let Message::Update(update) = good(&update(&[], &list, &hex("080a")), &dialect(Side::Internal)) else {
+        panic!("an UPDATE")
+    };
+    let codes: Vec<u8> = update.announced[0].attributes.unknown.iter().map(|it| it.code).collect();
+    assert_eq!(codes, [200, 255]);
+}
+
+#[test]
 fn bits_beyond_a_prefix_length_do_not_count() {
     let list = hex("400101 00 400200 400304 c0000201");
     let octets = update(&[], &list, &hex("1a 0af4037f | 09 0aff"));
@@ -382,6 +402,7 @@ fn the_end_of_rib_is_an_update_with_truly_nothing_in_it() {
         ("MP_REACH without prefixes", "800e15 0002 01 10 20010db8000000000000000000000001 00"),
         ("an unknown attribute beside it", "800f03 000201 c0c800"),
         ("a family that was not negotiated", "800f03 000102"),
+        ("wrong flags", "c00f03 000201"),
     ] {
         assert_eq!(decode(&update(&[], &hex(list), &[]), &internal).unwrap().message, nothing, "{name}");
     }
