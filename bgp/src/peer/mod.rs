@@ -12,7 +12,7 @@ pub(crate) mod status;
 pub(crate) mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
@@ -464,7 +464,7 @@ impl Peer {
     /// Our end of the session, or of the one to come.
     fn local_address(&self) -> IpAddr {
         let session = self.sessions.iter().map(|session| session.link.local.ip()).next();
-        session.or(self.config.source).unwrap_or(IpAddr::from([0, 0, 0, 0]))
+        session.or(self.config.source).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     fn fail_all(&mut self, notification: &Notification, core: &mut Core, now: Instant) {
@@ -485,6 +485,8 @@ impl Peer {
     fn forget_what_changed(&mut self, before: &PeerConfig, core: &mut Core) {
         if before.asn != self.config.asn {
             self.forget(core);
+        } else if self.config.graceful_restart.is_none() {
+            self.expire(core);
         }
         for family in before.families.keys().filter(|family| !self.config.families.contains_key(family)) {
             core.rib.flush(self.index, *family);

@@ -230,7 +230,7 @@ impl Peer {
             return Ok(());
         }
         let Some(config) = self.config.families.get(&family) else { return Ok(()) };
-        let local_address = self.session(conn).map_or(self.config.target.ip(), |up| up.link.local.ip());
+        let Some(local_address) = self.session(conn).map(|up| up.link.local.ip()) else { return Ok(()) };
         let screen = Screen { peer: self.index, kind, policy: &config.import, local_address };
         let known = core.rib.counts(self.index, family).received;
         let room = config.max_prefixes.saturating_sub(known);

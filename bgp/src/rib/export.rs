@@ -131,7 +131,7 @@ impl Export {
         attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
         match from {
             Some(facts) if facts.kind == Source::Internal => {
-                attributes.originator_id.get_or_insert(facts.router_id.get());
+                attributes.originator_id.get_or_insert_with(|| facts.router_id.get());
                 attributes.cluster_list.insert(0, local.cluster().get());
             }
             _ => attributes.next_hop = self.next_hop(attributes.next_hop, from),

@@ -1,4 +1,9 @@
 //! The speaker as a whole: sessions, routes and restarts between speakers in virtual time.
 
+mod collisions;
+mod restarts;
+mod routes;
+mod script;
 mod sessions;
+mod table;
 mod world;

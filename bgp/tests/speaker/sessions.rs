@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use manx_bgp::PeerState;
 
-use crate::world::{World, address, pair, secs, v6_address};
+use crate::world::{address, pair, secs, v6_address};
 
 #[test]
 fn two_speakers_come_up_and_tell_each_other_their_routes_of_both_families() {

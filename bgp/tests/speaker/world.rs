@@ -10,36 +10,36 @@ use manx_bgp::{
 };
 
 /// The place of a host in the world.
-pub type Host = usize;
+pub(crate) type Host = usize;
 
 /// Any moment will do as the beginning.
 #[expect(clippy::disallowed_methods, reason = "the only place where tests take a moment from outside")]
-pub fn beginning() -> Instant {
+pub(crate) fn beginning() -> Instant {
     Instant::now()
 }
 
-pub fn prefix(text: &str) -> Prefix {
-    text.parse().unwrap()
+pub(crate) fn prefix(text: &str) -> Prefix {
+    text.parse().expect("valid in this test")
 }
 
-pub fn secs(seconds: u64) -> Duration {
+pub(crate) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub fn address(host: Host) -> IpAddr {
+pub(crate) fn address(host: Host) -> IpAddr {
     IpAddr::from([10, 0, (host / 250) as u8, (host % 250) as u8 + 1])
 }
 
-pub fn v6_address(host: Host) -> IpAddr {
+pub(crate) fn v6_address(host: Host) -> IpAddr {
     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host as u16 + 1])
 }
 
-pub fn name(host: Host) -> PeerId {
+pub(crate) fn name(host: Host) -> PeerId {
     PeerId::from(format!("host{host}"))
 }
 
 /// A peer's configuration that lets everything through.
-pub fn open_peer(me: Host, other: Host, asn: Asn) -> PeerConfig {
+pub(crate) fn open_peer(me: Host, other: Host, asn: Asn) -> PeerConfig {
     let family = |own| FamilyConfig {
         import: Policy::accept_all(),
         export: Policy::accept_all(),
@@ -54,19 +54,20 @@ pub fn open_peer(me: Host, other: Host, asn: Asn) -> PeerConfig {
 }
 
 /// One host with its speaker.
-pub struct Node {
-    pub speaker: Speaker,
-    pub local: Local,
-    pub peers: BTreeMap<PeerId, PeerConfig>,
+pub(crate) struct Node {
+    pub(crate) speaker: Speaker,
+    pub(crate) local: Local,
+    pub(crate) peers: BTreeMap<PeerId, PeerConfig>,
     /// What the kernel would have.
-    pub routes: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    pub(crate) routes: BTreeMap<Prefix, BTreeSet<IpAddr>>,
     /// All that happened, with its time.
-    pub events: Vec<(Duration, Event)>,
-    pub settled: Option<Duration>,
+    pub(crate) events: Vec<(Duration, Event)>,
+    pub(crate) settled: Option<Duration>,
+    pub(crate) routes_when_settled: usize,
     /// Dials asked for.
-    pub dials: usize,
+    pub(crate) dials: usize,
     /// Outputs of any kind.
-    pub outputs: usize,
+    pub(crate) outputs: usize,
     alive: bool,
     /// Octets that the host has not yet read, while it does not read.
     deaf: bool,
@@ -86,11 +87,11 @@ enum Packet {
 }
 
 /// All hosts, links and the clock.
-pub struct World {
-    pub nodes: Vec<Node>,
-    pub start: Instant,
-    pub now: Instant,
-    pub latency: Duration,
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) start: Instant,
+    pub(crate) now: Instant,
+    pub(crate) latency: Duration,
     conns: BTreeMap<ConnId, Conn>,
     /// Packets by time of arrival and order of sending.
     wire: BTreeMap<(Instant, u64), Packet>,
@@ -99,11 +100,11 @@ pub struct World {
     next_conn: u64,
     seed: u8,
     /// How much a socket takes at a time.
-    pub chunk: usize,
+    pub(crate) chunk: usize,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let start = beginning();
         Self {
             nodes: Vec::new(),
@@ -120,15 +121,15 @@ impl World {
         }
     }
 
-    pub fn with_seed(seed: u8) -> Self {
+    pub(crate) fn with_seed(seed: u8) -> Self {
         Self { seed, ..Self::new() }
     }
 
     /// Adds a host without peers.
-    pub fn add(&mut self, asn: u32) -> Host {
+    pub(crate) fn add(&mut self, asn: u32) -> Host {
         let host = self.nodes.len();
         let IpAddr::V4(id) = address(host) else { unreachable!("hosts have IPv4 addresses") };
-        let local = Local::new(Asn(asn), RouterId::new(id).unwrap());
+        let local = Local::new(Asn(asn), RouterId::new(id).expect("valid in this test"));
         let speaker = Speaker::new(local.clone(), self.seed_of(host), self.now);
         self.nodes.push(Node {
             speaker,
@@ -137,6 +138,7 @@ impl World {
             routes: BTreeMap::new(),
             events: Vec::new(),
             settled: None,
+            routes_when_settled: 0,
             dials: 0,
             outputs: 0,
             alive: true,
@@ -152,12 +154,12 @@ impl World {
     }
 
     /// Configures a peering on both hosts and declares it.
-    pub fn peer(&mut self, a: Host, b: Host) {
+    pub(crate) fn peer(&mut self, a: Host, b: Host) {
         self.peer_with(a, b, |_, _| {});
     }
 
     /// As [`peer`](Self::peer), with changes to what each host configures.
-    pub fn peer_with(&mut self, a: Host, b: Host, change: impl Fn(Host, &mut PeerConfig)) {
+    pub(crate) fn peer_with(&mut self, a: Host, b: Host, change: impl Fn(Host, &mut PeerConfig)) {
         for (me, other) in [(a, b), (b, a)] {
             let mut config = open_peer(me, other, self.nodes[other].local.asn);
             change(me, &mut config);
@@ -168,23 +170,23 @@ impl World {
     }
 
     /// Changes a configured peer and declares all peers of the host.
-    pub fn reconfigure(&mut self, host: Host, other: Host, change: impl FnOnce(&mut PeerConfig)) {
-        change(self.nodes[host].peers.get_mut(&name(other)).unwrap());
+    pub(crate) fn reconfigure(&mut self, host: Host, other: Host, change: impl FnOnce(&mut PeerConfig)) {
+        change(self.nodes[host].peers.get_mut(&name(other)).expect("valid in this test"));
         self.declare(host);
     }
 
-    pub fn declare(&mut self, host: Host) {
+    pub(crate) fn declare(&mut self, host: Host) {
         let peers = self.nodes[host].peers.clone();
         self.input(host, Input::SetPeers(peers));
     }
 
-    pub fn originate(&mut self, host: Host, prefixes: &[&str]) {
+    pub(crate) fn originate(&mut self, host: Host, prefixes: &[&str]) {
         let origins = prefixes.iter().map(|text| (prefix(text), Default::default())).collect();
         self.input(host, Input::SetOrigins(origins));
     }
 
     /// Feeds a host and carries out what it says.
-    pub fn input(&mut self, host: Host, input: Input<'_>) {
+    pub(crate) fn input(&mut self, host: Host, input: Input<'_>) {
         let now = self.now;
         self.nodes[host].speaker.handle(input, now);
         self.drain(host);
@@ -212,6 +214,7 @@ impl World {
                     node.routes.insert(prefix, next_hops);
                 }
                 Output::Settled => {
+                    node.routes_when_settled = node.routes.len();
                     assert_eq!(node.settled.replace(elapsed), None, "a speaker settles once");
                 }
                 Output::Event(event) => node.events.push((elapsed, event)),
@@ -322,7 +325,7 @@ impl World {
     }
 
     /// Runs for this long.
-    pub fn run(&mut self, time: Duration) {
+    pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(next) = self.next()
             && next <= end
@@ -349,7 +352,7 @@ impl World {
     }
 
     /// Packets between two hosts vanish; both keep their connections.
-    pub fn cut(&mut self, a: Host, b: Host) {
+    pub(crate) fn cut(&mut self, a: Host, b: Host) {
         self.cut.extend([(a, b), (b, a)]);
         let conns = &self.conns;
         self.wire.retain(|_, packet| {
@@ -361,13 +364,13 @@ impl World {
         });
     }
 
-    pub fn mend(&mut self, a: Host, b: Host) {
+    pub(crate) fn mend(&mut self, a: Host, b: Host) {
         self.cut.remove(&(a, b));
         self.cut.remove(&(b, a));
     }
 
     /// The connections between two hosts break, and both see it.
-    pub fn break_connections(&mut self, a: Host, b: Host) {
+    pub(crate) fn break_connections(&mut self, a: Host, b: Host) {
         let between = |end: &Conn| (end.host, end.peer) == (a, b) || (end.host, end.peer) == (b, a);
         let conns: Vec<ConnId> =
             self.conns.iter().filter(|(_, end)| between(end)).map(|(conn, _)| *conn).collect();
@@ -375,7 +378,7 @@ impl World {
     }
 
     /// The host's process dies; with `closes` its kernel tells the peers.
-    pub fn crash(&mut self, host: Host, closes: bool) {
+    pub(crate) fn crash(&mut self, host: Host, closes: bool) {
         self.nodes[host].alive = false;
         let mine: Vec<ConnId> =
             self.conns.iter().filter(|(_, end)| end.host == host).map(|(conn, _)| *conn).collect();
@@ -389,7 +392,7 @@ impl World {
     }
 
     /// A new process on the host, with the same configuration.
-    pub fn start(&mut self, host: Host, restarting: bool) {
+    pub(crate) fn start(&mut self, host: Host, restarting: bool) {
         let mut local = self.nodes[host].local.clone();
         local.restarting = restarting;
         let speaker = Speaker::new(local, self.seed_of(host), self.now);
@@ -402,32 +405,32 @@ impl World {
     }
 
     /// The host stops and its process ends.
-    pub fn stop(&mut self, host: Host, reason: StopReason) {
+    pub(crate) fn stop(&mut self, host: Host, reason: StopReason) {
         self.input(host, Input::Stop(reason));
         self.crash(host, true);
     }
 
     /// The host no longer reads, nor is anything written to it.
-    pub fn deafen(&mut self, host: Host) {
+    pub(crate) fn deafen(&mut self, host: Host) {
         self.nodes[host].deaf = true;
     }
 
-    pub fn state(&self, host: Host, other: Host) -> PeerState {
+    pub(crate) fn state(&self, host: Host, other: Host) -> PeerState {
         let snapshot = self.nodes[host].speaker.snapshot(self.now);
-        snapshot.peers.iter().find(|peer| peer.peer == name(other)).unwrap().state
+        snapshot.peers.iter().find(|peer| peer.peer == name(other)).expect("valid in this test").state
     }
 
-    pub fn is_up(&self, a: Host, b: Host) -> bool {
+    pub(crate) fn is_up(&self, a: Host, b: Host) -> bool {
         [(a, b), (b, a)].iter().all(|(me, other)| self.state(*me, *other) == PeerState::Established)
     }
 
     /// The next hops of a prefix in the kernel of a host.
-    pub fn hops(&self, host: Host, text: &str) -> Vec<IpAddr> {
+    pub(crate) fn hops(&self, host: Host, text: &str) -> Vec<IpAddr> {
         self.nodes[host].routes.get(&prefix(text)).into_iter().flatten().copied().collect()
     }
 
     /// The states that a host's peer went through since `from`, and forgets nothing.
-    pub fn states(&self, host: Host, other: Host) -> Vec<PeerState> {
+    pub(crate) fn states(&self, host: Host, other: Host) -> Vec<PeerState> {
         let events = self.nodes[host].events.iter();
         events
             .filter_map(|(_, event)| match event {
@@ -438,7 +441,7 @@ impl World {
     }
 
     /// The codes of the NOTIFICATIONs that a host sent.
-    pub fn notifications_sent(&self, host: Host) -> Vec<(u8, u8)> {
+    pub(crate) fn notifications_sent(&self, host: Host) -> Vec<(u8, u8)> {
         let events = self.nodes[host].events.iter();
         events
             .filter_map(|(_, event)| match event {
@@ -449,7 +452,7 @@ impl World {
     }
 
     /// The codes of the NOTIFICATIONs that a host received.
-    pub fn notifications_received(&self, host: Host) -> Vec<(u8, u8)> {
+    pub(crate) fn notifications_received(&self, host: Host) -> Vec<(u8, u8)> {
         let events = self.nodes[host].events.iter();
         events
             .filter_map(|(_, event)| match event {
@@ -459,13 +462,13 @@ impl World {
             .collect()
     }
 
-    pub fn forget_events(&mut self) {
+    pub(crate) fn forget_events(&mut self) {
         self.nodes.iter_mut().for_each(|node| node.events.clear());
     }
 }
 
 /// A world of two hosts that are peers of different systems.
-pub fn pair() -> World {
+pub(crate) fn pair() -> World {
     let mut world = World::new();
     world.add(64512);
     world.add(65000);
