@@ -21,7 +21,7 @@ cargo xtask COMMAND
   setup                  install what the lab and the tests need (Debian, as root); quick when all is there
   lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help)
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
-  bench NAME [--json F]  set up, build for release, and run one benchmark
+  bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale";

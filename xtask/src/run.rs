@@ -27,10 +27,6 @@ pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
 
 /// Runs one benchmark with release builds of everything that it measures.
 pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
-    match args {
-        [] | ["--json", _] => {}
-        _ => anyhow::bail!("usage: cargo xtask bench NAME [--json FILE]"),
-    }
     setup()?;
     build(root, &["--release"])?;
     let mut all = vec![name];
