@@ -114,9 +114,8 @@ impl NodeIpam {
             return;
         }
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if let Some(known) = self.ledger.endpoint(&waiting.endpoint.id) {
-                let endpoint = repeated(known, waiting.endpoint);
-                self.confirm(waiting.request, endpoint);
+            if self.ledger.endpoint(&waiting.endpoint.id).is_some() {
+                self.confirm(waiting);
                 continue;
             }
             match self.pick(&waiting.want) {
@@ -131,6 +130,9 @@ impl NodeIpam {
                 }
             }
         }
+        let served = |waiting: &mut Waiting| self.ledger.endpoint(&waiting.endpoint.id).is_some();
+        let repeated: Vec<Waiting> = self.waiting.extract_if(.., served).collect();
+        repeated.into_iter().for_each(|waiting| self.confirm(waiting));
     }
 
     /// Refuses those for whom nothing can come in time.
@@ -147,9 +149,11 @@ impl NodeIpam {
         }
     }
 
-    /// Answers a repeated request, and notes what is new about its endpoint.
-    fn confirm(&mut self, request: RequestId, endpoint: Endpoint) {
-        if self.ledger.endpoint(&endpoint.id) != Some(&endpoint) {
+    /// Answers a repeated request with the same addresses, and notes whatever else is new about its endpoint.
+    fn confirm(&mut self, Waiting { request, endpoint: asked, .. }: Waiting) {
+        let Some(known) = self.ledger.endpoint(&asked.id) else { return };
+        let endpoint = Endpoint { addresses: known.addresses.clone(), since: known.since, ..asked };
+        if *known != endpoint {
             self.write(&Entry::Assign(endpoint.clone()));
             self.answer(Output::EndpointsChanged);
         }
@@ -327,11 +331,6 @@ impl NodeIpam {
             (None, _) => AssignError::PoolFull { family, pools: join(pools.iter().map(String::as_str)) },
         }
     }
-}
-
-/// An endpoint that asked again: same addresses, whatever else is new about it.
-fn repeated(known: &Endpoint, asked: Endpoint) -> Endpoint {
-    Endpoint { addresses: known.addresses.clone(), since: known.since, ..asked }
 }
 
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {

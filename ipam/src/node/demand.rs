@@ -77,7 +77,7 @@ impl NodeIpam {
         for held in self.held.values_mut() {
             held.empty_since = if held.busy() { None } else { held.empty_since.or(Some(self.now)) };
         }
-        if self.known.is_none() || self.pools.is_none() {
+        if self.known.is_none() || self.pools.is_none() || self.rewrite_at.is_some() {
             return;
         }
         let mut idle: Vec<_> =
@@ -179,7 +179,8 @@ impl NodeIpam {
         if pool.reserved.is_empty() { order.next() } else { order.find(useful) }
     }
 
-    fn claim(&mut self, block: BlockId) {
+    /// Asks for a block.
+    pub(super) fn claim(&mut self, block: BlockId) {
         self.hold(block, Title::Claiming);
         self.ask(block, Asked::Claim);
     }

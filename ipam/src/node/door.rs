@@ -104,8 +104,10 @@ pub enum Input {
     },
     /// Endpoints found in the kernel at start, with their addresses. Those that the record lacks are taken over.
     Adopt(Vec<Endpoint>),
-    /// The last [`Output::Record`] or [`Output::Rewrite`] was not written. Until a later `Rewrite` is, no
-    /// [`Output::Assigned`] may be answered with success: the request failed, and the runtime repeats it or frees the endpoint.
+    /// An [`Output::Record`] or [`Output::Rewrite`] was not written. Until a later `Rewrite` is, what comes out is not to be carried
+    /// out: [`Output::Assigned`] is answered with an error (the runtime repeats the request or frees the endpoint), and
+    /// [`Output::Release`] with [`ClaimError::Failed`]. Only what is freed may be answered as such: a crash would bring it
+    /// back, but without a link.
     RecordFailed,
 }
 

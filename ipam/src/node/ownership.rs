@@ -1,9 +1,9 @@
 //! Which blocks are this node's.
 //!
-//! The API server's word on a claim is final; the cluster's list of blocks is the same word, only later. A claim just
-//! confirmed is therefore believed against a list that does not show it yet, and a block just released is not taken back because
-//! a list still shows it. A block that the list shows as this node's without more is adopted: that is how a restarted agent, or one
-//! whose claim was carried out but not confirmed, finds its blocks.
+//! The API server's answer to a claim is final; the cluster's list of blocks says the same, only later. So a claim just confirmed
+//! is believed against a list that does not show it yet, and a block that the list gives to this node without its knowing is used only
+//! after a claim of it was confirmed too (the list may be of a time before its release). Nothing that keeps two nodes
+//! apart depends on how late the list is. A recorded block that the list shows at start needs no claim: releases are recorded first.
 //!
 //! If a block with endpoints vanishes from the cluster it stays announced, gives no address, and is claimed again. If it turns
 //! out to be another node's, it is not announced any more. Both are told as a conflict.
@@ -35,7 +35,7 @@ impl NodeIpam {
         };
         let known: BTreeMap<_, _> = blocks.into_iter().filter(|(block, _)| valid(block)).collect();
         self.ours = known.iter().filter(|(_, owner)| **owner == self.name).map(|(block, _)| *block).collect();
-        self.avoid.retain(|block, _| !known.contains_key(block));
+        self.avoid.retain(|block, _| !known.contains_key(block) || self.ours.contains(block));
         self.known = Some(known);
         self.barren.clear();
         self.hold_orphans();
@@ -95,11 +95,10 @@ impl NodeIpam {
                 self.hold(block, Title::Releasing);
             }
         }
-        let new: Vec<BlockId> = self.ours.iter().filter(|block| self.may_adopt(block)).copied().collect();
-        for block in new {
-            if self.may_adopt(&block) {
-                self.hold(block, Title::Claiming);
-                self.entitle(block, Title::Owned { unseen: None });
+        let found: Vec<BlockId> = self.ours.iter().filter(|block| self.may_adopt(block)).copied().collect();
+        for block in found {
+            if self.may_adopt(&block) && !self.avoid.contains_key(&block) && !self.paused(&block) {
+                self.claim(block);
             }
         }
     }
@@ -198,9 +197,11 @@ impl NodeIpam {
             return;
         }
         match self.cluster_says(&block) {
-            Cluster::Ours if releasing => {}
-            Cluster::Ours if held.title == Title::Claiming => {}
-            Cluster::Ours => self.entitle(block, Title::Owned { unseen: None }),
+            Cluster::Ours => match held.title {
+                Title::Remembered | Title::Owned { .. } => self.entitle(block, Title::Owned { unseen: None }),
+                Title::Foreign { .. } => self.entitle(block, Title::Vanished),
+                Title::Claiming | Title::Vanished | Title::Releasing => {}
+            },
             Cluster::Other(_) | Cluster::Nobody if believed => {}
             Cluster::Other(_) | Cluster::Nobody if !busy || releasing => self.let_go(block),
             Cluster::Other(owner) => self.entitle(block, Title::Foreign { owner: Some(owner) }),

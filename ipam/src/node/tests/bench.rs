@@ -138,11 +138,11 @@ impl Bench {
     pub(super) fn free(&mut self, container: &str) -> Option<Endpoint> {
         self.requests += 1;
         let outputs = self.feed(Input::Free { request: RequestId(self.requests), id: id(container) });
-        let freed = outputs.into_iter().filter_map(|output| match output {
+        let mut freed = outputs.into_iter().filter_map(|output| match output {
             Output::Freed { endpoint, .. } => Some(endpoint),
             _ => None,
         });
-        freed.last().expect("every free is answered")
+        freed.next_back().expect("every free is answered")
     }
 
     pub(super) fn link_gone(&mut self, container: &str) -> Vec<Output> {

@@ -95,8 +95,17 @@ fn a_claim_carried_out_but_not_confirmed_is_found_in_the_list() {
     let mut bench = Bench::ready(limits(), &one_pool());
     let first = claims(&bench.assign("a", v4()))[0];
     bench.claimed(first, Err(ClaimError::Failed));
-    let outputs = bench.sees(&[(&first.to_string(), NODE)]);
-    assert_eq!(assigned(&outputs).len(), 1);
+    bench.sees(&[(&first.to_string(), NODE)]);
+    assert_eq!(claims(&bench.secs(1)), [first]);
+    assert_eq!(assigned(&bench.claimed(first, Ok(()))).len(), 1);
+}
+
+#[test]
+fn a_block_that_the_list_gives_to_a_node_without_record_is_used_after_a_claim() {
+    let mut bench = Bench::ready(limits(), &one_pool());
+    assert_eq!(claims(&bench.sees(&[("10.0.0.4/30", NODE)])), [block("10.0.0.4/30")]);
+    assert_eq!(assigned(&bench.assign("a", v4())), []);
+    assert_eq!(assigned(&bench.claimed(block("10.0.0.4/30"), Ok(()))).len(), 1);
 }
 
 #[test]
