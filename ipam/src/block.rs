@@ -131,3 +131,6 @@ impl Bits {
         self.0.iter().zip(&others.0).map(|(word, other)| (word & !other).count_ones()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

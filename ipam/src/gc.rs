@@ -48,3 +48,6 @@ pub fn garbage(
     let over = |node| nodes.get(node).is_some_and(|life| life.is_over(grace, now));
     blocks.iter().filter(|(_, node)| over(*node)).map(|(block, _)| *block).collect()
 }
+
+#[cfg(test)]
+mod tests;

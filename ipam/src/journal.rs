@@ -115,3 +115,6 @@ fn decode(line: &[u8]) -> Option<Entry> {
 fn checksum(json: &[u8]) -> String {
     Sha1::digest(json).iter().take(4).map(|octet| format!("{octet:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

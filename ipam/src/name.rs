@@ -228,3 +228,6 @@ pub(crate) fn from_bits(family: Family, bits: u128) -> IpAddr {
 pub(crate) fn host_mask(bits: u8) -> u128 {
     1u128.checked_shl(u32::from(bits)).map_or(u128::MAX, |power| power - 1)
 }
+
+#[cfg(test)]
+mod tests;

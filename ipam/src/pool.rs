@@ -247,3 +247,6 @@ fn special_range(cidr: IpNetwork) -> Option<&'static str> {
     });
     hit.map(|(text, ..)| *text)
 }
+
+#[cfg(test)]
+mod tests;
