@@ -1,10 +1,13 @@
 //! Linux as Manx sees it: a pure model of routes, links and translation, and the netlink shell that applies it.
 //!
-//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`names`]. Shell: [`netlink`].
+//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`names`], [`pod`]. Shell: [`netlink`], [`netns`], [`sysctl`].
 
 pub mod fib;
 pub mod model;
 pub mod names;
 pub mod nat;
 pub mod netlink;
+pub mod netns;
+pub mod pod;
+pub mod sysctl;
 pub mod tracker;

@@ -23,8 +23,9 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A pod's IPv6 gateway: the link-local address that the kernel derives from [`HOST_MAC`] (RFC 4291 §2.5.1).
 pub const HOST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
-/// Protocol number of every route that Manx writes.
-pub const ROUTE_PROTOCOL: u8 = 179;
+/// Link group of every host end, so that `ip link show group 179` lists them. It is given at birth, unlike the alias:
+/// a link of this group without an alias was left half made by a plugin that was killed.
+pub const LINK_GROUP: u32 = 179;
 
 /// Link group of host ends that are about to be deleted: the agent removes the whole group at once.
 pub const DOOMED_GROUP: u32 = 179_179;

@@ -8,6 +8,8 @@ mod apply;
 mod decode;
 mod dump;
 mod encode;
+pub mod inspect;
+pub mod links;
 #[cfg(feature = "async")]
 pub mod monitor;
 pub mod nat;

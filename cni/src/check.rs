@@ -1,0 +1,168 @@
+//! CHECK: is everything still as ADD made it?
+//!
+//! Three witnesses are compared: the result of ADD that the runtime kept, the agent's record, and the kernel on both
+//! sides of the link. All differences are gathered before the answer, so that an operator sees the whole of it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use manx_cni::spec::{Code, Error, Interface, NetConf, Success, Target};
+use manx_kernel::model::PROTOCOL;
+use manx_kernel::names::{HOST_MAC, Mac, alias};
+use manx_kernel::netlink::inspect::{self, End, FoundRoute};
+use manx_kernel::netlink::socket::{Socket, SocketError};
+use manx_kernel::pod::{PodLink, gateway, whole};
+use manx_kernel::sysctl;
+
+use crate::add::{Sockets, kernel, link_name};
+use crate::agent;
+
+/// Fails with all the differences if there are any.
+pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
+    let mut sockets = Sockets::open(target)?;
+    let assignment = agent::check(&config.run_dir, &target.attachment())?;
+    let mut differences = Differences::default();
+    let Some(assignment) = assignment else {
+        differences.add("the agent has no record of this container");
+        return differences.verdict(target);
+    };
+    let previous = config.previous.clone().unwrap_or_default();
+    let mac = differences.against_result(target, &previous, &assignment.addresses);
+    let link = PodLink {
+        container: target.container.clone(),
+        ifname: target.ifname.clone(),
+        link: link_name(target),
+        mtu: config.mtu.unwrap_or(assignment.mtu),
+        addresses: assignment.addresses,
+        mac: mac.unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname)),
+    };
+    let compared = differences
+        .inside(&mut sockets.pod, &link)
+        .and_then(|pod| differences.outside(&mut sockets.host, &link, pod));
+    compared.map_err(|error| kernel("the link cannot be looked at", &error))?;
+    differences.verdict(target)
+}
+
+/// What is not as it should be, in words.
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn add(&mut self, difference: impl Into<String>) {
+        self.0.push(difference.into());
+    }
+
+    fn unless(&mut self, holds: bool, difference: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(difference());
+        }
+    }
+
+    fn verdict(self, target: &Target) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let msg = format!("{} of container {} is not as ADD made it", target.ifname, target.container);
+        Err(Error::new(Code::CHECK_FAILED, msg).details(self.0.join("; ")))
+    }
+
+    /// Compares the result of ADD with the agent's record; returns the hardware address that the result gives.
+    fn against_result(&mut self, target: &Target, previous: &Success, recorded: &[IpAddr]) -> Option<Mac> {
+        let ours = |link: &Interface| link.name == target.ifname && link.sandbox == target.netns;
+        let Some(index) = previous.interfaces.iter().position(ours) else {
+            self.add(format!("prevResult has no interface {}", target.ifname));
+            return None;
+        };
+        let told: BTreeSet<IpAddr> =
+            previous.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address.ip()).collect();
+        let recorded: BTreeSet<IpAddr> = recorded.iter().copied().collect();
+        self.unless(told == recorded, || {
+            format!("prevResult has the addresses {told:?}, the agent's record {recorded:?}")
+        });
+        previous.interfaces[index].mac.as_deref().and_then(|mac| mac.parse().ok())
+    }
+
+    /// Compares the pod's end with what it should be; returns its index.
+    fn inside(&mut self, pod: &mut Socket, link: &PodLink) -> Result<Option<u32>, SocketError> {
+        let Some(end) = inspect::end(pod, &link.ifname)? else {
+            self.add(format!("the pod has no interface {}", link.ifname));
+            return Ok(None);
+        };
+        self.end(&link.ifname, &end, link.mac, link.mtu);
+        let addresses = inspect::addresses(pod, end.index)?;
+        for &address in &link.addresses {
+            self.unless(addresses.contains(&whole(address)), || format!("the pod has lost {address}"));
+        }
+        self.neighbours(pod, &end, link.addresses.iter().map(|address| gateway(*address)), HOST_MAC)?;
+        let routes = inspect::routes(pod, Some(end.index))?;
+        for dst in link.destinations_inside() {
+            let on_link = dst == whole(manx_kernel::names::GATEWAY_V4.into());
+            let right = |route: &FoundRoute| {
+                route.dst == dst && (on_link || route.gateway == Some(gateway(dst.ip())))
+            };
+            self.unless(routes.iter().any(right), || format!("the pod has lost its route to {dst}"));
+        }
+        Ok(Some(end.index))
+    }
+
+    /// Compares the host's end with what it should be.
+    fn outside(&mut self, host: &mut Socket, link: &PodLink, pod: Option<u32>) -> Result<(), SocketError> {
+        let Some(end) = inspect::end(host, &link.link)? else {
+            self.add(format!("the node has no link {}", link.link));
+            return Ok(());
+        };
+        let alias = alias(&link.container, &link.ifname);
+        if end.alias.as_deref() != Some(&*alias) {
+            self.add(format!("{} belongs to another container", link.link));
+            return Ok(());
+        }
+        self.unless(pod.is_none() || end.peer == pod, || format!("{} leads to another pod", link.link));
+        self.end(&link.link, &end, HOST_MAC, link.mtu);
+        self.neighbours(host, &end, link.addresses.iter().copied(), link.mac)?;
+        let routes = inspect::routes(host, Some(end.index))?;
+        for &address in &link.addresses {
+            let right = |route: &FoundRoute| route.dst == whole(address) && route.protocol == PROTOCOL;
+            self.unless(routes.iter().any(right), || format!("the node has lost its route to {address}"));
+        }
+        self.settings(link);
+        Ok(())
+    }
+
+    /// What both ends have in common.
+    fn end(&mut self, name: &str, end: &End, mac: Mac, mtu: u32) {
+        self.unless(end.up, || format!("{name} is down"));
+        self.unless(end.mac == Some(mac), || format!("{name} has another hardware address than {mac}"));
+        self.unless(end.mtu == mtu, || format!("{name} has MTU {} in place of {mtu}", end.mtu));
+    }
+
+    fn neighbours(
+        &mut self,
+        socket: &mut Socket,
+        end: &End,
+        wanted: impl Iterator<Item = IpAddr>,
+        mac: Mac,
+    ) -> Result<(), SocketError> {
+        let neighbours = inspect::neighbours(socket, end.index)?;
+        for address in wanted {
+            let right =
+                neighbours.get(&address).is_some_and(|found| found.permanent && found.mac == Some(mac));
+            self.unless(right, || format!("{} has lost its permanent neighbour {address}", end.name));
+        }
+        Ok(())
+    }
+
+    /// The settings of the host's end that keep a pod from harming its node.
+    fn settings(&mut self, link: &PodLink) {
+        let mut wanted =
+            vec![(sysctl::ipv4(&link.link, "rp_filter"), "1"), (sysctl::ipv4(&link.link, "forwarding"), "1")];
+        if link.addresses.iter().any(IpAddr::is_ipv6) {
+            wanted.push((sysctl::ipv6(&link.link, "accept_ra"), "0"));
+        }
+        for (key, value) in wanted {
+            match sysctl::read(&key) {
+                Ok(found) => self.unless(found == value, || format!("{key} is {found} in place of {value}")),
+                Err(error) => self.add(error.to_string()),
+            }
+        }
+    }
+}
