@@ -93,6 +93,9 @@ pub(crate) fn shape(
             unknown.extend(schema.prepare(object));
         }
     }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|_, value| !is_empty(value));
+    }
     let complaints = unknown.iter().map(|path| format!("unknown field {path:?}"));
     match strictness {
         Strictness::Ignore => Ok(Vec::new()),

@@ -104,7 +104,9 @@ pub(crate) fn register(state: &mut State, resource: &Resource, object: &Value) {
 /// Stops serving what a removed definition declared.
 pub(crate) fn unregister(state: &mut State, resource: &Resource, object: &Value) {
     if is_definition(resource) {
-        state.registry.remove(&text(object, "/spec/group"), &text(object, "/spec/names/plural"));
+        let storage = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
+        state.registry.remove(&storage.0, &storage.1);
+        state.store.wake(&storage);
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::failure::Failure;
 use super::http::{self, Body};
+use super::openapi;
 use super::resource::{Registry, Resource};
 
 /// The version of Kubernetes whose manners are imitated.
@@ -53,6 +54,15 @@ pub(crate) fn serve(shared: &Arc<Shared>, parts: &Parts) -> Result<Response<Body
         }
         ["api", version] => resource_list(registry, "", version)?,
         ["apis", group, version] => resource_list(registry, group, version)?,
+        ["openapi", "v2"] if accept.contains("json") && !accept.contains("proto-openapi") => openapi::v2(),
+        ["openapi", "v2"] => {
+            let content_type = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+            return Ok(http::typed(200, content_type, openapi::V2_PROTOBUF));
+        }
+        ["openapi", "v3"] => openapi::v3_index(registry),
+        ["openapi", "v3", of @ ..] => {
+            openapi::v3(registry, &of.join("/")).ok_or_else(Failure::no_such_path)?
+        }
         [] => json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/readyz", "/version"]}),
         _ => return Err(Failure::no_such_path()),
     };

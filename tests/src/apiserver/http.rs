@@ -22,6 +22,7 @@ use super::discovery;
 use super::failure::Failure;
 use super::faults::{Effect, Subject};
 use super::patch;
+use super::protobuf;
 use super::read;
 use super::reply;
 use super::requests;
@@ -184,6 +185,9 @@ fn parse_body(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
             .ok()
             .map_or_else(|| serde_yaml_ng::from_slice(body), Ok)
             .map_err(|why| Failure::bad_request(format!("the body of the request is not YAML: {why}"))),
+        "application/vnd.kubernetes.protobuf" => {
+            protobuf::read(body).ok_or_else(|| Failure::unsupported_media_type(content_type))
+        }
         other => Err(Failure::unsupported_media_type(other)),
     }
 }

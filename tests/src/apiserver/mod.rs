@@ -21,8 +21,10 @@ mod faults;
 mod fields;
 mod http;
 mod lists;
+mod openapi;
 mod ownership;
 mod patch;
+mod protobuf;
 mod read;
 mod reply;
 mod requests;
@@ -32,6 +34,7 @@ mod selector;
 mod server;
 mod state;
 mod store;
+mod table;
 mod watch;
 mod write;
 

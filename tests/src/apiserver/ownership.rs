@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::call::Call;
+use super::admit;
+use super::call::{Call, Strictness};
 use super::failure::{Failure, FieldError};
 use super::fields::{self, FieldSet, Place};
 use super::resource::Resource;
@@ -176,7 +177,9 @@ pub(crate) fn apply(
     let applied = ownable(fields::of_value(&place, config));
     let mut new = live.clone();
     fields::merge(&place, &mut new, config);
-    let changed = fields::difference(&place, live, &new).changed;
+    let mut shaped = new.clone();
+    admit::shape(resource, &mut shaped, Strictness::Ignore)?;
+    let changed = fields::difference(&place, live, &shaped).changed;
     let conflicts: Vec<(Owner, FieldSet)> = owners
         .iter()
         .filter(|owner| &owner.writer != writer)

@@ -42,6 +42,7 @@ pub(crate) struct Collection {
     objects: BTreeMap<Key, Arc<Value>>,
     history: VecDeque<Change>,
     floor: u64,
+    published: watch::Sender<u64>,
 }
 
 impl Collection {
@@ -58,9 +59,9 @@ impl Collection {
         self.objects.iter().filter(move |(key, _)| namespace.is_none_or(|n| n == key.namespace))
     }
 
-    /// Whether nothing is stored.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+    /// Tells of each new revision of this resource.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
     }
 
     /// What changed after `revision`, oldest first.
@@ -86,12 +87,14 @@ impl Collection {
     }
 
     fn record(&mut self, change: Change, capacity: usize) {
+        let revision = change.revision;
         self.history.push_back(change);
         while self.history.len() > capacity {
             if let Some(oldest) = self.history.pop_front() {
                 self.floor = oldest.revision;
             }
         }
+        self.published.send_replace(revision);
     }
 }
 
@@ -101,24 +104,17 @@ pub(crate) struct Store {
     revision: u64,
     collections: BTreeMap<StorageKey, Collection>,
     capacity: usize,
-    published: watch::Sender<u64>,
 }
 
 impl Store {
     /// An empty store that remembers `capacity` changes of each resource.
     pub(crate) fn new(capacity: usize) -> Self {
-        let revision = 1;
-        Self { revision, collections: BTreeMap::new(), capacity, published: watch::Sender::new(revision) }
+        Self { revision: 1, collections: BTreeMap::new(), capacity }
     }
 
     /// The newest revision.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
-    }
-
-    /// Tells of each new revision.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.published.subscribe()
     }
 
     /// The objects of a resource; an empty collection springs up where there was none.
@@ -135,7 +131,6 @@ impl Store {
         let before = collection.objects.insert(key.clone(), Arc::clone(&object));
         let change = Change { revision, key, before, after: Some(Arc::clone(&object)), last: None };
         collection.record(change, self.capacity);
-        self.published.send_replace(revision);
         object
     }
 
@@ -159,7 +154,6 @@ impl Store {
             last: Some(Arc::clone(&last)),
         };
         self.collections.get_mut(storage)?.record(change, self.capacity);
-        self.published.send_replace(revision);
         Some(last)
     }
 
@@ -170,9 +164,16 @@ impl Store {
             if of(storage) {
                 collection.history.clear();
                 collection.floor = revision;
+                collection.published.send_replace(revision);
             }
         }
-        self.published.send_replace(revision);
+    }
+
+    /// Wakes the watches of a resource, which may have to end.
+    pub(crate) fn wake(&self, storage: &StorageKey) {
+        if let Some(collection) = self.collections.get(storage) {
+            collection.published.send_replace(self.revision);
+        }
     }
 
     fn next(&mut self) -> u64 {
@@ -214,6 +215,6 @@ mod tests {
         store.put(&storage, key("a"), json!({}));
         let last = store.remove(&storage, &key("a"), None).expect("was there");
         assert_eq!(last["metadata"]["resourceVersion"], store.revision().to_string());
-        assert!(store.collection(&storage).is_empty());
+        assert_eq!(store.collection(&storage).get(&key("a")), None);
     }
 }

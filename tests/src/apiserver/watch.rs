@@ -115,7 +115,7 @@ pub(crate) fn open(
         lines: VecDeque::new(),
         table_headed: false,
         over: false,
-        revisions: state.store.subscribe(),
+        revisions: state.store.collection(&resource.storage).subscribe(),
         deadline: Instant::now() + timeout,
         bookmarks: call.query.flag("allowWatchBookmarks").then(|| ticks(shared.bookmark_every)),
         id,
@@ -181,7 +181,7 @@ impl Feed {
     async fn wait(&mut self) {
         let bookmark = async {
             match &mut self.bookmarks {
-                Some(interval) => interval.tick().await,
+                Some(interval) => drop(interval.tick().await),
                 None => std::future::pending().await,
             }
         };
@@ -193,7 +193,11 @@ impl Feed {
                 }
                 Err(_) => self.over = true,
             },
-            _ = bookmark => self.bookmark(false),
+            () = bookmark => {
+                let shared = Arc::clone(&self.shared);
+                self.collect(&mut shared.state());
+                self.bookmark(false);
+            }
             () = tokio::time::sleep_until(self.deadline) => self.over = true,
             () = self.cut.cancelled() => self.over = true,
         }
@@ -252,6 +256,9 @@ impl Feed {
     }
 
     fn bookmark(&mut self, end_of_initial: bool) {
+        if self.over {
+            return;
+        }
         let mut metadata = json!({"resourceVersion": self.position.to_string(), "creationTimestamp": null});
         if end_of_initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});

@@ -113,7 +113,9 @@ impl<'a> Checker<'a> {
                 self.member(operand, &select.field)
             }
             Expr::Call(call) => {
-                call.target.iter().for_each(|target| drop(self.visit(target)));
+                if let Some(target) = &call.target {
+                    self.visit(target);
+                }
                 let arguments: Vec<Known<'a>> = call.args.iter().map(|arg| self.visit(arg)).collect();
                 match (call.func_name.as_str(), arguments.as_slice()) {
                     ("_?_:_", [_, yes, _]) => *yes,
@@ -125,8 +127,9 @@ impl<'a> Checker<'a> {
                 }
             }
             Expr::List(list) => {
-                let known: Vec<Known<'a>> = list.elements.iter().map(|element| self.visit(element)).collect();
-                drop(known);
+                for element in &list.elements {
+                    self.visit(element);
+                }
                 Known::Nothing
             }
             Expr::Comprehension(loop_) => {

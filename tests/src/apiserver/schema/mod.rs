@@ -20,6 +20,7 @@ use super::failure::FieldError;
 #[derive(Debug)]
 pub(crate) struct Schema {
     root: Node,
+    source: Value,
 }
 
 impl Schema {
@@ -30,7 +31,12 @@ impl Schema {
     pub(crate) fn compile(source: &Value) -> Result<Self, Vec<SchemaError>> {
         let mut errors = Vec::new();
         let root = Node::compile(source, "", true, &mut errors);
-        if errors.is_empty() { Ok(Self { root }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { root, source: source.clone() }) } else { Err(errors) }
+    }
+
+    /// `openAPIV3Schema` as it was declared.
+    pub(crate) fn source(&self) -> &Value {
+        &self.source
     }
 
     /// The root of the tree.

@@ -47,13 +47,13 @@ cel_value!(Network, CIDR);
 
 /// Adds the functions to an environment.
 pub(super) fn extension(env: &mut Env) -> Result<(), DeclarationError> {
-    cel::add_overload!(env, fn is_ip: (CelString) -> CelBool, name = "isIP")?;
-    cel::add_overload!(env, fn ip: (CelString) -> Result<Ip>)?;
-    cel::add_overload!(env, fn is_cidr: (CelString) -> CelBool, name = "isCIDR")?;
-    cel::add_overload!(env, fn cidr: (CelString) -> Result<Network>)?;
-    cel::add_overload!(env, fn ip_text: (Ip) -> CelString, name = "string", id = "string_ip")?;
-    cel::add_overload!(env, fn cidr_text: (Network) -> CelString, name = "string", id = "string_cidr")?;
-    cel::add_overload!(env, fn is_canonical: (CelString) -> Result<CelBool>, name = "ip.isCanonical")?;
+    cel::add_overload!(env, fn is_ip: (CelString<'_>) -> CelBool, name = "isIP")?;
+    cel::add_overload!(env, fn ip: (CelString<'_>) -> Result<Ip>)?;
+    cel::add_overload!(env, fn is_cidr: (CelString<'_>) -> CelBool, name = "isCIDR")?;
+    cel::add_overload!(env, fn cidr: (CelString<'_>) -> Result<Network>)?;
+    cel::add_overload!(env, fn ip_text: (Ip) -> CelString<'_>, name = "string", id = "string_ip")?;
+    cel::add_overload!(env, fn cidr_text: (Network) -> CelString<'_>, name = "string", id = "string_cidr")?;
+    cel::add_overload!(env, fn is_canonical: (CelString<'_>) -> Result<CelBool>, name = "ip.isCanonical")?;
     cel::add_member_overload!(env, fn family: (Ip) -> CelInt)?;
     cel::add_member_overload!(env, fn is_unspecified: (Ip) -> CelBool)?;
     cel::add_member_overload!(env, fn is_loopback: (Ip) -> CelBool)?;
@@ -64,9 +64,9 @@ pub(super) fn extension(env: &mut Env) -> Result<(), DeclarationError> {
     cel::add_member_overload!(env, fn prefix_length: (Network) -> CelInt)?;
     cel::add_member_overload!(env, fn masked: (Network) -> Network)?;
     cel::add_member_overload!(env, fn contains_ip: (Network, Ip) -> CelBool, name = "containsIP")?;
-    cel::add_member_overload!(env, fn contains_ip_text: (Network, CelString) -> Result<CelBool>, name = "containsIP")?;
+    cel::add_member_overload!(env, fn contains_ip_text: (Network, CelString<'_>) -> Result<CelBool>, name = "containsIP")?;
     cel::add_member_overload!(env, fn contains_cidr: (Network, Network) -> CelBool, name = "containsCIDR")?;
-    cel::add_member_overload!(env, fn contains_cidr_text: (Network, CelString) -> Result<CelBool>, name = "containsCIDR")?;
+    cel::add_member_overload!(env, fn contains_cidr_text: (Network, CelString<'_>) -> Result<CelBool>, name = "containsCIDR")?;
     Ok(())
 }
 
