@@ -36,7 +36,7 @@ use object::Objects;
 use target::{TargetId, Targets};
 
 /// How long changes of the kernel are gathered before it is asked about them.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(20);
 /// The first delay before what was refused is tried again; it doubles.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest such delay.
@@ -227,6 +227,8 @@ pub struct Fib {
     dirty: bool,
     in_flight: Option<Vec<Op>>,
     dump: Asked,
+    /// Whether the kernel may have dropped something without a word since the last dump.
+    in_doubt: bool,
     /// When the next dump is due in any case.
     dump_at: Instant,
     /// Next hops that are being looked up.
@@ -280,6 +282,7 @@ impl Fib {
             dirty: true,
             in_flight: None,
             dump: Asked::Needed(now),
+            in_doubt: false,
             asked: BTreeSet::new(),
             again: BTreeSet::new(),
             again_at: None,
@@ -355,6 +358,7 @@ impl Fib {
         let quiet = self.dump == Asked::No && self.in_flight.is_none() && self.recompile.is_empty();
         quiet
             && !self.dirty
+            && !self.in_doubt
             && self.rescan.is_empty()
             && self.blocked.counts().is_empty()
             && self.routes.pending_len() == self.stale.len()
@@ -452,6 +456,7 @@ impl Fib {
         };
         if let Some(dump) = dump {
             self.on_dump(dump);
+            self.in_doubt = false;
             self.dump_at = self.now + self.config.resync;
         }
     }
@@ -489,6 +494,7 @@ impl Fib {
 
     /// Has the kernel dumped after a moment.
     fn dump_soon(&mut self) {
+        self.in_doubt = true;
         self.dump_at = self.dump_at.min(self.now + DEBOUNCE);
     }
 

@@ -129,9 +129,10 @@ fn push_lookup(batch: &mut Batch, address: IpAddr, flags: u32) {
     });
 }
 
-/// Reads an answer; that of a lookup for a packet is marked as a cached route, which a route is not.
+/// Reads an answer. That of a lookup for a packet is marked as a cached route and in IPv6 has a source.
 fn lookup_result(message: &Message<'_>) -> Option<KernelRoute> {
     let mut payload = message.payload.to_vec();
+    *payload.get_mut(2)? = 0;
     payload.get_mut(8..12)?.fill(0);
     decode::route(&Message { payload: &payload, ..*message })
 }
