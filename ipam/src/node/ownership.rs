@@ -96,11 +96,23 @@ impl NodeIpam {
             }
         }
         let found: Vec<BlockId> = self.ours.iter().filter(|block| self.may_adopt(block)).copied().collect();
-        for block in found {
-            if self.may_adopt(&block) && !self.avoid.contains_key(&block) && !self.paused(&block) {
+        found.into_iter().for_each(|block| self.adopt(block));
+    }
+
+    /// Takes over a block that the list gives to this node: by a claim if it is to be used, and else as it is, to return it when empty.
+    fn adopt(&mut self, block: BlockId) {
+        if self.pools.is_none() || !self.may_adopt(&block) || self.avoid.contains_key(&block) {
+            return;
+        }
+        if self.pool_of(&block).is_some() {
+            if !self.paused(&block) {
                 self.claim(block);
             }
+            return;
         }
+        self.hold(block, Title::Claiming);
+        let busy = self.held.get(&block).is_some_and(Held::busy);
+        self.entitle(block, if busy { Title::Owned { unseen: None } } else { Title::Releasing });
     }
 
     /// When a block's standing may change by time alone.

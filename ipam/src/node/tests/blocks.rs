@@ -109,6 +109,20 @@ fn a_block_that_the_list_gives_to_a_node_without_record_is_used_after_a_claim() 
 }
 
 #[test]
+fn blocks_found_in_the_list_that_are_of_no_pool_are_returned_or_kept_for_their_pods() {
+    let mut bench = Bench::new(limits());
+    let found = crate::Endpoint { addresses: vec![ip("192.0.2.5")], ..endpoint("a") };
+    bench.feed(Input::Adopt(vec![found]));
+    let list = [("192.0.2.0/30", NODE), ("192.0.2.4/30", NODE)];
+    assert_eq!(bench.sees(&list), [], "not before the pools are known");
+    let outputs = bench.feed(Input::SetPools(one_pool().to_vec()));
+    assert_eq!((claims(&outputs), releases(&outputs)), (vec![], vec![block("192.0.2.0/30")]));
+    assert_eq!(bench.owned, [block("192.0.2.4/30")].into());
+    bench.drop_pod("a");
+    assert_eq!(releases(&bench.secs(10)), [block("192.0.2.4/30")]);
+}
+
+#[test]
 fn a_second_pool_serves_when_the_first_is_full() {
     let mut bench =
         Bench::ready(limits(), &[pool("small", "10.0.0.0/32", 32), pool("next", "10.1.0.0/30", 32)]);
