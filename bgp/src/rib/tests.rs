@@ -1,1 +1,361 @@
-//! Tests of the table.
+//! The table against naive models: the decision process step by step, and what a peer ends up knowing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::decision::{Candidate, From, Step, decide};
+use super::export::Export;
+use super::*;
+use crate::config::NextHopMode;
+use crate::policy::{Changes, Policy, PrefixMatch, Rule, Verdict};
+use crate::prefix::{Asn, Families};
+use crate::wire::{self, Announcement, AsPath, Dialect, Framer, Message, Origin, Side};
+
+fn id(last: u8) -> RouterId {
+    RouterId::new([10, 0, 0, last].into()).unwrap()
+}
+
+fn external(last: u8) -> From {
+    From::Peer { external: true, router_id: id(last), address: IpAddr::from([10, 0, 0, last]) }
+}
+
+fn attributes(change: impl FnOnce(&mut Attributes)) -> Attributes {
+    let mut attributes = Attributes::new(NextHop::V4([10, 0, 0, 9].into()));
+    attributes.as_path = AsPath::sequence([Asn(65001), Asn(65002)]);
+    change(&mut attributes);
+    attributes
+}
+
+/// The decision between two paths: which one, and at which step the other fell out.
+fn duel(a: (Attributes, From), b: (Attributes, From)) -> (usize, Option<Step>) {
+    let candidates = [&a, &b].map(|(attributes, from)| Candidate { attributes, from: *from });
+    let decision = decide(&candidates, 16);
+    let best = decision.selected[0];
+    (best, decision.lost[1 - best])
+}
+
+#[test]
+fn each_step_decides_when_all_before_it_are_equal() {
+    let plain = || attributes(|_| {});
+    let path = |asns: &[u32]| attributes(|a| a.as_path = asns.iter().copied().map(Asn).collect());
+    let rows: [(Step, (Attributes, From), (Attributes, From)); 9] = [
+        (Step::Local, (attributes(|a| a.local_pref = Some(1)), From::Local), (plain(), external(1))),
+        (Step::LocalPref, (attributes(|a| a.local_pref = Some(101)), external(2)), (path(&[1]), external(1))),
+        (
+            Step::AsPathLength,
+            (attributes(|a| (a.as_path, a.origin) = (AsPath::sequence([Asn(7)]), Origin::Egp)), external(2)),
+            (plain(), external(1)),
+        ),
+        (
+            Step::Origin,
+            (attributes(|a| a.med = Some(9)), external(2)),
+            (attributes(|a| a.origin = Origin::Incomplete), external(1)),
+        ),
+        (Step::Med, (plain(), external(2)), (attributes(|a| a.med = Some(1)), external(1))),
+        (
+            Step::External,
+            (attributes(|a| a.as_path = AsPath::sequence([Asn(3), Asn(4)])), external(2)),
+            (plain(), From::Peer { external: false, router_id: id(1), address: IpAddr::from([10, 0, 0, 1]) }),
+        ),
+        (
+            Step::RouterId,
+            (attributes(|a| a.originator_id = Some([9, 0, 0, 1].into())), external(9)),
+            (attributes(|a| a.cluster_list.clear()), external(1)),
+        ),
+        (
+            Step::ClusterList,
+            (plain(), external(1)),
+            (attributes(|a| a.cluster_list.push([1, 1, 1, 1].into())), external(1)),
+        ),
+        (
+            Step::PeerAddress,
+            (plain(), From::Peer { external: true, router_id: id(1), address: IpAddr::from([10, 0, 0, 1]) }),
+            (plain(), From::Peer { external: true, router_id: id(1), address: IpAddr::from([10, 0, 0, 2]) }),
+        ),
+    ];
+    for (step, winner, loser) in rows {
+        assert_eq!(duel(winner.clone(), loser.clone()), (0, Some(step)), "{step}");
+        assert_eq!(duel(loser, winner), (1, Some(step)), "{step}, the other way round");
+    }
+    assert_eq!(Step::ALL.len(), 9);
+}
+
+#[test]
+fn med_counts_only_among_paths_from_the_same_system() {
+    let via = |asn: u32, med: u32| {
+        attributes(|a| (a.as_path, a.med) = (AsPath::sequence([Asn(asn), Asn(5)]), Some(med)))
+    };
+    assert_eq!(duel((via(1, 50), external(1)), (via(2, 10), external(2))), (0, Some(Step::RouterId)));
+    // The one with the lowest router id falls to its neighbour's other path, whatever the order.
+    let paths = [(via(1, 50), external(1)), (via(2, 10), external(3)), (via(1, 40), external(4))];
+    for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let candidates = order.map(|at| Candidate { attributes: &paths[at].0, from: paths[at].1 });
+        let decision = decide(&candidates, 16);
+        assert_eq!(order[decision.selected[0]], 1);
+        assert_eq!(decision.lost[order.iter().position(|at| *at == 0).unwrap()], Some(Step::Med));
+    }
+}
+
+#[test]
+fn equal_paths_need_the_same_as_path_and_stop_at_the_width() {
+    let plain = attributes(|_| {});
+    let other = attributes(|a| a.as_path = AsPath::sequence([Asn(65001), Asn(65009)]));
+    let candidates: Vec<Candidate<'_>> = [(&plain, 3), (&other, 2), (&plain, 1), (&plain, 4)]
+        .map(|(attributes, last)| Candidate { attributes, from: external(last) })
+        .to_vec();
+    assert_eq!(decide(&candidates, 16).selected, [2, 0, 3]);
+    assert_eq!(decide(&candidates, 2).selected, [2, 0]);
+    assert_eq!(decide(&candidates, 1).selected, [2]);
+    assert_eq!(decide(&[], 16).selected, [] as [usize; 0]);
+}
+
+#[test]
+fn numbers_of_withdrawn_prefixes_are_used_again() {
+    let mut rib = rib();
+    let prefixes = |round: u8| (0..5000_u16).map(move |n| v4([10 + round, (n >> 8) as u8, n as u8, 0], 24));
+    for round in 0..20 {
+        for prefix in prefixes(round) {
+            announce(&mut rib, 0, prefix, 0);
+        }
+        rib.decide();
+        for prefix in prefixes(round) {
+            rib.withdraw(PeerIndex(0), &prefix);
+        }
+        rib.decide();
+        while rib.next_route().is_some() {}
+        drain(&mut rib, &mut BTreeMap::new());
+    }
+    assert!(rib.nets.len() <= 15_000, "{} numbers are in use", rib.nets.len());
+    assert_eq!(rib.counts(PeerIndex(0), Family::Ipv4Unicast), Counts::default());
+}
+
+const SOURCES: u32 = 3;
+const LISTENER: PeerIndex = PeerIndex(SOURCES);
+
+const DIALECT: Dialect = Dialect {
+    side: Side::External,
+    families: Families::ALL,
+    four_octet_as: true,
+    extended_messages: false,
+    extended_next_hop: false,
+};
+
+fn v4(octets: [u8; 4], len: u8) -> Prefix {
+    Prefix::masked(octets.into(), len).unwrap()
+}
+
+fn facts(last: u8) -> Facts {
+    Facts {
+        kind: Source::External,
+        client: false,
+        router_id: id(last),
+        address: IpAddr::from([10, 0, 0, last]),
+    }
+}
+
+/// A table with three external sources and one listener.
+fn rib() -> Rib {
+    let mut rib = Rib::new(Local::new(Asn(64512), id(200)), [1, 2]);
+    for peer in 0..=SOURCES {
+        rib.set_facts(PeerIndex(peer), facts(peer as u8 + 1));
+    }
+    let export = Export {
+        peer: LISTENER,
+        facts: facts(SOURCES as u8 + 1),
+        policy: Policy::accept_all(),
+        next_hop: NextHopMode::Keep,
+        local_address: IpAddr::from([10, 0, 0, 200]),
+        dialect: DIALECT,
+    };
+    rib.open(Family::Ipv4Unicast, export);
+    rib
+}
+
+fn announce(rib: &mut Rib, peer: u32, prefix: Prefix, version: u32) {
+    let policy = Policy::accept_all();
+    let screen = Screen {
+        peer: PeerIndex(peer),
+        kind: Source::External,
+        policy: &policy,
+        local_address: IpAddr::from([10, 0, 0, 200]),
+    };
+    let attributes = attributes(|a| {
+        a.as_path = AsPath::sequence([Asn(65001 + peer), Asn(7000 + version)]);
+        a.origin = if version.is_multiple_of(3) { Origin::Igp } else { Origin::Egp };
+    });
+    rib.announce(&screen, Announcement { attributes, prefixes: vec![prefix] }, u32::MAX);
+}
+
+/// Reads what the listener is told into what it knows: the AS_PATH by prefix.
+fn hear(octets: &[u8], known: &mut BTreeMap<Prefix, Vec<Asn>>) {
+    let (mut framer, mut input) = (Framer::new(), octets);
+    while let Some(frame) = framer.next(&mut input).unwrap() {
+        let Message::Update(update) = wire::decode(frame, &DIALECT).unwrap().message else { continue };
+        for prefix in update.withdrawn {
+            known.remove(&prefix);
+        }
+        for announcement in update.announced {
+            let path = announcement.attributes.as_path.asns().to_vec();
+            known.extend(announcement.prefixes.into_iter().map(|prefix| (prefix, path.clone())));
+        }
+    }
+}
+
+fn drain(rib: &mut Rib, known: &mut BTreeMap<Prefix, Vec<Asn>>) {
+    while rib.pending(LISTENER, false) {
+        let mut buf = Vec::new();
+        rib.fill(LISTENER, 4096, false, &mut buf);
+        hear(&buf, known);
+    }
+}
+
+/// What can happen to the table.
+#[derive(Clone, Debug)]
+enum Change {
+    Announce {
+        peer: u32,
+        prefix: u8,
+        version: u32,
+    },
+    Withdraw {
+        peer: u32,
+        prefix: u8,
+    },
+    Retain {
+        peer: u32,
+    },
+    FlushStale {
+        peer: u32,
+    },
+    Flush {
+        peer: u32,
+    },
+    Export {
+        rejected: u8,
+    },
+    Again,
+    /// The listener takes this many octets, cut at a message.
+    Take {
+        budget: usize,
+    },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let peer = || 0..SOURCES;
+    prop_oneof![
+        8 => (peer(), 0..12_u8, 0..6_u32)
+            .prop_map(|(peer, prefix, version)| Change::Announce { peer, prefix, version }),
+        4 => (peer(), 0..12_u8).prop_map(|(peer, prefix)| Change::Withdraw { peer, prefix }),
+        1 => peer().prop_map(|peer| Change::Retain { peer }),
+        1 => peer().prop_map(|peer| Change::FlushStale { peer }),
+        1 => peer().prop_map(|peer| Change::Flush { peer }),
+        1 => (0..12_u8).prop_map(|rejected| Change::Export { rejected }),
+        1 => Just(Change::Again),
+        4 => (1..200_usize).prop_map(|budget| Change::Take { budget }),
+    ]
+}
+
+fn net(number: u8) -> Prefix {
+    v4([10, number, 0, 0], 16)
+}
+
+/// The naive table: version and staleness by prefix and peer.
+type Model = BTreeMap<(Prefix, u32), (u32, bool)>;
+
+fn carry_out(
+    change: &Change,
+    rib: &mut Rib,
+    model: &mut Model,
+    rejected: &mut Prefix,
+    known: &mut BTreeMap<Prefix, Vec<Asn>>,
+) {
+    const V4: Family = Family::Ipv4Unicast;
+    match *change {
+        Change::Announce { peer, prefix, version } => {
+            announce(rib, peer, net(prefix), version);
+            model.insert((net(prefix), peer), (version, false));
+        }
+        Change::Withdraw { peer, prefix } => {
+            rib.withdraw(PeerIndex(peer), &net(prefix));
+            model.remove(&(net(prefix), peer));
+        }
+        Change::Retain { peer } => {
+            rib.retain(PeerIndex(peer), V4);
+            model.retain(|(_, from), (_, stale)| *from != peer || !*stale);
+            model.iter_mut().filter(|((_, from), _)| *from == peer).for_each(|(_, (_, stale))| *stale = true);
+        }
+        Change::FlushStale { peer } => {
+            rib.flush_stale(PeerIndex(peer), V4);
+            model.retain(|(_, from), (_, stale)| *from != peer || !*stale);
+        }
+        Change::Flush { peer } => {
+            rib.flush(PeerIndex(peer), V4);
+            model.retain(|(_, from), _| *from != peer);
+        }
+        Change::Export { rejected: number } => {
+            *rejected = net(number);
+            let policy = all_but(*rejected);
+            rib.set_export(LISTENER, V4, |export| {
+                export.policy = policy;
+                true
+            });
+        }
+        Change::Again => rib.tell_again(LISTENER, V4),
+        Change::Take { budget } => {
+            let mut buf = Vec::new();
+            rib.fill(LISTENER, budget, false, &mut buf);
+            hear(&buf, known);
+        }
+    }
+    rib.decide();
+}
+
+fn all_but(prefix: Prefix) -> Policy {
+    let rule = Rule {
+        name: "not this".to_owned(),
+        prefixes: vec![PrefixMatch::exact(prefix)],
+        source: None,
+        verdict: Verdict::Reject,
+    };
+    Policy { rules: vec![rule], otherwise: Verdict::Accept(Changes::default()) }
+}
+
+/// What the listener must know in the end: the best path of each prefix, by a comparison written down anew.
+fn expected(model: &Model, rejected: Prefix) -> BTreeMap<Prefix, Vec<Asn>> {
+    let mut best: BTreeMap<Prefix, (bool, u32, u32)> = BTreeMap::new();
+    for ((prefix, peer), (version, _)) in model {
+        let rank = (!version.is_multiple_of(3), *peer, *version);
+        best.entry(*prefix).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
+    }
+    best.remove(&rejected);
+    let path = |(_, peer, version)| vec![Asn(64512), Asn(65001 + peer), Asn(7000 + version)];
+    best.into_iter().map(|(prefix, rank)| (prefix, path(rank))).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_listener_ends_up_knowing_exactly_the_best_paths(changes in prop::collection::vec(change(), 1..120)) {
+        let (mut rib, mut model, mut known) = (rib(), Model::new(), BTreeMap::new());
+        let mut rejected = v4([192, 0, 2, 0], 24);
+        let mut kernel: BTreeSet<Prefix> = BTreeSet::new();
+        for change in &changes {
+            carry_out(change, &mut rib, &mut model, &mut rejected, &mut known);
+            for peer in 0..SOURCES {
+                let of_peer = || model.iter().filter(move |((_, from), _)| *from == peer);
+                let counts = rib.counts(PeerIndex(peer), Family::Ipv4Unicast);
+                prop_assert_eq!(counts.received as usize, of_peer().count());
+                prop_assert_eq!(counts.accepted, counts.received);
+                prop_assert_eq!(counts.stale as usize, of_peer().filter(|(_, (_, stale))| *stale).count());
+            }
+        }
+        drain(&mut rib, &mut known);
+        while let Some((prefix, hops)) = rib.next_route() {
+            if hops.is_empty() { kernel.remove(&prefix) } else { kernel.insert(prefix) };
+        }
+        prop_assert_eq!(&known, &expected(&model, rejected));
+        prop_assert_eq!(rib.announced(LISTENER, Family::Ipv4Unicast) as usize, known.len());
+        prop_assert_eq!(kernel, model.keys().map(|(prefix, _)| *prefix).collect::<BTreeSet<_>>());
+    }
+}

@@ -1,6 +1,7 @@
 //! The speaker as a whole: sessions, routes and restarts between speakers in virtual time.
 
 mod collisions;
+mod faults;
 mod restarts;
 mod routes;
 mod script;

@@ -69,8 +69,6 @@ pub(crate) struct Node {
     /// Outputs of any kind.
     pub(crate) outputs: usize,
     alive: bool,
-    /// Octets that the host has not yet read, while it does not read.
-    deaf: bool,
 }
 
 struct Conn {
@@ -142,7 +140,6 @@ impl World {
             dials: 0,
             outputs: 0,
             alive: true,
-            deaf: false,
         });
         host
     }
@@ -243,9 +240,6 @@ impl World {
     }
 
     fn write(&mut self, host: Host, conn: ConnId) {
-        if self.conns.get(&conn).is_some_and(|end| self.nodes[end.peer].deaf) {
-            return;
-        }
         loop {
             let mut bytes = Vec::new();
             let more = self.nodes[host].speaker.transmit(conn, &mut bytes, self.chunk);
@@ -369,14 +363,6 @@ impl World {
         self.cut.remove(&(b, a));
     }
 
-    /// The connections between two hosts break, and both see it.
-    pub(crate) fn break_connections(&mut self, a: Host, b: Host) {
-        let between = |end: &Conn| (end.host, end.peer) == (a, b) || (end.host, end.peer) == (b, a);
-        let conns: Vec<ConnId> =
-            self.conns.iter().filter(|(_, end)| between(end)).map(|(conn, _)| *conn).collect();
-        conns.into_iter().for_each(|conn| self.send_after(Duration::ZERO, Packet::Closed { conn }));
-    }
-
     /// The host's process dies; with `closes` its kernel tells the peers.
     pub(crate) fn crash(&mut self, host: Host, closes: bool) {
         self.nodes[host].alive = false;
@@ -408,11 +394,6 @@ impl World {
     pub(crate) fn stop(&mut self, host: Host, reason: StopReason) {
         self.input(host, Input::Stop(reason));
         self.crash(host, true);
-    }
-
-    /// The host no longer reads, nor is anything written to it.
-    pub(crate) fn deafen(&mut self, host: Host) {
-        self.nodes[host].deaf = true;
     }
 
     pub(crate) fn state(&self, host: Host, other: Host) -> PeerState {
