@@ -1,0 +1,151 @@
+//! What the API server says, as last seen: the only input of [`Intent`](super::intent::Intent).
+//!
+//! The whole is cheap to clone, since kinds and objects are shared. It can be written to a file and
+//! read back, so that an agent that starts while the API server is away knows what it knew before.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt as _;
+use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
+use manx_ipam::{BlockId, NodeName};
+use serde::{Deserialize, Serialize};
+
+/// The objects of one kind by name, shared with readers until the next change.
+pub type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
+
+/// Everything that a node wants to know of its cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    /// The pools.
+    pub pools: Objects<IPPool>,
+    /// The BGP configuration; only the one named `default` counts.
+    pub configurations: Objects<BGPConfiguration>,
+    /// The peers besides the mesh.
+    pub peers: Objects<BGPPeer>,
+    /// The filters that peers name.
+    pub filters: Objects<BGPFilter>,
+    /// All nodes as routers.
+    pub networks: Objects<NodeNetwork>,
+    /// The owners of the blocks.
+    pub blocks: Arc<BTreeMap<BlockId, NodeName>>,
+    /// The labels of the namespaces; filled only while a pool selects by them.
+    pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    /// This node; `None` when there is no such Node object, or it was not seen yet.
+    pub node: Option<Arc<OwnNode>>,
+}
+
+/// What counts of this node's Node object. Heartbeats leave it equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnNode {
+    /// Its UID.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses of type InternalIP, in the order given; those of a family after the first are not used.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl OwnNode {
+    /// Reads the parts that count.
+    pub fn read(node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+        let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
+        Self {
+            uid: node.uid().unwrap_or_default(),
+            labels: node.labels().clone(),
+            addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+        }
+    }
+}
+
+/// The form in which a [`Cluster`] is kept in a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Copy {
+    pools: Vec<Arc<IPPool>>,
+    configurations: Vec<Arc<BGPConfiguration>>,
+    peers: Vec<Arc<BGPPeer>>,
+    filters: Vec<Arc<BGPFilter>>,
+    networks: Vec<Arc<NodeNetwork>>,
+    blocks: Vec<(ipnetwork::IpNetwork, NodeName)>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    node: Option<OwnNode>,
+}
+
+impl Cluster {
+    /// Writes down everything that is needed to go on without the API server.
+    ///
+    /// # Errors
+    /// Never in practice: all keys are strings.
+    pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        fn all<K>(objects: &Objects<K>) -> Vec<Arc<K>> {
+            objects.values().cloned().collect()
+        }
+        serde_json::to_vec(&Copy {
+            pools: all(&self.pools),
+            configurations: all(&self.configurations),
+            peers: all(&self.peers),
+            filters: all(&self.filters),
+            networks: all(&self.networks),
+            blocks: self.blocks.iter().map(|(block, node)| (block.cidr(), node.clone())).collect(),
+            namespaces: (*self.namespaces).clone(),
+            node: self.node.as_deref().cloned(),
+        })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are from another version, or damaged.
+    pub fn from_bytes(bytes: &[u8]) -> serde_json::Result<Self> {
+        fn by_name<K: kube::Resource>(objects: Vec<Arc<K>>) -> Objects<K> {
+            Arc::new(objects.into_iter().map(|object| (object.name_any(), object)).collect())
+        }
+        let copy: Copy = serde_json::from_slice(bytes)?;
+        let blocks = copy.blocks.into_iter();
+        let blocks = blocks.filter_map(|(cidr, node)| Some((BlockId::new(cidr).ok()?, node))).collect();
+        Ok(Self {
+            pools: by_name(copy.pools),
+            configurations: by_name(copy.configurations),
+            peers: by_name(copy.peers),
+            filters: by_name(copy.filters),
+            networks: by_name(copy.networks),
+            blocks: Arc::new(blocks),
+            namespaces: Arc::new(copy.namespaces),
+            node: copy.node.map(Arc::new),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_down_is_read_back_whole() {
+        let pool = Arc::new(IPPool::example());
+        let network = Arc::new(NodeNetwork::example());
+        let cluster = Cluster {
+            pools: Arc::new(BTreeMap::from([(pool.name_any(), pool)])),
+            networks: Arc::new(BTreeMap::from([(network.name_any(), network)])),
+            blocks: Arc::new(BTreeMap::from([(
+                "10.244.3.64/26".parse().expect("a block"),
+                NodeName::from("node1"),
+            )])),
+            node: Some(Arc::new(OwnNode {
+                uid: "u".to_owned(),
+                labels: BTreeMap::new(),
+                addresses: vec!["192.0.2.11".parse().expect("an address")],
+            })),
+            ..Cluster::default()
+        };
+        let again = Cluster::from_bytes(&cluster.to_bytes().expect("written")).expect("read");
+        assert_eq!(again.pools, cluster.pools);
+        assert_eq!(again.networks, cluster.networks);
+        assert_eq!(again.blocks, cluster.blocks);
+        assert_eq!(again.node, cluster.node);
+    }
+}

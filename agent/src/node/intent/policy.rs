@@ -1,0 +1,265 @@
+//! What is believed of a peer and what it is told, as rules in order.
+//!
+//! Import: never our own blocks; then the peer's filters; then prefixes inside pools; nothing else.
+//! Export: the peer's filters; then our own blocks (and, from a reflector to nodes, theirs); nothing else.
+
+use ipnetwork::IpNetwork;
+use kube::ResourceExt as _;
+use manx_api::{BGPFilter, Cidr, FilterAction, FilterRule, FilterSource, IPPool, MatchOperator};
+use manx_bgp::{Changes, Family, LargeCommunity, Policy, Prefix, PrefixMatch, Rule, Source, Verdict};
+
+use super::View;
+use super::pools::standard;
+
+/// Towards whom a policy works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Towards {
+    /// Another node of the cluster.
+    Node,
+    /// A router outside.
+    Outside,
+}
+
+/// What is believed of a peer.
+pub(super) fn import(view: &View<'_>, family: Family, filters: &[&BGPFilter]) -> Policy {
+    let own = view.cluster.blocks.iter().filter(|(_, owner)| *owner == view.me);
+    let own = own.filter_map(|(block, _)| within(block.cidr(), family)).collect();
+    let mut rules: Vec<Rule> = unless_empty("own-blocks", own, None, Verdict::Reject).into_iter().collect();
+    rules.extend(filters.iter().flat_map(|filter| translate(filter, import_rules(filter, family), family)));
+    let inside = pools(view, family, |_| true);
+    rules.extend(unless_empty("inside-pools", inside, None, accept()));
+    Policy { rules, otherwise: Verdict::Reject }
+}
+
+/// What a peer is told.
+pub(super) fn export(view: &View<'_>, family: Family, towards: Towards, filters: &[&BGPFilter]) -> Policy {
+    let mut rules: Vec<Rule> =
+        filters.iter().flat_map(|filter| translate(filter, export_rules(filter, family), family)).collect();
+    let told = pools(view, family, |pool| towards == Towards::Node || pool.spec.advertise);
+    if towards == Towards::Node && view.reflector {
+        rules.extend(unless_empty("reflected-blocks", told.clone(), Some(Source::Internal), accept()));
+    }
+    rules.extend(unless_empty("own-blocks", told, Some(Source::Local), accept()));
+    Policy { rules, otherwise: Verdict::Reject }
+}
+
+/// A rule of ours. To the speaker a rule without prefixes matches everything; an empty list of ours means nothing.
+fn unless_empty(
+    name: &str,
+    prefixes: Vec<PrefixMatch>,
+    source: Option<Source>,
+    verdict: Verdict,
+) -> Option<Rule> {
+    (!prefixes.is_empty()).then(|| Rule { name: name.to_owned(), prefixes, source, verdict })
+}
+
+fn accept() -> Verdict {
+    Verdict::Accept(Changes::default())
+}
+
+fn pools(view: &View<'_>, family: Family, chosen: impl Fn(&IPPool) -> bool) -> Vec<PrefixMatch> {
+    let pools = view.cluster.pools.values().filter(|pool| chosen(pool));
+    pools.filter_map(|pool| within(pool.spec.cidr.network(), family)).collect()
+}
+
+fn within(network: IpNetwork, family: Family) -> Option<PrefixMatch> {
+    let prefix = Prefix::new(network).ok()?;
+    (prefix.family() == family).then(|| PrefixMatch::within(prefix))
+}
+
+fn import_rules(filter: &BGPFilter, family: Family) -> &[FilterRule] {
+    match family {
+        Family::Ipv4Unicast => &filter.spec.import_v4,
+        Family::Ipv6Unicast => &filter.spec.import_v6,
+    }
+}
+
+fn export_rules(filter: &BGPFilter, family: Family) -> &[FilterRule] {
+    match family {
+        Family::Ipv4Unicast => &filter.spec.export_v4,
+        Family::Ipv6Unicast => &filter.spec.export_v6,
+    }
+}
+
+fn translate(filter: &BGPFilter, rules: &[FilterRule], family: Family) -> Vec<Rule> {
+    let name = filter.name_any();
+    rules.iter().filter_map(|rule| rule_of(&name, rule, family)).collect()
+}
+
+/// A rule of a filter for the speaker; `None` when nothing can match it.
+fn rule_of(filter: &str, rule: &FilterRule, family: Family) -> Option<Rule> {
+    let bits = bits(family);
+    let length = rule.prefix_length;
+    let min = length.and_then(|length| length.min).unwrap_or(0);
+    let max = length.and_then(|length| length.max).unwrap_or(bits).min(bits);
+    let matches = match rule.cidr {
+        Some(cidr) => compared(cidr, rule.match_operator.unwrap_or_default()),
+        None if length.is_none() => Vec::new(),
+        None => vec![Span { network: everything(family), min: 0, max: bits }],
+    };
+    let any = rule.cidr.is_none() && length.is_none();
+    let clipped = matches.into_iter().filter_map(|span| span.clipped(min, max));
+    let prefixes: Vec<PrefixMatch> = clipped.filter_map(|span| span.prefix_match(family)).collect();
+    if prefixes.is_empty() && !any {
+        return None;
+    }
+    let source = rule.source.map(|source| match source {
+        FilterSource::Local => Source::Local,
+        FilterSource::Internal => Source::Internal,
+        FilterSource::External => Source::External,
+    });
+    let verdict = match rule.action {
+        FilterAction::Accept => Verdict::Accept(changes(rule)),
+        FilterAction::Reject => Verdict::Reject,
+    };
+    Some(Rule { name: format!("{filter}/{}", rule.name), prefixes, source, verdict })
+}
+
+fn changes(rule: &FilterRule) -> Changes {
+    let mut changes = Changes { local_pref: rule.set_local_preference, ..Changes::default() };
+    for community in &rule.add_communities {
+        match *community {
+            manx_api::Community::Standard(high, low) => {
+                changes.add_communities.insert(standard(high, low));
+            }
+            manx_api::Community::Large(global, local1, local2) => {
+                changes.add_large_communities.insert(LargeCommunity { global, local1, local2 });
+            }
+        }
+    }
+    changes
+}
+
+/// Prefixes inside `network` with a length between the bounds.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    network: IpNetwork,
+    min: u8,
+    max: u8,
+}
+
+impl Span {
+    fn clipped(self, min: u8, max: u8) -> Option<Self> {
+        let span = Self { min: self.min.max(min), max: self.max.min(max), ..self };
+        (span.min <= span.max).then_some(span)
+    }
+
+    fn prefix_match(self, family: Family) -> Option<PrefixMatch> {
+        let prefix = Prefix::new(self.network).ok()?;
+        (prefix.family() == family).then_some(PrefixMatch { prefix, min_len: self.min, max_len: self.max })
+    }
+}
+
+/// The spans whose union is what the operator says. The speaker knows no negation: what is not
+/// inside a network is inside the sibling of one of its ancestors, or is one of its ancestors.
+fn compared(cidr: Cidr, operator: MatchOperator) -> Vec<Span> {
+    let network = cidr.network();
+    let (len, bits) = (cidr.prefix_len(), if cidr.is_ipv4() { 32 } else { 128 });
+    let outside = || {
+        let siblings = (1..=len).filter_map(move |depth| sibling(network, depth));
+        let siblings = siblings.map(move |network| Span { network, min: network.prefix(), max: bits });
+        let ancestors = (0..len).filter_map(move |depth| truncated(network, depth));
+        siblings.chain(ancestors.map(|network| Span {
+            network,
+            min: network.prefix(),
+            max: network.prefix(),
+        }))
+    };
+    match operator {
+        MatchOperator::In => vec![Span { network, min: len, max: bits }],
+        MatchOperator::Equal => vec![Span { network, min: len, max: len }],
+        MatchOperator::NotIn => outside().collect(),
+        MatchOperator::NotEqual => {
+            let inside = Span { network, min: len.saturating_add(1), max: bits };
+            outside().chain((len < bits).then_some(inside)).collect()
+        }
+    }
+}
+
+/// The first `depth` bits of a network.
+fn truncated(network: IpNetwork, depth: u8) -> Option<IpNetwork> {
+    let shorter = IpNetwork::new(network.network(), depth).ok()?;
+    IpNetwork::new(shorter.network(), depth).ok()
+}
+
+/// The first `depth` bits of a network, the last of them turned over.
+fn sibling(network: IpNetwork, depth: u8) -> Option<IpNetwork> {
+    let own = truncated(network, depth)?;
+    let turned = match own.network() {
+        std::net::IpAddr::V4(v4) => {
+            std::net::IpAddr::V4((v4.to_bits() ^ 1_u32.checked_shl(u32::from(32 - depth))?).into())
+        }
+        std::net::IpAddr::V6(v6) => {
+            std::net::IpAddr::V6((v6.to_bits() ^ 1_u128.checked_shl(u32::from(128 - depth))?).into())
+        }
+    };
+    IpNetwork::new(turned, depth).ok()
+}
+
+fn everything(family: Family) -> IpNetwork {
+    let unspecified: std::net::IpAddr = match family {
+        Family::Ipv4Unicast => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        Family::Ipv6Unicast => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    IpNetwork::new(unspecified, 0).expect("zero is a prefix length of every family")
+}
+
+fn bits(family: Family) -> u8 {
+    match family {
+        Family::Ipv4Unicast => 32,
+        Family::Ipv6Unicast => 128,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(spans: &[Span], network: &str) -> bool {
+        let network: IpNetwork = network.parse().expect("a network");
+        spans.iter().any(|span| {
+            (span.min..=span.max).contains(&network.prefix())
+                && span.network.prefix() <= network.prefix()
+                && span.network.contains(network.network())
+        })
+    }
+
+    #[test]
+    fn each_operator_matches_exactly_what_it_says() {
+        let cidr: Cidr = "10.0.0.0/8".parse().expect("a network");
+        let cases = [
+            // network, In, Equal, NotIn, NotEqual
+            ("10.0.0.0/8", [true, true, false, false]),
+            ("10.1.0.0/16", [true, false, false, true]),
+            ("10.255.255.255/32", [true, false, false, true]),
+            ("11.0.0.0/8", [false, false, true, true]),
+            ("0.0.0.0/0", [false, false, true, true]),
+            ("8.0.0.0/7", [false, false, true, true]),
+            ("8.0.0.0/5", [false, false, true, true]),
+            ("192.0.2.1/32", [false, false, true, true]),
+        ];
+        let operators =
+            [MatchOperator::In, MatchOperator::Equal, MatchOperator::NotIn, MatchOperator::NotEqual];
+        for (network, expected) in cases {
+            let actual = operators.map(|operator| matches(&compared(cidr, operator), network));
+            assert_eq!(actual, expected, "{network}");
+        }
+    }
+
+    #[test]
+    fn a_rule_whose_length_range_leaves_nothing_is_dropped_rather_than_matching_everything() {
+        let rule = FilterRule {
+            cidr: Some("10.0.0.0/8".parse().expect("a network")),
+            prefix_length: Some(manx_api::PrefixLength { min: None, max: Some(4) }),
+            ..FilterRule::any("short", FilterAction::Accept)
+        };
+        assert_eq!(rule_of("f", &rule, Family::Ipv4Unicast), None);
+    }
+
+    #[test]
+    fn a_rule_with_nothing_set_matches_everything() {
+        let rule = FilterRule::any("all", FilterAction::Reject);
+        let rule = rule_of("f", &rule, Family::Ipv6Unicast).expect("a rule");
+        assert_eq!((rule.name.as_str(), rule.prefixes.len()), ("f/all", 0));
+    }
+}

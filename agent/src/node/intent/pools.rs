@@ -1,0 +1,156 @@
+//! Addresses: the pools that give them on this node, what our blocks are announced with, what is masqueraded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use kube::ResourceExt as _;
+use manx_api::{AllowedUse, AssignmentMode, BGPConfigurationSpec, Cidr, IPPool, LabelSelector, selects};
+use manx_bgp::{Community, LargeCommunity, OriginAttributes, Prefix};
+use manx_ipam::{BlockId, Pool};
+
+use super::Problem;
+use crate::node::cluster::{Cluster, OwnNode};
+
+/// The pools that may be used on this node, the oldest first: of two that overlap the older one counts.
+pub(super) fn for_node(cluster: &Cluster, node: &OwnNode, problems: &mut BTreeSet<Problem>) -> Vec<Pool> {
+    let mut chosen: Vec<&IPPool> = selected(cluster, node).collect();
+    chosen.sort_by_key(|pool| (pool.creation_timestamp().map(|time| time.0), pool.name_any()));
+    let mut pools = Vec::new();
+    for pool in chosen {
+        match read(pool) {
+            Ok(pool) => pools.push(pool),
+            Err(error) => {
+                problems.insert(Problem::new("IPPool", &pool.name_any(), error.to_string()));
+            }
+        }
+    }
+    pools
+}
+
+fn selected<'a>(cluster: &'a Cluster, node: &'a OwnNode) -> impl Iterator<Item = &'a IPPool> {
+    cluster.pools.values().map(|pool| &**pool).filter(|pool| {
+        pool.spec.allowed_uses.contains(&AllowedUse::Pod)
+            && selects(pool.spec.node_selector.as_ref(), &node.labels)
+    })
+}
+
+fn read(object: &IPPool) -> Result<Pool, manx_ipam::PoolError> {
+    let spec = &object.spec;
+    let mut pool = Pool::new(object.name_any(), spec.cidr.network(), spec.block_len())?;
+    // A pool on its way out keeps its pods and gives no new addresses, like a disabled one.
+    pool.disabled = spec.disabled || object.metadata.deletion_timestamp.is_some();
+    pool.automatic = spec.assignment_mode == AssignmentMode::Automatic;
+    pool.reserved = spec.reserved.iter().map(|cidr| cidr.network()).collect();
+    Ok(pool)
+}
+
+/// Which pods may have addresses of which pools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodPools {
+    /// Automatic pools that select namespaces, with those that they select.
+    restricted: BTreeMap<String, BTreeSet<String>>,
+    /// Automatic pools open to every namespace.
+    open: BTreeSet<String>,
+}
+
+impl PodPools {
+    /// The pools for pods of a namespace. Empty when any automatic pool will do, which is the rule.
+    pub fn of_namespace(&self, namespace: Option<&str>) -> BTreeSet<String> {
+        if self.restricted.is_empty() {
+            return BTreeSet::new();
+        }
+        let chosen = |namespaces: &BTreeSet<String>| namespace.is_some_and(|name| namespaces.contains(name));
+        let restricted = self.restricted.iter().filter(|(_, namespaces)| chosen(namespaces));
+        self.open.iter().chain(restricted.map(|(pool, _)| pool)).cloned().collect()
+    }
+}
+
+pub(super) fn for_pods(cluster: &Cluster, node: &OwnNode) -> PodPools {
+    let mut pools = PodPools::default();
+    for pool in selected(cluster, node).filter(|pool| pool.spec.assignment_mode == AssignmentMode::Automatic)
+    {
+        match &pool.spec.namespace_selector {
+            Some(selector) => {
+                pools.restricted.insert(pool.name_any(), namespaces(cluster, selector));
+            }
+            None => {
+                pools.open.insert(pool.name_any());
+            }
+        }
+    }
+    pools
+}
+
+fn namespaces(cluster: &Cluster, selector: &LabelSelector) -> BTreeSet<String> {
+    let matching = cluster.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
+    matching.map(|(name, _)| name.clone()).collect()
+}
+
+/// What our own announcements carry, by where they lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announcement {
+    rules: Vec<(Cidr, OriginAttributes)>,
+}
+
+impl Announcement {
+    /// The routes to announce for these blocks.
+    pub fn origins(&self, owned: &BTreeSet<BlockId>) -> BTreeMap<Prefix, OriginAttributes> {
+        owned.iter().filter_map(|block| self.origin(block.cidr())).collect()
+    }
+
+    fn origin(&self, block: IpNetwork) -> Option<(Prefix, OriginAttributes)> {
+        let cidr = Cidr::try_from(block).ok()?;
+        let mut attributes = OriginAttributes::default();
+        for (_, more) in self.rules.iter().filter(|(within, _)| within.contains(cidr)) {
+            attributes.communities.extend(&more.communities);
+            attributes.large_communities.extend(&more.large_communities);
+        }
+        Some((Prefix::new(block).ok()?, attributes))
+    }
+}
+
+pub(super) fn announcement(config: &BGPConfigurationSpec, problems: &mut BTreeSet<Problem>) -> Announcement {
+    let mut rules = Vec::new();
+    for advertisement in &config.prefix_advertisements {
+        let mut attributes = OriginAttributes::default();
+        for text in &advertisement.communities {
+            match config.community(text) {
+                Some(manx_api::Community::Standard(high, low)) => {
+                    attributes.communities.insert(standard(high, low));
+                }
+                Some(manx_api::Community::Large(global, local1, local2)) => {
+                    attributes.large_communities.insert(LargeCommunity { global, local1, local2 });
+                }
+                None => {
+                    let text =
+                        format!("{text:?} in prefixAdvertisements is neither a community nor a name of one");
+                    problems.insert(Problem::new("BGPConfiguration", "default", text));
+                }
+            }
+        }
+        rules.push((advertisement.cidr, attributes));
+    }
+    Announcement { rules }
+}
+
+/// A community of RFC 1997 as one number.
+pub(super) fn standard(high: u16, low: u16) -> Community {
+    Community(u32::from(high) << 16 | u32::from(low))
+}
+
+/// What leaves the cluster under the node's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatIntent {
+    /// Sources that are masqueraded: the natOutgoing pools.
+    pub sources: BTreeSet<IpNetwork>,
+    /// Destinations that never are: all pools.
+    pub inside: BTreeSet<IpNetwork>,
+}
+
+pub(super) fn nat(cluster: &Cluster) -> NatIntent {
+    let masqueraded = cluster.pools.values().filter(|pool| pool.spec.nat_outgoing);
+    NatIntent {
+        sources: masqueraded.map(|pool| pool.spec.cidr.network()).collect(),
+        inside: cluster.pools.values().map(|pool| pool.spec.cidr.network()).collect(),
+    }
+}

@@ -1,0 +1,521 @@
+//! The pure half of a node: what is asked of it and what it knows goes in, what is to be done comes out.
+//!
+//! [`Node`] composes the address allocator with the intent and answers the plugin's calls; it owns endpoints and
+//! blocks. `intent` reads the cluster, `fib` says which routes are wanted, `status` what is published.
+//! Not here: sockets, files, clocks and netlink, which are the shell's, and BGP, which has a machine of its own.
+
+pub mod cluster;
+pub mod fib;
+pub mod intent;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use manx_bgp::{OriginAttributes, Prefix};
+use manx_cni::rpc::{
+    AddRequest, Assignment, Attachment, DelRequest, GcRequest, Remover, Reply, Request, RpcError,
+};
+use manx_cni::spec::Code;
+use manx_ipam::{
+    AssignError, BlockId, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName, PodRef,
+    Recovered, RequestId, Usage, Want,
+};
+
+use fib::{LocalRoutes, local_routes};
+use intent::Intent;
+
+/// A fact, a request or an answer.
+#[derive(Debug)]
+pub enum Input {
+    /// The deadline has come.
+    Timeout,
+    /// What this node is to do has changed, or is known for the first time.
+    Intent(Arc<Intent>),
+    /// The owners of all blocks, as last seen.
+    Blocks(Arc<BTreeMap<BlockId, NodeName>>),
+    /// The plugin asks.
+    Call {
+        /// Comes back with the reply.
+        request: RequestId,
+        /// What it asks.
+        call: Request,
+        /// The time of day in seconds since 1970, for status only.
+        at: u64,
+    },
+    /// The plugin removed this attachment while no agent answered.
+    Ended(DelRequest),
+    /// The answer to [`Output::Claim`].
+    Claimed {
+        /// Which block.
+        block: BlockId,
+        /// What came of it.
+        outcome: Result<(), ClaimError>,
+    },
+    /// The answer to [`Output::Release`].
+    Released {
+        /// Which block.
+        block: BlockId,
+        /// What came of it.
+        outcome: Result<(), ClaimError>,
+    },
+    /// The link of an attachment passes no more packets.
+    LinkDown {
+        /// Which.
+        id: EndpointId,
+    },
+    /// The link of an attachment does not exist any more.
+    LinkGone {
+        /// Which.
+        id: EndpointId,
+    },
+    /// The links with an alias of ours that the kernel has at the start, with the addresses that are routed to them;
+    /// none when a link is down.
+    Found {
+        /// The attachments.
+        endpoints: Vec<Endpoint>,
+        /// The time of day in seconds since 1970.
+        at: u64,
+    },
+    /// The last record was not written.
+    RecordFailed,
+    /// The MTU that pods get.
+    Mtu(u32),
+}
+
+/// Something to do or to answer, to be carried out in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Append to the record before anything after it is carried out.
+    Record(Vec<u8>),
+    /// Replace the record before anything after it is carried out.
+    Rewrite(Vec<u8>),
+    /// Claim a block of this pool.
+    Claim {
+        /// Which.
+        block: BlockId,
+        /// Of which pool.
+        pool: String,
+    },
+    /// Give a block back.
+    Release(BlockId),
+    /// Answer the plugin.
+    Reply {
+        /// Of the call.
+        request: RequestId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Take the link of this attachment down and say [`Input::LinkDown`], then delete it and say
+    /// [`Input::LinkGone`]. A link of the name whose alias names another attachment is left alone.
+    Unlink {
+        /// Whose it is.
+        id: EndpointId,
+        /// Its name.
+        link: String,
+    },
+    /// The tombstone of this attachment is no longer needed.
+    Buried(Attachment),
+    /// All routes of our own.
+    Routes(LocalRoutes),
+    /// All that we announce.
+    Origins(BTreeMap<Prefix, OriginAttributes>),
+    /// What the status shows has changed.
+    Changed,
+    /// Tell the owner of a pod why it does not start.
+    PodEvent {
+        /// Which pod.
+        pod: PodRef,
+        /// What is wrong.
+        note: String,
+    },
+    /// For the log and metrics.
+    Event(manx_ipam::Event),
+}
+
+/// What is owed once an endpoint is freed.
+#[derive(Debug)]
+enum Owed {
+    /// A reply to the plugin, once the link is down.
+    Reply { id: EndpointId, link: String },
+    /// A tombstone is to be removed; the plugin removed the link.
+    Tombstone { attachment: Attachment, link: String },
+    /// Nothing: the endpoint's link had vanished.
+    Nothing { id: EndpointId },
+}
+
+/// Requests of our own count down from the top, those of the shell up from the bottom.
+const OWN_REQUESTS: u64 = u64::MAX;
+
+/// How long an endpoint may be without a link after a start: its plugin may be about to make it, seconds.
+const LINK_GRACE: u64 = 60;
+
+/// One node.
+pub struct Node {
+    ipam: NodeIpam,
+    intent: Arc<Intent>,
+    mtu: u32,
+    owned: BTreeSet<BlockId>,
+    exhausted: BTreeSet<Family>,
+    /// Calls for addresses that are not answered yet, with the pod for which they are.
+    asking: BTreeMap<RequestId, Option<PodRef>>,
+    freeing: BTreeMap<RequestId, Owed>,
+    /// Replies that wait for a link to be down.
+    unlinking: BTreeMap<EndpointId, Vec<RequestId>>,
+    origins: BTreeMap<Prefix, OriginAttributes>,
+    next_own: u64,
+    intent_known: bool,
+    /// Record and kernel have been compared after the start.
+    healed: bool,
+    /// Attachments whose tombstones were found before that.
+    ended: BTreeSet<EndpointId>,
+    outputs: VecDeque<Output>,
+}
+
+impl Node {
+    /// A node that starts from what its record says.
+    pub fn new(name: NodeName, limits: Limits, recovered: Recovered, now: Instant) -> Self {
+        let leaving: Vec<Endpoint> = recovered.leaving.clone();
+        let ipam = NodeIpam::new(name, limits, recovered, now);
+        let mut node = Self {
+            ipam,
+            intent: Arc::default(),
+            mtu: 1500,
+            owned: BTreeSet::new(),
+            exhausted: BTreeSet::new(),
+            asking: BTreeMap::new(),
+            freeing: BTreeMap::new(),
+            unlinking: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            next_own: OWN_REQUESTS,
+            intent_known: false,
+            healed: false,
+            ended: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        };
+        for endpoint in leaving {
+            node.outputs.push_back(Output::Unlink { id: endpoint.id, link: endpoint.link });
+        }
+        node.drain(now);
+        node.routes();
+        node
+    }
+
+    /// Feeds one fact, request or answer.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Timeout => self.ipam.handle(manx_ipam::Input::Timeout, now),
+            Input::Intent(intent) => self.on_intent(intent, now),
+            Input::Blocks(blocks) => {
+                self.ipam.handle(manx_ipam::Input::SetBlocks { blocks: (*blocks).clone() }, now);
+            }
+            Input::Call { request, call, at } => self.on_call(request, call, at, now),
+            Input::Ended(ended) => self.on_ended(ended, now),
+            Input::Claimed { block, outcome } => {
+                self.ipam.handle(manx_ipam::Input::Claimed { block, outcome }, now);
+            }
+            Input::Released { block, outcome } => {
+                self.ipam.handle(manx_ipam::Input::Released { block, outcome }, now);
+            }
+            Input::LinkDown { id } => self.on_link_down(&id),
+            Input::LinkGone { id } => {
+                self.on_link_down(&id);
+                self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
+            }
+            Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
+            Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
+            Input::Mtu(mtu) => self.mtu = mtu,
+        }
+        self.drain(now);
+    }
+
+    /// Takes the next output, or `None` once drained.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ipam.deadline()
+    }
+
+    /// The figures of the allocator, for status.
+    pub fn usage(&self) -> Usage {
+        self.ipam.usage()
+    }
+
+    /// What keeps pods from starting on this node; empty when nothing does.
+    pub fn obstacles(&self) -> Vec<String> {
+        if !self.intent_known {
+            return vec!["the configuration of the cluster has not been read yet".to_owned()];
+        }
+        if self.families() == (false, false) {
+            return vec![
+                "no enabled automatic pool selects this node: create, enable or widen one".to_owned(),
+            ];
+        }
+        let full = self.exhausted.iter().filter(|family| self.is_full(**family));
+        full.map(|family| format!("no {family} address is free and no block is left")).collect()
+    }
+
+    fn is_full(&self, family: Family) -> bool {
+        let usage = self.ipam.usage();
+        !usage.blocks.iter().any(|block| Family::of(block.block.first()) == family && block.free > 0)
+    }
+
+    fn on_intent(&mut self, intent: Arc<Intent>, now: Instant) {
+        self.intent_known = true;
+        if intent.pools != self.intent.pools {
+            self.ipam.handle(manx_ipam::Input::SetPools(intent.pools.clone()), now);
+        }
+        self.intent = intent;
+        self.announce();
+        self.outputs.push_back(Output::Changed);
+    }
+
+    fn on_call(&mut self, request: RequestId, call: Request, at: u64, now: Instant) {
+        match call {
+            Request::Add(add) => self.on_add(request, add, at, now),
+            Request::Del(del) => self.on_del(request, del, now),
+            Request::Check(attachment) => {
+                let known = self.endpoint(&attachment).map(|endpoint| assignment(endpoint, self.mtu));
+                self.reply(request, Reply::Known(known));
+            }
+            Request::Status => {
+                let obstacles = self.obstacles();
+                let reply = if obstacles.is_empty() {
+                    Reply::Ready
+                } else {
+                    refusal(Code::NOT_AVAILABLE, "this node cannot take pods now", obstacles.join("; "))
+                };
+                self.reply(request, reply);
+            }
+            Request::Gc(gc) => self.on_gc(request, gc, now),
+        }
+    }
+
+    fn on_add(&mut self, request: RequestId, add: AddRequest, at: u64, now: Instant) {
+        let (v4, v6) = self.families();
+        let namespace = add.pod.as_ref().map(|pod| pod.namespace.as_str());
+        let asked = |family| add.addresses.iter().any(|address| Family::of(*address) == family);
+        let want = Want {
+            // With no pool at all the allocator says which one is missing.
+            v4: v4 || asked(Family::V4) || !v6,
+            v6: v6 || asked(Family::V6),
+            addresses: add.addresses.clone(),
+            pools: self.intent.pod_pools.of_namespace(namespace),
+        };
+        let pod = add.pod.map(|pod| PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid });
+        let endpoint = Endpoint {
+            id: EndpointId { container: add.container, ifname: add.ifname },
+            pod: pod.clone(),
+            link: add.link,
+            addresses: Vec::new(),
+            netns: Some(add.netns),
+            since: Some(at),
+        };
+        self.asking.insert(request, pod);
+        self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);
+    }
+
+    fn on_del(&mut self, request: RequestId, del: DelRequest, now: Instant) {
+        let id = EndpointId { container: del.container, ifname: del.ifname };
+        self.freeing.insert(request, Owed::Reply { id: id.clone(), link: del.link });
+        self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
+    }
+
+    fn on_ended(&mut self, ended: DelRequest, now: Instant) {
+        let id = EndpointId { container: ended.container.clone(), ifname: ended.ifname.clone() };
+        let attachment = Attachment { container: ended.container, ifname: ended.ifname };
+        if !self.healed {
+            self.ended.insert(id.clone());
+        }
+        self.free_ourselves(id, |_| Owed::Tombstone { attachment, link: ended.link }, now);
+    }
+
+    fn free_ourselves(&mut self, id: EndpointId, owed: impl FnOnce(EndpointId) -> Owed, now: Instant) {
+        let request = RequestId(self.next_own);
+        self.next_own -= 1;
+        self.freeing.insert(request, owed(id.clone()));
+        self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
+    }
+
+    /// What an attachment is not in the list is freed; which ones those are is known when the allocator is drained.
+    fn on_gc(&mut self, request: RequestId, gc: GcRequest, now: Instant) {
+        let valid = gc.valid.into_iter();
+        let valid = valid.map(|kept| EndpointId { container: kept.container, ifname: kept.ifname }).collect();
+        self.ipam.handle(manx_ipam::Input::Keep { valid }, now);
+        let collected = self.drain(now);
+        self.reply(request, Reply::Collected(collected));
+    }
+
+    /// Heals record and kernel after a start: what the kernel has and the record lacks is taken over,
+    /// what the record has and the kernel lacks is freed.
+    fn on_found(&mut self, endpoints: Vec<Endpoint>, at: u64, now: Instant) {
+        let found: BTreeSet<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
+        let settled = |since: Option<u64>| since.is_none_or(|since| since.saturating_add(LINK_GRACE) < at);
+        let vanished =
+            self.ipam.endpoints().filter(|known| !found.contains(&known.id) && settled(known.since));
+        let vanished: Vec<EndpointId> = vanished.map(|endpoint| endpoint.id.clone()).collect();
+        for id in vanished {
+            self.free_ourselves(id, |id| Owed::Nothing { id }, now);
+        }
+        let leaving: BTreeSet<EndpointId> = self.ipam.leaving().map(|endpoint| endpoint.id.clone()).collect();
+        let living = |found: &Endpoint| {
+            !found.addresses.is_empty() && !leaving.contains(&found.id) && !self.ended.contains(&found.id)
+        };
+        let living: Vec<Endpoint> = endpoints.into_iter().filter(living).collect();
+        self.ended.clear();
+        self.healed = true;
+        self.ipam.handle(manx_ipam::Input::Adopt(living), now);
+    }
+
+    fn on_link_down(&mut self, id: &EndpointId) {
+        for request in self.unlinking.remove(id).unwrap_or_default() {
+            self.reply(request, Reply::Deleted { link_removed_by: Remover::Agent });
+        }
+    }
+
+    /// Carries the allocator's outputs over; gives the attachments that a GC collected.
+    fn drain(&mut self, now: Instant) -> Vec<Attachment> {
+        let mut collected = Vec::new();
+        let mut endpoints_changed = false;
+        while let Some(output) = self.ipam.poll() {
+            match output {
+                manx_ipam::Output::Record(bytes) => self.outputs.push_back(Output::Record(bytes)),
+                manx_ipam::Output::Rewrite(bytes) => self.outputs.push_back(Output::Rewrite(bytes)),
+                manx_ipam::Output::Claim(block) => self.claim(block, now),
+                manx_ipam::Output::Release(block) => self.outputs.push_back(Output::Release(block)),
+                manx_ipam::Output::Assigned { request, endpoint } => {
+                    self.asking.remove(&request);
+                    self.reply(request, Reply::Assigned(assignment(&endpoint, self.mtu)));
+                }
+                manx_ipam::Output::Refused { request, why } => self.refuse(request, &why),
+                manx_ipam::Output::Freed { request, endpoint } => self.on_freed(request, endpoint, now),
+                manx_ipam::Output::Collected(endpoint) => {
+                    let Endpoint { id, link, .. } = endpoint;
+                    collected.push(Attachment { container: id.container.clone(), ifname: id.ifname.clone() });
+                    self.outputs.push_back(Output::Unlink { id, link });
+                }
+                manx_ipam::Output::Owned(owned) => {
+                    self.owned = owned;
+                    endpoints_changed = true;
+                    self.announce();
+                }
+                manx_ipam::Output::EndpointsChanged => endpoints_changed = true,
+                manx_ipam::Output::Event(event) => self.on_event(event),
+            }
+        }
+        if endpoints_changed {
+            self.routes();
+        }
+        collected
+    }
+
+    fn claim(&mut self, block: BlockId, now: Instant) {
+        match self.intent.pools.iter().find(|pool| pool.has_block(&block)) {
+            Some(pool) => self.outputs.push_back(Output::Claim { block, pool: pool.name.clone() }),
+            // The pool went away between the wish and now.
+            None => {
+                let outcome = Err(ClaimError::Failed);
+                self.ipam.handle(manx_ipam::Input::Claimed { block, outcome }, now);
+            }
+        }
+    }
+
+    fn on_freed(&mut self, request: RequestId, endpoint: Option<Endpoint>, now: Instant) {
+        let link_of = |named: String| endpoint.map_or(named, |endpoint| endpoint.link);
+        match self.freeing.remove(&request) {
+            Some(Owed::Reply { id, link }) => {
+                self.unlinking.entry(id.clone()).or_default().push(request);
+                self.outputs.push_back(Output::Unlink { id, link: link_of(link) });
+            }
+            Some(Owed::Tombstone { attachment, link }) => {
+                let id =
+                    EndpointId { container: attachment.container.clone(), ifname: attachment.ifname.clone() };
+                self.outputs.push_back(Output::Unlink { id, link: link_of(link) });
+                self.outputs.push_back(Output::Buried(attachment));
+            }
+            Some(Owed::Nothing { id }) => self.ipam.handle(manx_ipam::Input::LinkGone { id }, now),
+            None => {}
+        }
+    }
+
+    fn on_event(&mut self, event: manx_ipam::Event) {
+        match event {
+            manx_ipam::Event::Exhausted { family } => {
+                self.exhausted.insert(family);
+            }
+            manx_ipam::Event::ExhaustedEnded { family } => {
+                self.exhausted.remove(&family);
+            }
+            _ => {}
+        }
+        self.outputs.push_back(Output::Event(event));
+        self.outputs.push_back(Output::Changed);
+    }
+
+    fn refuse(&mut self, request: RequestId, why: &AssignError) {
+        let pod = self.asking.remove(&request).flatten();
+        let out_of_addresses = matches!(
+            why,
+            AssignError::PoolFull { .. } | AssignError::BlockLimit { .. } | AssignError::NoPool { .. }
+        );
+        if let Some(pod) = pod.filter(|_| out_of_addresses) {
+            self.outputs.push_back(Output::PodEvent { pod, note: why.to_string() });
+        }
+        self.reply(request, refusal(code_of(why), &why.to_string(), String::new()));
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        self.outputs.push_back(Output::Reply { request, reply });
+    }
+
+    fn routes(&mut self) {
+        self.outputs.push_back(Output::Routes(local_routes(self.ipam.endpoints(), &self.owned)));
+        self.outputs.push_back(Output::Changed);
+    }
+
+    fn announce(&mut self) {
+        let origins = self.intent.announcement.origins(&self.owned);
+        if origins != self.origins {
+            self.origins = origins.clone();
+            self.outputs.push_back(Output::Origins(origins));
+        }
+    }
+
+    /// The families for which automatic pools select this node.
+    fn families(&self) -> (bool, bool) {
+        let usable = |family| {
+            let mut pools = self.intent.pools.iter();
+            pools.any(|pool| pool.automatic && !pool.disabled && pool.family() == family)
+        };
+        (usable(Family::V4), usable(Family::V6))
+    }
+
+    fn endpoint(&self, attachment: &Attachment) -> Option<&Endpoint> {
+        let is_it = |id: &EndpointId| id.container == attachment.container && id.ifname == attachment.ifname;
+        self.ipam.endpoints().find(|endpoint| is_it(&endpoint.id))
+    }
+}
+
+fn assignment(endpoint: &Endpoint, mtu: u32) -> Assignment {
+    Assignment { addresses: endpoint.addresses.clone(), mtu, link: endpoint.link.clone() }
+}
+
+fn refusal(code: Code, msg: &str, details: String) -> Reply {
+    Reply::Error(RpcError { code: code.0, msg: msg.to_owned(), details })
+}
+
+fn code_of(why: &AssignError) -> Code {
+    match why {
+        AssignError::PoolFull { .. } | AssignError::BlockLimit { .. } | AssignError::NoPool { .. } => {
+            Code::NO_ADDRESS
+        }
+        _ if why.is_transient() => Code::TRY_AGAIN,
+        _ => Code::ADDRESS_REFUSED,
+    }
+}

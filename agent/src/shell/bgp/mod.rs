@@ -1,0 +1,101 @@
+//! The speaker's thread: one `manx_bgp::Speaker`, its sockets and its clock, on a runtime of its own, so
+//! that a storm of updates cannot delay a pod.
+//!
+//! A panic inside the speaker ends that speaker and nothing else: the thread drops it with its
+//! connections and starts a fresh one, which peers take for a graceful restart.
+
+mod conn;
+mod drive;
+mod socket;
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use manx_bgp::{OriginAttributes, Prefix};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::deltas;
+use super::metrics::Metrics;
+use crate::node::intent::BgpIntent;
+
+pub use drive::Sessions;
+
+/// Best routes on their way to the kernel. The order of the keys is the order of delivery within a batch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Learned {
+    /// A fresh speaker begins: whatever was learned before is stale until it is said again.
+    Restarted,
+    /// The next hops of one prefix; none when it is withdrawn.
+    Route(Prefix),
+    /// What was not said again by now is gone.
+    Settled,
+}
+
+/// The way of best routes to the owner of the kernel's routes.
+pub type LearnedSender = deltas::Sender<Learned, BTreeSet<IpAddr>>;
+
+/// What the speaker's thread works with.
+pub struct Links {
+    /// Who we are and whom we peer with.
+    pub intent: watch::Receiver<Option<Arc<BgpIntent>>>,
+    /// What we announce.
+    pub origins: watch::Receiver<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    /// Where best routes go.
+    pub learned: LearnedSender,
+    /// Where the state of the sessions is published.
+    pub sessions: watch::Sender<Arc<Sessions>>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Ends the thread: sessions close without a NOTIFICATION.
+    pub stop: CancellationToken,
+}
+
+/// Starts the thread. `restarting` tells peers that our forwarding state outlived our last process.
+///
+/// # Errors
+/// When no thread or runtime can be made.
+pub fn start(links: Links, restarting: bool) -> anyhow::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("making the speaker's runtime")?;
+    std::thread::Builder::new()
+        .name("bgp".to_owned())
+        .spawn(move || runtime.block_on(supervise(links, restarting)))
+        .context("starting the speaker's thread")
+}
+
+async fn supervise(mut links: Links, mut restarting: bool) {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        let run = AssertUnwindSafe(drive::run(&mut links, restarting)).catch_unwind().await;
+        let panic = match run {
+            Ok(()) if links.stop.is_cancelled() => return,
+            Ok(()) => None,
+            Err(panic) => Some(panic),
+        };
+        links.learned.restart(Learned::Restarted, BTreeSet::new());
+        restarting = true;
+        let Some(panic) = panic else { continue };
+        links.metrics.speaker_panics.inc();
+        tracing::error!(panic = describe(&*panic), "the BGP speaker failed and is started again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+}
+
+fn describe(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown")
+}

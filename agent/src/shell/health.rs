@@ -1,0 +1,137 @@
+//! `/healthz`, `/readyz` and `/metrics` over plain HTTP on a local address.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// How many requests are served at once.
+const CONNECTIONS: usize = 16;
+/// The longest wait for the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// The longest that one connection lives.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+
+/// What the three pages show.
+pub trait Pages: Send + Sync + 'static {
+    /// What keeps the process from being alive; empty when all is well.
+    fn ailments(&self) -> Vec<String>;
+    /// What keeps this process from serving; empty when it is ready.
+    fn obstacles(&self) -> Vec<String>;
+    /// The metrics in the text format of OpenMetrics.
+    fn metrics(&self) -> String;
+}
+
+/// Serves the pages for as long as the process lives.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(address: SocketAddr, pages: Arc<dyn Pages>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let pages = Arc::clone(&pages);
+                tokio::spawn(async move {
+                    let _ended = tokio::time::timeout(CONNECTION_TIME, converse(stream, pages)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting on the health address failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, pages: Arc<dyn Pages>) -> hyper::Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), &*pages);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+fn respond(method: &Method, path: &str, pages: &dyn Pages) -> Response<Full<Bytes>> {
+    if method != Method::GET && method != Method::HEAD {
+        return page(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".to_owned());
+    }
+    match path {
+        "/healthz" => verdict(pages.ailments()),
+        "/readyz" => verdict(pages.obstacles()),
+        "/metrics" => {
+            let mut response = page(StatusCode::OK, pages.metrics());
+            let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        _ => page(StatusCode::NOT_FOUND, "/healthz /readyz /metrics\n".to_owned()),
+    }
+}
+
+fn verdict(complaints: Vec<String>) -> Response<Full<Bytes>> {
+    if complaints.is_empty() {
+        page(StatusCode::OK, "ok\n".to_owned())
+    } else {
+        page(StatusCode::SERVICE_UNAVAILABLE, complaints.join("\n") + "\n")
+    }
+}
+
+fn page(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Node {
+        obstacles: Vec<String>,
+    }
+
+    impl Pages for Node {
+        fn ailments(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn obstacles(&self) -> Vec<String> {
+            self.obstacles.clone()
+        }
+        fn metrics(&self) -> String {
+            "# EOF\n".to_owned()
+        }
+    }
+
+    #[test]
+    fn an_agent_that_is_alive_but_not_ready_says_so_on_different_pages() {
+        let node = Node { obstacles: vec!["no pool selects this node".to_owned()] };
+        assert_eq!(respond(&Method::GET, "/healthz", &node).status(), StatusCode::OK);
+        assert_eq!(respond(&Method::GET, "/readyz", &node).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_write_is_refused() {
+        let node = Node { obstacles: Vec::new() };
+        assert_eq!(respond(&Method::POST, "/readyz", &node).status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

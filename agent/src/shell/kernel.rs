@@ -1,0 +1,288 @@
+//! The owner of the kernel's routes: one machine that compares, one socket that writes, one that listens.
+//!
+//! It runs on a thread of its own, since its exchanges with the kernel block, if only for
+//! milliseconds. The NAT rules, of which there are few, are kept here as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use manx_kernel::fib::{Config, Fib, Input, Output, Stats};
+use manx_kernel::model::{Dump, Event};
+use manx_kernel::netlink::Kernel;
+use manx_kernel::netlink::monitor::Monitor;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::bgp::Learned;
+use super::nat::NatOwner;
+use super::{deltas, events, host};
+use crate::node::fib::{Changes, LocalRoutes, Wanted};
+use crate::node::intent::Intent;
+
+/// Learned routes taken at once; between two batches timers and notifications get their turn.
+const BATCH: usize = 4096;
+/// The least time between two published reports.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the owner tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct KernelReport {
+    /// Figures; `None` before the first dump.
+    pub stats: Option<Stats>,
+    /// The kernel has what it should have.
+    pub in_sync: bool,
+    /// Why NAT rules are not in place, if they are not.
+    pub nat_error: Option<String>,
+}
+
+/// What the thread works with.
+pub struct Links {
+    /// What this node is to do: NAT rules and own addresses.
+    pub intent: watch::Receiver<Option<Arc<Intent>>>,
+    /// Routes of our own.
+    pub local: watch::Receiver<Arc<LocalRoutes>>,
+    /// Routes that BGP found.
+    pub learned: deltas::Receiver<Learned, BTreeSet<IpAddr>>,
+    /// Where the report goes.
+    pub report: watch::Sender<Arc<KernelReport>>,
+    /// Where the MTU of the uplink goes, once it is known.
+    pub mtu: watch::Sender<Option<u32>>,
+    /// Ends the thread; routes stay.
+    pub stop: CancellationToken,
+}
+
+/// Reads what there is in the kernel, before anything is changed.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn inventory() -> anyhow::Result<Dump> {
+    let mut kernel = Kernel::open().context("opening a netlink socket")?;
+    match kernel.answer(&Output::Dump) {
+        Some((Input::Dumped(Some(dump)), _)) => Ok(dump),
+        Some((_, Some(error))) => Err(error).context("reading the kernel's links and routes"),
+        _ => anyhow::bail!("the kernel's links and routes cannot be read"),
+    }
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When no thread, runtime or socket can be made.
+pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("making the runtime of the kernel's owner")?;
+    let kernel = Kernel::open().context("opening a netlink socket")?;
+    let port = kernel.port().context("reading the number of a netlink socket")?;
+    let monitor = {
+        let _inside = runtime.enter();
+        Monitor::open([port]).context("subscribing to the kernel's changes")?
+    };
+    let owner = Owner {
+        kernel,
+        fib: Fib::new(Config::default(), Instant::now()),
+        wanted: Wanted::new(metric),
+        mtus: BTreeMap::new(),
+        names: BTreeMap::new(),
+        addresses: Vec::new(),
+        nat: NatOwner::default(),
+        failing: false,
+        dumped: false,
+    };
+    std::thread::Builder::new()
+        .name("kernel".to_owned())
+        .spawn(move || runtime.block_on(owner.run(links, monitor)))
+        .context("starting the thread of the kernel's owner")
+}
+
+struct Owner {
+    kernel: Kernel,
+    fib: Fib,
+    wanted: Wanted,
+    /// The MTU of each link, by name.
+    mtus: BTreeMap<String, u32>,
+    names: BTreeMap<u32, String>,
+    /// This node's own.
+    addresses: Vec<IpAddr>,
+    nat: NatOwner,
+    /// The last exchange with the kernel failed.
+    failing: bool,
+    dumped: bool,
+}
+
+impl Owner {
+    async fn run(mut self, mut links: Links, mut monitor: Monitor) {
+        let mut published = Instant::now();
+        let mut dirty = true;
+        loop {
+            dirty |= self.drain();
+            if dirty && published.elapsed() >= PUBLISH_PAUSE {
+                self.publish(&links);
+                (published, dirty) = (Instant::now(), false);
+            }
+            let publish_at = dirty.then_some(published + PUBLISH_PAUSE);
+            let wake = [self.fib.deadline(), publish_at, self.nat.deadline()].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                () = links.stop.cancelled() => return,
+                Ok(()) = links.local.changed() => {
+                    let local = Arc::clone(&links.local.borrow_and_update());
+                    let changes = self.wanted.set_local((*local).clone());
+                    self.desire(changes);
+                }
+                event = monitor.next() => match event {
+                    Ok(event) => self.observe(event, &links),
+                    Err(error) => {
+                        tracing::error!(%error, "changes of the kernel cannot be seen; they are found by looking");
+                        monitor = self.listen_again().await;
+                    }
+                },
+                Ok(()) = links.intent.changed() => self.on_intent(&mut links),
+                () = sleep_until(wake) => self.on_time(),
+                Some(batch) = links.learned.recv(BATCH) => self.learn(batch),
+            }
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.fib.deadline().is_some_and(|deadline| deadline <= now) {
+            self.fib.handle(Input::Timeout, now);
+        }
+        self.nat.on_time(now);
+    }
+
+    fn desire(&mut self, changes: Changes) {
+        if !changes.is_empty() {
+            self.fib.handle(Input::Desire(changes), Instant::now());
+        }
+    }
+
+    fn learn(&mut self, batch: Vec<(Learned, BTreeSet<IpAddr>)>) {
+        let mut changes = Changes::new();
+        let mut settled = false;
+        for (learned, next_hops) in batch {
+            match learned {
+                Learned::Restarted => self.wanted.restarted(),
+                Learned::Route(prefix) => changes.extend(self.wanted.learn(prefix, next_hops)),
+                Learned::Settled => {
+                    changes.extend(self.wanted.settled());
+                    settled = true;
+                }
+            }
+        }
+        self.desire(changes);
+        if settled {
+            tracing::info!("BGP has settled; routes that nobody announced again are removed");
+            self.fib.handle(Input::KeepStale(false), Instant::now());
+        }
+    }
+
+    fn observe(&mut self, event: Event, links: &Links) {
+        match &event {
+            Event::Link(link) => {
+                self.names.insert(link.index, link.name.clone());
+                if self.mtus.insert(link.name.clone(), link.mtu) != Some(link.mtu) {
+                    self.tell_mtu(links);
+                }
+            }
+            Event::LinkGone(index) => {
+                if let Some(name) = self.names.remove(index) {
+                    self.mtus.remove(&name);
+                }
+            }
+            Event::Address(_) | Event::AddressGone(_) => self.tell_mtu(links),
+            _ => {}
+        }
+        self.fib.handle(Input::Observed(event), Instant::now());
+    }
+
+    fn on_intent(&mut self, links: &mut Links) {
+        let Some(intent) = links.intent.borrow_and_update().clone() else { return };
+        self.nat.set(&intent.nat);
+        let addresses = intent.addresses();
+        if addresses != self.addresses {
+            self.addresses = addresses;
+            self.tell_mtu(links);
+        }
+    }
+
+    /// The smallest MTU of the links that carry this node's addresses.
+    fn tell_mtu(&self, links: &Links) {
+        let uplinks = host::uplinks(&self.addresses);
+        let mtu = uplinks.iter().filter_map(|name| self.mtus.get(name)).min().copied();
+        links.mtu.send_if_modified(|told| {
+            let changed = mtu.is_some() && *told != mtu;
+            if changed {
+                *told = mtu;
+            }
+            changed
+        });
+    }
+
+    /// Does what the machine asks for; true when something was asked.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.fib.poll() {
+            any = true;
+            if let Output::Event(event) = &output {
+                events::log_fib(event);
+                continue;
+            }
+            let Some((answer, error)) = self.kernel.answer(&output) else { continue };
+            self.note(error);
+            if let Input::Dumped(Some(dump)) = &answer {
+                self.mtus = dump.links.iter().map(|link| (link.name.clone(), link.mtu)).collect();
+                self.names = dump.links.iter().map(|link| (link.index, link.name.clone())).collect();
+                self.dumped = true;
+            }
+            self.fib.handle(answer, Instant::now());
+        }
+        any
+    }
+
+    fn note(&mut self, error: Option<manx_kernel::netlink::socket::SocketError>) {
+        match error {
+            Some(error) if !self.failing => {
+                self.failing = true;
+                tracing::error!(error = events::chain(&error), "the kernel does not answer as it should");
+            }
+            None if self.failing => {
+                self.failing = false;
+                tracing::info!("the kernel answers again");
+            }
+            _ => {}
+        }
+    }
+
+    async fn listen_again(&mut self) -> Monitor {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let monitor = self.kernel.port().and_then(|port| Monitor::open([port]));
+            if let Ok(monitor) = monitor {
+                self.fib.handle(Input::Observed(Event::Overrun), Instant::now());
+                return monitor;
+            }
+        }
+    }
+
+    fn publish(&self, links: &Links) {
+        self.tell_mtu(links);
+        links.report.send_replace(Arc::new(KernelReport {
+            stats: self.dumped.then(|| self.fib.stats()),
+            in_sync: self.fib.in_sync(),
+            nat_error: self.nat.error(),
+        }));
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}

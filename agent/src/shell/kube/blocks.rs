@@ -1,0 +1,304 @@
+//! The owner of the IPBlock objects: claims and releases them, and says who owns which.
+//!
+//! A node watches its own blocks only. Those of others change often, and all that it has to know of
+//! them is which are taken: it lists their names at the start, when a claim meets one that it did not
+//! know of, and now and then; a claim on stale knowledge is refused by the API server, never granted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::runtime::watcher::Config;
+use kube::{Api, Client, ResourceExt as _};
+use manx_api::{Cidr, IPBlock, NODE_LABEL, label_value};
+use manx_ipam::{BlockId, ClaimError, NodeName};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::follow::{Change, absorb, follow};
+use super::watch::Blocks;
+use super::{FIELD_MANAGER, bounded, jitter, status_of};
+use crate::node::cluster::Objects;
+use crate::shell::deltas;
+
+/// What is to be done with a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Make it ours; it belongs to this pool.
+    Claim {
+        /// The name of the pool.
+        pool: String,
+    },
+    /// Give it back.
+    Release,
+}
+
+/// What became of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Of a claim.
+    Claimed(Result<(), ClaimError>),
+    /// Of a release.
+    Released(Result<(), ClaimError>),
+}
+
+/// How long our own write may be ahead of the watch.
+const AHEAD: Duration = Duration::from_secs(30);
+/// How often the blocks of others are listed though nothing asks for it.
+const LIST_EVERY: Duration = Duration::from_secs(600);
+/// The least time between two lists.
+const LIST_PAUSE: Duration = Duration::from_secs(5);
+/// Objects in one page of a list.
+const PAGE: u32 = 1000;
+
+/// Carries out orders and publishes the owners of all blocks, for as long as the process lives.
+pub async fn run(
+    client: Client,
+    me: NodeName,
+    mut orders: deltas::Receiver<BlockId, Order>,
+    outcomes: deltas::Sender<BlockId, Outcome>,
+    published: watch::Sender<Option<Blocks>>,
+) {
+    let api: Api<IPBlock> = Api::all(client);
+    let label = label_value(me.as_str());
+    let selector = Config::default().labels(&format!("{NODE_LABEL}={label}"));
+    let mut own: BoxStream<'static, Change<IPBlock>> = follow(api.clone(), selector).boxed();
+    let mut owner = Owner {
+        api,
+        me,
+        label,
+        own: None,
+        others: None,
+        made: BTreeMap::new(),
+        removed: BTreeMap::new(),
+        list_due: Instant::now(),
+        listed_at: None,
+        list_failing: false,
+        published,
+    };
+    loop {
+        tokio::select! {
+            Some(change) = own.next() => owner.absorb(change),
+            () = tokio::time::sleep_until(owner.list_due) => owner.list().await,
+            Some(batch) = orders.recv(16) => {
+                for (block, order) in batch {
+                    let outcome = owner.carry_out(block, order).await;
+                    // The map of owners first: an answer is never ahead of what it rests on.
+                    owner.publish();
+                    outcomes.send(block, outcome);
+                }
+                continue;
+            }
+        }
+        owner.publish();
+    }
+}
+
+struct Owner {
+    api: Api<IPBlock>,
+    me: NodeName,
+    label: String,
+    own: Option<Objects<IPBlock>>,
+    others: Option<BTreeMap<BlockId, NodeName>>,
+    /// Blocks that we claimed and the watch has not shown yet.
+    made: BTreeMap<BlockId, Instant>,
+    /// Blocks that we released and the watch still shows.
+    removed: BTreeMap<BlockId, Instant>,
+    list_due: Instant,
+    listed_at: Option<Instant>,
+    list_failing: bool,
+    published: watch::Sender<Option<Blocks>>,
+}
+
+impl Owner {
+    fn absorb(&mut self, change: Change<IPBlock>) {
+        absorb(self.own.get_or_insert_default(), change);
+        let shown: BTreeSet<BlockId> = self.shown().collect();
+        self.made.retain(|block, at| !shown.contains(block) && at.elapsed() < AHEAD);
+        self.removed.retain(|block, at| shown.contains(block) && at.elapsed() < AHEAD);
+    }
+
+    fn shown(&self) -> impl Iterator<Item = BlockId> {
+        let own = self.own.iter().flat_map(|own| own.values());
+        // The owner in the spec is the truth, the label only finds it.
+        let own = own.filter(|block| block.spec.node == self.me.as_str());
+        own.filter_map(|block| BlockId::new(block.spec.cidr.network()).ok())
+    }
+
+    fn publish(&self) {
+        let (Some(_), Some(others)) = (&self.own, &self.others) else { return };
+        let mut blocks = others.clone();
+        let ours = self.shown().filter(|block| !self.removed.contains_key(block));
+        blocks.extend(ours.chain(self.made.keys().copied()).map(|block| (block, self.me.clone())));
+        self.published.send_if_modified(|published| {
+            let changed = published.as_deref() != Some(&blocks);
+            if changed {
+                *published = Some(Arc::new(blocks));
+            }
+            changed
+        });
+    }
+
+    async fn carry_out(&mut self, block: BlockId, order: Order) -> Outcome {
+        match order {
+            Order::Claim { pool } => Outcome::Claimed(self.claim(block, &pool).await),
+            Order::Release => Outcome::Released(self.release(block).await),
+        }
+    }
+
+    async fn claim(&mut self, block: BlockId, pool: &str) -> Result<(), ClaimError> {
+        let cidr = Cidr::try_from(block.cidr()).expect("a block has no host bits");
+        let object = IPBlock::claim(cidr, self.me.as_str(), pool);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let error = match bounded(self.api.create(&params, &object)).await {
+            Ok(_) => {
+                self.became_ours(block);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if status_of(&error) != Some(409) {
+            tracing::warn!(error = format!("{error:#}"), %block, "claiming a block failed");
+            return Err(ClaimError::Failed);
+        }
+        self.find_owner(block).await
+    }
+
+    /// A claim met an object: perhaps one of our own, whose answer was lost.
+    async fn find_owner(&mut self, block: BlockId) -> Result<(), ClaimError> {
+        match bounded(self.api.get_opt(&block.name())).await {
+            Ok(Some(object)) if object.spec.node == self.me.as_str() => {
+                self.became_ours(block);
+                Ok(())
+            }
+            Ok(Some(object)) => {
+                tracing::debug!(%block, node = %object.spec.node, "the block is taken");
+                let owner = NodeName::new(object.spec.node);
+                self.others.get_or_insert_default().insert(block, owner);
+                self.list_soon();
+                Err(ClaimError::Taken)
+            }
+            Ok(None) => Err(ClaimError::Failed),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), %block, "the owner of a block cannot be read");
+                Err(ClaimError::Failed)
+            }
+        }
+    }
+
+    fn became_ours(&mut self, block: BlockId) {
+        self.made.insert(block, Instant::now());
+        self.removed.remove(&block);
+        if let Some(others) = &mut self.others {
+            others.remove(&block);
+        }
+    }
+
+    async fn release(&mut self, block: BlockId) -> Result<(), ClaimError> {
+        let failed = |error: anyhow::Error| {
+            tracing::warn!(error = format!("{error:#}"), %block, "releasing a block failed");
+            ClaimError::Failed
+        };
+        let name = block.name();
+        let Some(object) = bounded(self.api.get_opt(&name)).await.map_err(failed)? else {
+            self.became_free(block);
+            return Ok(());
+        };
+        if object.spec.node != self.me.as_str() {
+            return Err(ClaimError::Taken);
+        }
+        let preconditions = Preconditions { resource_version: object.resource_version(), uid: object.uid() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match bounded(self.api.delete(&name, &params)).await {
+            Ok(_) => {}
+            Err(error) if status_of(&error) == Some(404) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.became_free(block);
+        Ok(())
+    }
+
+    fn became_free(&mut self, block: BlockId) {
+        self.made.remove(&block);
+        self.removed.insert(block, Instant::now());
+    }
+
+    fn list_soon(&mut self) {
+        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + LIST_PAUSE);
+        self.list_due = self.list_due.min(earliest);
+    }
+
+    async fn list(&mut self) {
+        match self.list_others().await {
+            Ok(others) => {
+                self.others = Some(others);
+                self.list_due = Instant::now() + LIST_EVERY.mul_f64(0.75 + jitter(&self.label) / 2.0);
+                self.list_failing = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.list_failing, true) {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the blocks of the cluster cannot be listed"
+                    );
+                }
+                self.list_due = Instant::now() + LIST_PAUSE.mul_f64(0.5 + jitter(&self.label));
+            }
+        }
+        self.listed_at = Some(Instant::now());
+    }
+
+    /// All blocks that are not ours, by name and label alone: their status may be large.
+    async fn list_others(&self) -> anyhow::Result<BTreeMap<BlockId, NodeName>> {
+        let mut others = BTreeMap::new();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = bounded(self.api.list_metadata(&params)).await.context("listing blocks")?;
+            for object in &page.items {
+                let owner = object.labels().get(NODE_LABEL).cloned().unwrap_or_default();
+                if owner != self.label
+                    && let Some(block) = block_of(&object.name_any())
+                {
+                    others.insert(block, NodeName::new(owner));
+                }
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(others),
+            }
+        }
+    }
+}
+
+/// The block that an object of this name stands for.
+fn block_of(name: &str) -> Option<BlockId> {
+    let (address, len) = name.rsplit_once('-')?;
+    let v4 = address.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+        && address.bytes().filter(|byte| *byte == b'-').count() == 3
+        && !address.contains("--");
+    let address = address.replace('-', if v4 { "." } else { ":" });
+    format!("{address}/{len}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_block_says_which_it_is() {
+        for cidr in ["10.244.3.64/26", "fd00:10:244::40/122", "fd00:1:2:3:4:5:6:0/112", "2001:db8::/112"] {
+            let block: BlockId = cidr.parse().expect("a block");
+            assert_eq!(block_of(&block.name()), Some(block), "{cidr}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_named_otherwise_is_no_block() {
+        assert_eq!(block_of("default"), None);
+        assert_eq!(block_of("10-244-3-64-99"), None);
+    }
+}

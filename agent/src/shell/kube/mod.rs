@@ -1,0 +1,67 @@
+//! The Kubernetes API: what is watched, and what is written.
+//!
+//! Everything here may fail for hours without harm: watches go on with what was seen last, writes are
+//! kept, coalesced and tried again. `watch.rs` reads, `blocks.rs` claims and releases, `publish.rs` writes
+//! status, `heartbeat.rs` says that we live, `pod_events.rs` tells owners of pods what is wrong.
+
+pub mod blocks;
+mod follow;
+pub mod heartbeat;
+mod pace;
+pub mod pod_events;
+pub mod publish;
+pub mod watch;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// The longest that one request may take.
+pub(crate) const CALL_TIME: Duration = Duration::from_secs(10);
+
+/// Who we are in the record of who set which field.
+pub(crate) const FIELD_MANAGER: &str = "manx-agent";
+
+/// Makes a client. The API server need not be there.
+///
+/// # Errors
+/// When the kubeconfig or the service account cannot be read.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .context("reading the kubeconfig")?
+        }
+        None => Config::incluster()
+            .context("reading the service account (give --kubeconfig outside a cluster)")?,
+    };
+    Client::try_from(config).context("making a client for the API server")
+}
+
+/// A request that takes no longer than [`CALL_TIME`].
+pub(crate) async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(CALL_TIME, request).await {
+        Ok(result) => Ok(result?),
+        Err(_) => anyhow::bail!("the API server did not answer within {} s", CALL_TIME.as_secs()),
+    }
+}
+
+/// The HTTP status of an error of the API server, if it is one.
+pub(crate) fn status_of(error: &anyhow::Error) -> Option<u16> {
+    match error.downcast_ref::<kube::Error>()? {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// A number in 0..1 that differs between nodes and moments, for jitter.
+pub(crate) fn jitter(salt: &str) -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let hash = RandomState::new().hash_one(salt);
+    f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

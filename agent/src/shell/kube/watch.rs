@@ -1,0 +1,256 @@
+//! The owner of what the API server says: folds all watches into one [`Cluster`], makes an
+//! [`Intent`] of it, and keeps a copy for a start without the API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, SelectAll};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::runtime::watcher::Config;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
+use manx_ipam::{BlockId, NodeName};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::follow::{Change, absorb, follow};
+use crate::node::cluster::{Cluster, Objects, OwnNode};
+use crate::node::intent::{BgpIntent, Intent};
+use crate::shell::record::{read_bounded, write_whole};
+
+/// How long a change waits for company before the intent is made anew.
+const GATHER: Duration = Duration::from_millis(20);
+/// The least time between two copies of the cluster.
+const COPY_PAUSE: Duration = Duration::from_secs(2);
+/// The largest copy that is believed.
+const COPY_LIMIT: u64 = 256 << 20;
+
+/// The owners of all blocks, as last seen.
+pub type Blocks = Arc<BTreeMap<BlockId, NodeName>>;
+
+/// Where the owner publishes.
+pub struct Outlets {
+    /// What this node is to do.
+    pub intent: watch::Sender<Option<Arc<Intent>>>,
+    /// The part of it for the speaker.
+    pub bgp: watch::Sender<Option<Arc<BgpIntent>>>,
+    /// What the API server says, for whoever compares with it.
+    pub cluster: watch::Sender<Arc<Cluster>>,
+}
+
+/// Reads what an earlier agent saw; `None` when there is nothing that can be read.
+pub fn read_copy(path: &std::path::Path) -> Option<Cluster> {
+    let bytes = match read_bounded(path, COPY_LIMIT) {
+        Ok(bytes) => bytes?,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the copy of the cluster cannot be read");
+            return None;
+        }
+    };
+    Cluster::from_bytes(&bytes)
+        .inspect_err(|error| tracing::warn!(%error, "the copy of the cluster is of another version"))
+        .ok()
+}
+
+/// A change of one of the kinds.
+#[derive(Debug)]
+enum Update {
+    Pools(Change<IPPool>),
+    Configurations(Change<BGPConfiguration>),
+    Peers(Change<BGPPeer>),
+    Filters(Change<BGPFilter>),
+    Networks(Change<NodeNetwork>),
+    Node(Change<Node>),
+    Namespaces(Change<Namespace>),
+}
+
+/// The kinds of which all objects must have been seen before there is an intent.
+const KINDS: usize = 6;
+
+/// Follows everything that this node has to know, for as long as the process lives.
+pub async fn run(
+    client: Client,
+    me: NodeName,
+    copy: Option<Cluster>,
+    copy_path: PathBuf,
+    mut blocks: watch::Receiver<Option<Blocks>>,
+    outlets: Outlets,
+) {
+    let mut updates = streams(&client, &me);
+    let mut owner = Owner::new(me, copy, copy_path, outlets);
+    owner.publish();
+    let mut namespaces_followed = false;
+    loop {
+        tokio::select! {
+            Some(update) = updates.next() => owner.absorb(update),
+            Ok(()) = blocks.changed() => {
+                if let Some(blocks) = blocks.borrow_and_update().clone() {
+                    owner.cluster.blocks = blocks;
+                }
+            }
+            () = sleep_until(owner.copy_due) => {
+                owner.copy();
+                continue;
+            }
+        }
+        gather(&mut updates, &mut owner).await;
+        owner.publish();
+        if !namespaces_followed && owner.selects_namespaces() {
+            updates.push(kind::<Namespace>(&client, Config::default(), Update::Namespaces));
+            namespaces_followed = true;
+        }
+    }
+}
+
+async fn gather(updates: &mut SelectAll<BoxStream<'static, Update>>, owner: &mut Owner) {
+    let until = Instant::now() + GATHER;
+    while let Ok(Some(update)) = tokio::time::timeout_at(until, updates.next()).await {
+        owner.absorb(update);
+    }
+}
+
+fn streams(client: &Client, me: &NodeName) -> SelectAll<BoxStream<'static, Update>> {
+    let all = Config::default;
+    futures_util::stream::select_all([
+        kind(client, all(), Update::Pools),
+        kind(client, all(), Update::Configurations),
+        kind(client, all(), Update::Peers),
+        kind(client, all(), Update::Filters),
+        kind(client, all(), Update::Networks),
+        kind(client, all().fields(&format!("metadata.name={me}")), Update::Node),
+    ])
+}
+
+fn kind<K>(client: &Client, config: Config, wrap: fn(Change<K>) -> Update) -> BoxStream<'static, Update>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    follow(Api::<K>::all(client.clone()), config).map(wrap).boxed()
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Owner {
+    cluster: Cluster,
+    me: NodeName,
+    outlets: Outlets,
+    /// The kinds of which all objects have been seen.
+    seen: BTreeSet<&'static str>,
+    /// There was a copy: what it says holds until the API server says otherwise.
+    copied: bool,
+    bgp: Option<Arc<BgpIntent>>,
+    copy_path: PathBuf,
+    copy_due: Option<Instant>,
+    not_before: Instant,
+}
+
+impl Owner {
+    fn new(me: NodeName, copy: Option<Cluster>, copy_path: PathBuf, outlets: Outlets) -> Self {
+        Self {
+            copied: copy.is_some(),
+            cluster: copy.unwrap_or_default(),
+            me,
+            outlets,
+            seen: BTreeSet::new(),
+            bgp: None,
+            copy_path,
+            copy_due: None,
+            not_before: Instant::now(),
+        }
+    }
+
+    fn absorb(&mut self, update: Update) {
+        let cluster = &mut self.cluster;
+        let kind = match update {
+            Update::Pools(change) => take_in(&mut cluster.pools, change),
+            Update::Configurations(change) => take_in(&mut cluster.configurations, change),
+            Update::Peers(change) => take_in(&mut cluster.peers, change),
+            Update::Filters(change) => take_in(&mut cluster.filters, change),
+            Update::Networks(change) => take_in(&mut cluster.networks, change),
+            Update::Node(change) => own_node(&mut cluster.node, change),
+            Update::Namespaces(change) => {
+                labels(&mut cluster.namespaces, change);
+                None
+            }
+        };
+        self.seen.extend(kind);
+    }
+
+    fn selects_namespaces(&self) -> bool {
+        self.cluster.pools.values().any(|pool| pool.spec.namespace_selector.is_some())
+    }
+
+    fn publish(&mut self) {
+        if !self.copied && self.seen.len() < KINDS {
+            return;
+        }
+        let intent = Arc::new(Intent::new(&self.cluster, &self.me));
+        if intent.bgp != self.bgp {
+            self.bgp.clone_from(&intent.bgp);
+            // Without an address of ours for a moment, sessions stay as they are.
+            if let Some(bgp) = &intent.bgp {
+                self.outlets.bgp.send_replace(Some(Arc::clone(bgp)));
+            }
+        }
+        self.outlets.intent.send_replace(Some(intent));
+        self.outlets.cluster.send_replace(Arc::new(self.cluster.clone()));
+        if self.seen.len() == KINDS && self.copy_due.is_none() {
+            self.copy_due = Some(self.not_before);
+        }
+    }
+
+    fn copy(&mut self) {
+        self.copy_due = None;
+        self.not_before = Instant::now() + COPY_PAUSE;
+        let written = self.cluster.to_bytes().map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|bytes| write_whole(&self.copy_path, &bytes)) {
+            tracing::warn!(%error, path = %self.copy_path.display(), "the copy of the cluster cannot be written");
+        }
+    }
+}
+
+/// Carries a change out; gives the kind when all of its objects are known now.
+fn take_in<K: Resource<DynamicType = ()> + Clone>(
+    objects: &mut Objects<K>,
+    change: Change<K>,
+) -> Option<&'static str> {
+    let whole = matches!(change, Change::All(_));
+    absorb(objects, change);
+    whole.then(std::any::type_name::<K>)
+}
+
+fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> Option<&'static str> {
+    let whole = matches!(change, Change::All(_));
+    let read = match change {
+        Change::All(nodes) => nodes.values().next().map(OwnNode::read),
+        Change::Applied(object) => Some(OwnNode::read(&object)),
+        Change::Deleted(_) => None,
+    };
+    *node = read.map(Arc::new);
+    whole.then_some("Node")
+}
+
+fn labels(known: &mut Arc<BTreeMap<String, BTreeMap<String, String>>>, change: Change<Namespace>) {
+    let known = Arc::make_mut(known);
+    match change {
+        Change::All(all) => {
+            *known = all.into_iter().map(|(name, object)| (name, object.labels().clone())).collect();
+        }
+        Change::Applied(object) => {
+            known.insert(object.name_any(), object.labels().clone());
+        }
+        Change::Deleted(name) => {
+            known.remove(&name);
+        }
+    }
+}

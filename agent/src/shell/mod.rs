@@ -1,0 +1,20 @@
+//! Everything impure: sockets, files, clocks, netlink, the Kubernetes API. One outside world per module.
+//!
+//! Start with `run.rs`, which wires the owners together.
+
+pub mod bgp;
+pub mod cni;
+pub mod deltas;
+pub mod events;
+pub mod health;
+pub mod host;
+pub mod kernel;
+pub mod kube;
+pub mod links;
+pub mod log;
+pub mod metrics;
+mod nat;
+pub mod options;
+pub mod owner;
+pub mod record;
+pub mod run;

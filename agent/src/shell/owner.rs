@@ -1,0 +1,280 @@
+//! The owner of the node's addresses: the one loop around [`Node`], on a thread of its own together with the
+//! allocation socket, so that a pod waits for nothing but this.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use manx_bgp::{OriginAttributes, Prefix};
+use manx_cni::rpc::{Attachment, Reply, RpcError};
+use manx_cni::spec::Code;
+use manx_cni::tombstone;
+use manx_ipam::{BlockId, EndpointId, RequestId, Usage};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::cni::Call;
+use super::kube::blocks::{Order, Outcome};
+use super::kube::pod_events::PodEvent;
+use super::kube::watch::Blocks;
+use super::links::News;
+use super::record::{Record, RunDir};
+use super::{deltas, events};
+use crate::node::fib::LocalRoutes;
+use crate::node::intent::Intent;
+use crate::node::{Input, Node, Output};
+
+/// The least time between two reports.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
+/// How often tombstones are looked for.
+const TOMBSTONES: Duration = Duration::from_secs(10);
+/// Calls handled before the loop looks at everything else again.
+const CALLS_PER_TURN: usize = 32;
+
+/// What the owner tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct NodeReport {
+    /// Blocks, pools and endpoints.
+    pub usage: Usage,
+    /// What keeps pods from starting.
+    pub obstacles: Vec<String>,
+}
+
+/// Everything that the owner works with.
+pub struct Ports {
+    /// Calls of the plugin.
+    pub calls: mpsc::Receiver<Call>,
+    /// What this node is to do.
+    pub intent: watch::Receiver<Option<Arc<Intent>>>,
+    /// Who owns which block.
+    pub blocks: watch::Receiver<Option<Blocks>>,
+    /// What became of claims and releases.
+    pub outcomes: deltas::Receiver<BlockId, Outcome>,
+    /// What became of links.
+    pub news: deltas::Receiver<EndpointId, News>,
+    /// The MTU of the uplink.
+    pub mtu: watch::Receiver<Option<u32>>,
+    /// Claims and releases.
+    pub orders: deltas::Sender<BlockId, Order>,
+    /// Links that are to go.
+    pub unlink: deltas::Sender<EndpointId, String>,
+    /// Routes of our own.
+    pub routes: watch::Sender<Arc<LocalRoutes>>,
+    /// What we announce.
+    pub origins: watch::Sender<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    /// The report.
+    pub report: watch::Sender<Arc<NodeReport>>,
+    /// Events on pods; one that finds no room is dropped.
+    pub pod_events: mpsc::Sender<PodEvent>,
+    /// Where plugins leave tombstones.
+    pub run_dir: Arc<RunDir>,
+    /// Ends the loop.
+    pub stop: CancellationToken,
+}
+
+/// Runs until the process stops. Inputs that are known from the start are handled before the first call.
+pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports) {
+    let mut owner = Owner {
+        node,
+        record,
+        record_broken: false,
+        waiting: BTreeMap::new(),
+        next_request: 0,
+        changed: true,
+    };
+    for input in first {
+        owner.feed(input, &ports);
+    }
+    let mut reported = Instant::now();
+    let mut look = tokio::time::interval(TOMBSTONES);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if owner.changed && reported.elapsed() >= REPORT_PAUSE {
+            owner.report(&ports);
+            reported = Instant::now();
+        }
+        let report_at = owner.changed.then_some(reported + REPORT_PAUSE);
+        let wake = [owner.node.deadline(), report_at].into_iter().flatten().min();
+        tokio::select! {
+            () = ports.stop.cancelled() => return,
+            Some(call) = ports.calls.recv() => {
+                owner.call(call, &ports);
+                for _ in 1..CALLS_PER_TURN {
+                    let Ok(call) = ports.calls.try_recv() else { break };
+                    owner.call(call, &ports);
+                }
+            }
+            Some(batch) = ports.news.recv(64) => owner.on_news(batch, &ports),
+            Some(batch) = ports.outcomes.recv(64) => {
+                // The owners of blocks first: an answer rests on them.
+                owner.on_blocks(&mut ports);
+                owner.on_outcomes(batch, &ports);
+            }
+            Ok(()) = ports.blocks.changed() => owner.on_blocks(&mut ports),
+            Ok(()) = ports.intent.changed() => {
+                let intent = ports.intent.borrow_and_update().clone();
+                if let Some(intent) = intent {
+                    owner.feed(Input::Intent(intent), &ports);
+                }
+            }
+            Ok(()) = ports.mtu.changed() => {
+                let mtu = *ports.mtu.borrow_and_update();
+                if let Some(mtu) = mtu {
+                    owner.feed(Input::Mtu(mtu), &ports);
+                }
+            }
+            _ = look.tick() => owner.look_for_tombstones(&ports),
+            () = sleep_until(wake) => {
+                if owner.node.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                    owner.feed(Input::Timeout, &ports);
+                }
+            }
+        }
+    }
+}
+
+/// The time of day in seconds since 1970, for status.
+pub fn time_of_day() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+struct Owner {
+    node: Node,
+    record: Record,
+    /// The record lacks something: no address may be given out until it is whole again.
+    record_broken: bool,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    next_request: u64,
+    changed: bool,
+}
+
+impl Owner {
+    fn call(&mut self, call: Call, ports: &Ports) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert(request, call.reply);
+        self.feed(Input::Call { request, call: call.request, at: time_of_day() }, ports);
+    }
+
+    fn on_news(&mut self, batch: Vec<(EndpointId, News)>, ports: &Ports) {
+        for (id, news) in batch {
+            let input = match news {
+                News::Down => Input::LinkDown { id },
+                News::Gone => Input::LinkGone { id },
+            };
+            self.feed(input, ports);
+        }
+    }
+
+    fn on_blocks(&mut self, ports: &mut Ports) {
+        if !ports.blocks.has_changed().unwrap_or(false) {
+            return;
+        }
+        let blocks = ports.blocks.borrow_and_update().clone();
+        if let Some(blocks) = blocks {
+            self.feed(Input::Blocks(blocks), ports);
+        }
+    }
+
+    fn on_outcomes(&mut self, batch: Vec<(BlockId, Outcome)>, ports: &Ports) {
+        for (block, outcome) in batch {
+            let input = match outcome {
+                Outcome::Claimed(outcome) => Input::Claimed { block, outcome },
+                Outcome::Released(outcome) => Input::Released { block, outcome },
+            };
+            self.feed(input, ports);
+        }
+    }
+
+    /// Tombstones are read before the first call; one that a plugin was about to leave at that moment is found here.
+    fn look_for_tombstones(&mut self, ports: &Ports) {
+        match tombstone::list(ports.run_dir.path()) {
+            Ok(ended) => ended.into_iter().for_each(|ended| self.feed(Input::Ended(ended), ports)),
+            Err(error) => tracing::warn!(%error, "the tombstones of the plugin cannot be read"),
+        }
+    }
+
+    fn clear_tombstone(&self, attachment: &Attachment, ports: &Ports) {
+        // What is not recorded as freed must not be forgotten.
+        if self.record_broken {
+            return;
+        }
+        if let Err(error) = tombstone::clear(ports.run_dir.path(), attachment) {
+            tracing::warn!(%error, container = attachment.container, "a tombstone cannot be removed");
+        }
+    }
+
+    fn feed(&mut self, input: Input, ports: &Ports) {
+        self.node.handle(input, Instant::now());
+        while let Some(output) = self.node.poll() {
+            self.carry_out(output, ports);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, ports: &Ports) {
+        match output {
+            Output::Record(bytes) => {
+                let written = self.record.append(&bytes);
+                self.recorded(written, false);
+            }
+            Output::Rewrite(bytes) => {
+                let written = self.record.replace(&bytes);
+                self.recorded(written, true);
+            }
+            Output::Claim { block, pool } => ports.orders.send(block, Order::Claim { pool }),
+            Output::Release(block) => ports.orders.send(block, Order::Release),
+            Output::Reply { request, reply } => self.reply(request, reply),
+            Output::Unlink { id, link } => ports.unlink.send(id, link),
+            Output::Buried(attachment) => self.clear_tombstone(&attachment, ports),
+            Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
+            Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
+            Output::Changed => self.changed = true,
+            Output::PodEvent { pod, note } => drop(ports.pod_events.try_send(PodEvent { pod, note })),
+            Output::Event(event) => events::log_ipam(&event),
+        }
+    }
+
+    fn recorded(&mut self, written: std::io::Result<()>, whole: bool) {
+        match written {
+            Ok(()) if whole && std::mem::take(&mut self.record_broken) => {
+                tracing::info!("the record of endpoints is whole again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut self.record_broken, true) {
+                    tracing::error!(%error, "the record of endpoints cannot be written: no pod can start");
+                }
+                self.node.handle(Input::RecordFailed, Instant::now());
+            }
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        let reply = match reply {
+            Reply::Assigned(_) if self.record_broken => Reply::Error(RpcError {
+                code: Code::TRY_AGAIN.0,
+                msg: "the agent's record of endpoints cannot be written".to_owned(),
+                details: "look for a full or read-only run directory on the node".to_owned(),
+            }),
+            reply => reply,
+        };
+        if let Some(waiting) = self.waiting.remove(&request) {
+            // A plugin that was killed meanwhile is repeated by its runtime.
+            let _gone = waiting.send(reply);
+        }
+    }
+
+    fn report(&mut self, ports: &Ports) {
+        self.changed = false;
+        let report = NodeReport { usage: self.node.usage(), obstacles: self.node.obstacles() };
+        ports.report.send_replace(Arc::new(report));
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,303 @@
+//! The agent from start to end: opens every outside world, wires the owners together, waits for a signal.
+//!
+//! | owner | thread | owns |
+//! |---|---|---|
+//! | `owner` | node | addresses, endpoints, the record, the allocation socket |
+//! | `bgp` | bgp | sessions and the routing table |
+//! | `kernel` | kernel | the kernel's routes and NAT rules |
+//! | `links` | links, reaper | links on their way out |
+//! | `kube::*` | main | watches, claims, status |
+//!
+//! The end is a restart: veths, routes and rules stay as they are and sessions close without a
+//! word, so that peers keep forwarding (RFC 4724 §4). The kernel closes the sockets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use manx_bgp::{OriginAttributes, Prefix};
+use manx_cni::rpc::DelRequest;
+use manx_cni::tombstone;
+use manx_ipam::{BlockId, Endpoint, EndpointId, Limits, NodeName, recover};
+use manx_kernel::model::{Dump, Forward};
+use manx_kernel::names::parse_alias;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::bgp::{self, Sessions};
+use super::kernel::{self, KernelReport};
+use super::kube::{blocks, client, heartbeat, pod_events, publish, watch as cluster_watch};
+use super::metrics::{Metrics, Reports};
+use super::options::Options;
+use super::owner::{self, NodeReport, Ports, time_of_day};
+use super::record::RunDir;
+use super::{cni, deltas, health, host, links};
+use crate::node::cluster::Cluster;
+use crate::node::fib::LocalRoutes;
+use crate::node::intent::{BgpIntent, Intent};
+use crate::node::{Input, Node};
+
+/// Calls of the plugin that wait for the owner.
+const CALLS: usize = 256;
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When something without which no pod can start is missing; the message says what.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let me = NodeName::new(options.node_name.clone());
+    let run_dir = Arc::new(RunDir::open(&options.run_dir)?);
+    host::prepare()?;
+    let inherited = Inherited::read(&run_dir)?;
+    let restarting = inherited.restarting();
+    tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), restarting, "the agent starts");
+    let kube = client(options.kubeconfig.as_deref()).await?;
+    let stop = CancellationToken::new();
+    let board = Board::new(inherited.copy.as_ref());
+    let metrics = Metrics::default();
+
+    let (learned_in, learned) = deltas::channel();
+    let bgp = bgp::start(board.for_bgp(learned_in, metrics.clone(), stop.clone()), restarting)?;
+    let kernel = kernel::start(board.for_kernel(learned, options.mtu, stop.clone()), options.route_metric)?;
+    let (orders_in, orders) = deltas::channel();
+    let (outcomes_in, outcomes) = deltas::channel();
+    let (pod_events_in, pod_events) = mpsc::channel(64);
+    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in };
+    let copy = inherited.copy.clone();
+    let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
+
+    let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
+    let health =
+        tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, threads))));
+    tokio::spawn(blocks::run(kube.clone(), me.clone(), orders, outcomes_in, board.blocks.clone()));
+    tokio::spawn(pod_events::run(kube.clone(), options.node_name, pod_events));
+    let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
+    tokio::spawn(heartbeat::run(leases, me.clone(), board.cluster.subscribe()));
+    tokio::spawn(publish::run(kube.clone(), me.clone(), board.sources()));
+    let copy_path = run_dir.cluster_copy();
+    tokio::spawn(cluster_watch::run(kube, me, copy, copy_path, board.blocks.subscribe(), board.outlets()));
+    let ended = until_told(health).await;
+    stop.cancel();
+    ended
+}
+
+/// Waits for a signal; anything that cannot serve at all ends the process too.
+async fn until_told(health: tokio::task::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("told to end: routes and links stay, sessions close without a word"),
+        _ = interrupt.recv() => tracing::info!("interrupted: routes and links stay, sessions close without a word"),
+        health = health => return health.context("the health server failed")?,
+    }
+    Ok(())
+}
+
+/// What an earlier agent left behind.
+struct Inherited {
+    /// The record of endpoints.
+    record: Vec<u8>,
+    /// Links and routes in the kernel.
+    dump: Dump,
+    /// What the API server said last.
+    copy: Option<Cluster>,
+    /// What plugins removed while no agent answered.
+    ended: Vec<DelRequest>,
+}
+
+impl Inherited {
+    fn read(run_dir: &RunDir) -> anyhow::Result<Self> {
+        Ok(Self {
+            record: run_dir.read_record()?,
+            dump: kernel::inventory()?,
+            copy: cluster_watch::read_copy(&run_dir.cluster_copy()),
+            ended: tombstone::list(run_dir.path()).context("reading the tombstones")?,
+        })
+    }
+
+    /// Forwarding goes on where an earlier agent left off, and peers may rely on it.
+    fn restarting(&self) -> bool {
+        !self.record.is_empty() || !self.dump.routes.is_empty()
+    }
+
+    /// The links of pods that the kernel has, with the addresses that are routed to them: none when
+    /// the link is down or only half made.
+    fn endpoints(&self) -> Vec<Endpoint> {
+        let links = self.dump.links.iter();
+        let ours = links.filter_map(|link| Some((link, parse_alias(link.alias.as_deref()?)?)));
+        let endpoints = ours.map(|(link, (container, ifname))| {
+            let routes = self.dump.routes.iter().filter(|route| route.forward == Forward::Link(link.index));
+            let mut addresses: Vec<_> = routes.map(|route| route.key.dst.ip()).collect();
+            addresses.sort();
+            Endpoint {
+                id: EndpointId { container: container.to_owned(), ifname: ifname.to_owned() },
+                link: link.name.clone(),
+                addresses,
+                ..Endpoint::default()
+            }
+        });
+        endpoints.collect()
+    }
+}
+
+/// The owner's ways to the API server.
+struct Desk {
+    orders: deltas::Sender<BlockId, blocks::Order>,
+    outcomes: deltas::Receiver<BlockId, blocks::Outcome>,
+    pod_events: mpsc::Sender<pod_events::PodEvent>,
+}
+
+/// Starts the thread that owns addresses and answers the plugin.
+fn start_owner(
+    options: &Options,
+    run_dir: &Arc<RunDir>,
+    inherited: Inherited,
+    desk: Desk,
+    board: &Board,
+    stop: CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let (unlink, unlinks) = deltas::channel();
+    let (news_in, news) = deltas::channel();
+    links::start(unlinks, news_in)?;
+    let (calls_in, calls) = mpsc::channel(CALLS);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("making the owner's runtime")?;
+    let listener = {
+        let _inside = runtime.enter();
+        cni::listen(&run_dir.socket())?
+    };
+    let record = run_dir.open_record()?;
+    let found = Input::Found { endpoints: inherited.endpoints(), at: time_of_day() };
+    let mut first: Vec<Input> = options.mtu.map(Input::Mtu).into_iter().collect();
+    first.extend(inherited.ended.into_iter().map(Input::Ended));
+    first.push(found);
+    first.extend(inherited.copy.map(|copy| Input::Blocks(copy.blocks)));
+    let recovered = recover(&inherited.record);
+    let node =
+        Node::new(NodeName::new(options.node_name.clone()), Limits::default(), recovered, Instant::now());
+    let ports = Ports {
+        calls,
+        intent: board.intent.subscribe(),
+        blocks: board.blocks.subscribe(),
+        outcomes: desk.outcomes,
+        news,
+        mtu: board.mtu.subscribe(),
+        orders: desk.orders,
+        unlink,
+        routes: board.routes.clone(),
+        origins: board.origins.clone(),
+        report: board.node.clone(),
+        pod_events: desk.pod_events,
+        run_dir: Arc::clone(run_dir),
+        stop,
+    };
+    std::thread::Builder::new()
+        .name("node".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(cni::serve(listener, calls_in));
+                owner::run(node, record, first, ports).await;
+            });
+        })
+        .context("starting the owner's thread")
+}
+
+/// What the owners show one another: the latest state of each, whoever looks.
+struct Board {
+    intent: watch::Sender<Option<Arc<Intent>>>,
+    bgp: watch::Sender<Option<Arc<BgpIntent>>>,
+    cluster: watch::Sender<Arc<Cluster>>,
+    blocks: watch::Sender<Option<cluster_watch::Blocks>>,
+    routes: watch::Sender<Arc<LocalRoutes>>,
+    origins: watch::Sender<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    mtu: watch::Sender<Option<u32>>,
+    node: watch::Sender<Arc<NodeReport>>,
+    sessions: watch::Sender<Arc<Sessions>>,
+    kernel: watch::Sender<Arc<KernelReport>>,
+}
+
+impl Board {
+    fn new(copy: Option<&Cluster>) -> Self {
+        let starting =
+            NodeReport { obstacles: vec!["the agent is starting".to_owned()], ..NodeReport::default() };
+        Self {
+            intent: watch::Sender::default(),
+            bgp: watch::Sender::default(),
+            cluster: watch::Sender::new(Arc::new(copy.cloned().unwrap_or_default())),
+            blocks: watch::Sender::default(),
+            routes: watch::Sender::default(),
+            origins: watch::Sender::default(),
+            mtu: watch::Sender::default(),
+            node: watch::Sender::new(Arc::new(starting)),
+            sessions: watch::Sender::default(),
+            kernel: watch::Sender::default(),
+        }
+    }
+
+    fn for_bgp(&self, learned: bgp::LearnedSender, metrics: Metrics, stop: CancellationToken) -> bgp::Links {
+        bgp::Links {
+            intent: self.bgp.subscribe(),
+            origins: self.origins.subscribe(),
+            learned,
+            sessions: self.sessions.clone(),
+            metrics,
+            stop,
+        }
+    }
+
+    fn for_kernel(
+        &self,
+        learned: deltas::Receiver<bgp::Learned, BTreeSet<IpAddr>>,
+        mtu: Option<u32>,
+        stop: CancellationToken,
+    ) -> kernel::Links {
+        kernel::Links {
+            intent: self.intent.subscribe(),
+            local: self.routes.subscribe(),
+            learned,
+            report: self.kernel.clone(),
+            // An MTU from the command line is not overruled by the uplink's.
+            mtu: if mtu.is_some() { watch::Sender::default() } else { self.mtu.clone() },
+            stop,
+        }
+    }
+
+    fn reports(
+        &self,
+        metrics: Metrics,
+        threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+    ) -> Reports {
+        Reports {
+            metrics,
+            node: self.node.subscribe(),
+            sessions: self.sessions.subscribe(),
+            kernel: self.kernel.subscribe(),
+            threads,
+        }
+    }
+
+    fn sources(&self) -> publish::Sources {
+        publish::Sources {
+            intent: self.intent.subscribe(),
+            cluster: self.cluster.subscribe(),
+            node: self.node.subscribe(),
+            sessions: self.sessions.subscribe(),
+            kernel: self.kernel.subscribe(),
+        }
+    }
+
+    fn outlets(&self) -> cluster_watch::Outlets {
+        cluster_watch::Outlets {
+            intent: self.intent.clone(),
+            bgp: self.bgp.clone(),
+            cluster: self.cluster.clone(),
+        }
+    }
+}
