@@ -13,6 +13,7 @@ pub mod links;
 #[cfg(feature = "async")]
 pub mod monitor;
 pub mod nat;
+mod nftables;
 pub mod request;
 pub mod socket;
 

@@ -111,6 +111,13 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
+    /// The attributes that `fill` writes, by themselves.
+    pub(crate) fn standalone(fill: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        fill(&mut Attributes { bytes: &mut bytes });
+        bytes
+    }
+
     /// Appends an attribute with these octets.
     ///
     /// # Panics

@@ -126,3 +126,33 @@ pub(crate) fn key(dst: &str) -> RouteKey {
 pub(crate) fn via(next_hops: &[&str]) -> Route {
     Route::via(next_hops.iter().map(|address| address.parse().expect("an address")))
 }
+
+/// Another network namespace, kept by a thread that carries out what it is given.
+pub(crate) struct Elsewhere {
+    /// A path that names the namespace.
+    pub(crate) path: String,
+    work: std::sync::mpsc::SyncSender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Elsewhere {
+    #[expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
+    pub(crate) fn new() -> Self {
+        let (work, queue) = std::sync::mpsc::sync_channel::<Box<dyn FnOnce() + Send>>(0);
+        let (path_sender, path) = std::sync::mpsc::sync_channel(0);
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a second namespace after the first");
+            let path = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
+            path_sender.send(path).expect("somebody waits for the path");
+            queue.iter().for_each(|work| work());
+        });
+        Self { path: path.recv().expect("the thread tells its path"), work }
+    }
+
+    /// Carries out `work` there and returns what it returns.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, result) = std::sync::mpsc::sync_channel(1);
+        let work = move || drop(sender.send(work()));
+        self.work.send(Box::new(work)).expect("the thread takes work");
+        result.recv().expect("the work did not panic")
+    }
+}

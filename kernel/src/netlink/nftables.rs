@@ -1,0 +1,370 @@
+//! The part of nf_tables that Manx speaks: transactions, tables, base chains, interval sets and a few expressions,
+//! as netlink messages.
+
+use std::net::IpAddr;
+
+use nix::libc;
+
+use crate::nat::{Range, next};
+
+use super::request::{Attributes, Batch, Message, attributes};
+
+/// Octets of `struct nfgenmsg`.
+pub(super) const BODY: usize = 4;
+/// Elements in one message: an attribute holds at most 64 KiB.
+const ELEMENTS: usize = 1000;
+
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_RULE_USERDATA: u16 = 7;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFT_SET_INTERVAL: u32 = 4;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+const NFT_REG_1: u32 = 1;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_LOOKUP_F_INV: u32 = 1;
+const NFT_CMP_NEQ: u32 = 1;
+const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
+
+/// An address family of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TableFamily {
+    Ip,
+    Ip6,
+}
+
+impl TableFamily {
+    fn body(self) -> [u8; BODY] {
+        let family = match self {
+            Self::Ip => libc::NFPROTO_IPV4,
+            Self::Ip6 => libc::NFPROTO_IPV6,
+        };
+        [family as u8, 0, 0, 0]
+    }
+
+    /// nft's own number for the type of a set's keys, and their length in octets.
+    fn key(self) -> (u32, u32) {
+        match self {
+            Self::Ip => (7, 4),
+            Self::Ip6 => (8, 16),
+        }
+    }
+}
+
+/// A table, the subject of most messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table {
+    pub(super) family: TableFamily,
+    pub(super) name: &'static str,
+}
+
+/// Writes one transaction about a table: all of it happens, or nothing.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    batch: Batch,
+    table: Table,
+    sets: u32,
+}
+
+impl Transaction {
+    pub(super) fn new(table: Table) -> Self {
+        let mut batch = Batch::new();
+        batch.push(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, &subsystem(), |_| {});
+        Self { batch, table, sets: 0 }
+    }
+
+    /// Ends the transaction.
+    pub(super) fn finish(mut self) -> Batch {
+        self.batch.acknowledge_here();
+        self.batch.push(libc::NFNL_MSG_BATCH_END as u16, 0, &subsystem(), |_| {});
+        self.batch
+    }
+
+    fn push(&mut self, message: i32, flags: i32, fill: impl FnOnce(&mut Attributes<'_>)) {
+        self.batch.push(kind(message), flags, &self.table.family.body(), fill);
+    }
+
+    /// Makes the table unless it exists.
+    pub(super) fn table(&mut self) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_TABLE_NAME, name);
+        });
+    }
+
+    /// Removes the table, whether it exists or not.
+    pub(super) fn no_table(&mut self) {
+        self.table();
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_DELTABLE, 0, |attributes| {
+            attributes.put_str(NFTA_TABLE_NAME, name);
+        });
+    }
+
+    /// Makes a chain of type `nat` that sees packets as they leave, and accepts what it does not decide.
+    pub(super) fn nat_postrouting(&mut self, chain: &str) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
+            postrouting(attributes);
+        });
+    }
+
+    /// Makes a set of addresses.
+    pub(super) fn set(&mut self, set: &str, ranges: &[Range]) {
+        let Table { family, name } = self.table;
+        let (key_type, key_length) = family.key();
+        self.sets += 1;
+        let id = self.sets;
+        self.push(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |attributes| {
+            attributes
+                .put_str(NFTA_SET_TABLE, name)
+                .put_str(NFTA_SET_NAME, set)
+                .put_be32(NFTA_SET_FLAGS, NFT_SET_INTERVAL)
+                .put_be32(NFTA_SET_KEY_TYPE, key_type)
+                .put_be32(NFTA_SET_KEY_LEN, key_length)
+                .put_be32(NFTA_SET_ID, id);
+        });
+        for chunk in elements(ranges).chunks(ELEMENTS) {
+            self.push(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, |attributes| {
+                attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, name).put_str(NFTA_SET_ELEM_LIST_SET, set);
+                attributes.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |attributes| {
+                    for element in chunk {
+                        attributes.nest(NFTA_LIST_ELEM, |attributes| element.write(attributes));
+                    }
+                });
+            });
+        }
+    }
+
+    /// Appends a rule, with a comment for those who list it.
+    pub(super) fn rule(&mut self, chain: &str, expressions: &[Expression], comment: &str) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |attributes| {
+            attributes.put_str(NFTA_RULE_TABLE, name).put_str(NFTA_RULE_CHAIN, chain);
+            attributes.nest(NFTA_RULE_EXPRESSIONS, |attributes| write_expressions(attributes, expressions));
+            // As nft writes a comment: kind 0, length with the final zero, text.
+            let length = u8::try_from(comment.len() + 1).expect("comments are short");
+            attributes.put(NFTA_RULE_USERDATA, &[&[0, length], comment.as_bytes(), &[0]].concat());
+        });
+    }
+}
+
+fn subsystem() -> [u8; BODY] {
+    let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+    [libc::AF_UNSPEC as u8, 0, high, low]
+}
+
+fn kind(message: i32) -> u16 {
+    (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
+}
+
+fn postrouting(attributes: &mut Attributes<'_>) {
+    attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
+        attributes
+            .put_be32(NFTA_HOOK_HOOKNUM, libc::NF_INET_POST_ROUTING as u32)
+            .put_be32(NFTA_HOOK_PRIORITY, libc::NF_IP_PRI_NAT_SRC as u32);
+    });
+    attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "nat");
+}
+
+/// A point on the line of addresses at which a set begins to hold them, or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Element {
+    key: IpAddr,
+    end: bool,
+}
+
+impl Element {
+    fn write(&self, attributes: &mut Attributes<'_>) {
+        attributes.nest(NFTA_SET_ELEM_KEY, |attributes| {
+            attributes.put_ip(NFTA_DATA_VALUE, self.key);
+        });
+        if self.end {
+            attributes.put_be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
+    }
+
+    fn read(value: &[u8]) -> Option<Self> {
+        let (mut key, mut end) = (None, false);
+        for (kind, value) in attributes(value) {
+            match kind {
+                NFTA_SET_ELEM_KEY => {
+                    let (_, address) = attributes(value).find(|(kind, _)| *kind == NFTA_DATA_VALUE)?;
+                    key = super::request::read_ip(address);
+                }
+                NFTA_SET_ELEM_FLAGS => end = *value == NFT_SET_ELEM_INTERVAL_END.to_be_bytes(),
+                _ => {}
+            }
+        }
+        Some(Self { key: key?, end })
+    }
+}
+
+/// The elements of a set that holds these ranges, in order.
+pub(super) fn elements(ranges: &[Range]) -> Vec<Element> {
+    let of_range = |range: &Range| {
+        let end = next(range.last).map(|key| Element { key, end: true });
+        [Some(Element { key: range.first, end: false }), end].into_iter().flatten()
+    };
+    ranges.iter().flat_map(of_range).collect()
+}
+
+/// One step of a rule. All work on register 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Expression {
+    /// Loads octets of the network header.
+    NetworkHeader { offset: u32, length: u32 },
+    /// Goes on if the set of this name holds the register, or does not.
+    Lookup { set: &'static str, holds: bool },
+    /// Loads the name of the link by which the packet leaves.
+    OutLink,
+    /// Goes on if the register is not this name of a link.
+    IsNotLink(&'static str),
+    /// Gives the packet the address of the link by which it leaves, and a port that cannot be guessed.
+    Masquerade,
+}
+
+impl Expression {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NetworkHeader { .. } => "payload",
+            Self::Lookup { .. } => "lookup",
+            Self::OutLink => "meta",
+            Self::IsNotLink(_) => "cmp",
+            Self::Masquerade => "masq",
+        }
+    }
+
+    fn write(&self, attributes: &mut Attributes<'_>) {
+        match self {
+            Self::NetworkHeader { offset, length } => {
+                let values = [NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, *offset, *length];
+                for (kind, value) in (1..).zip(values) {
+                    attributes.put_be32(kind, value);
+                }
+            }
+            Self::Lookup { set, holds } => {
+                attributes.put_str(1, set).put_be32(2, NFT_REG_1);
+                attributes.put_be32(5, if *holds { 0 } else { NFT_LOOKUP_F_INV });
+            }
+            Self::OutLink => {
+                attributes.put_be32(1, NFT_REG_1).put_be32(2, libc::NFT_META_OIFNAME as u32);
+            }
+            Self::IsNotLink(name) => {
+                let mut octets = [0; libc::IFNAMSIZ];
+                octets[..name.len()].copy_from_slice(name.as_bytes());
+                attributes.put_be32(1, NFT_REG_1).put_be32(2, NFT_CMP_NEQ).nest(3, |attributes| {
+                    attributes.put(NFTA_DATA_VALUE, &octets);
+                });
+            }
+            Self::Masquerade => {
+                attributes.put_be32(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+            }
+        }
+    }
+}
+
+fn write_expressions(attributes: &mut Attributes<'_>, expressions: &[Expression]) {
+    for expression in expressions {
+        attributes.nest(NFTA_LIST_ELEM, |attributes| {
+            attributes.put_str(NFTA_EXPR_NAME, expression.name());
+            attributes.nest(NFTA_EXPR_DATA, |attributes| expression.write(attributes));
+        });
+    }
+}
+
+/// Asks for all chains of the family.
+pub(super) fn get_chains(table: Table) -> Batch {
+    Batch::of(kind(libc::NFT_MSG_GETCHAIN), libc::NLM_F_DUMP, &table.family.body(), |_| {})
+}
+
+/// Asks for the rules of the table.
+pub(super) fn get_rules(table: Table) -> Batch {
+    Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
+        attributes.put_str(NFTA_RULE_TABLE, table.name);
+    })
+}
+
+/// Asks for the elements of a set.
+pub(super) fn get_elements(table: Table, set: &str) -> Batch {
+    Batch::of(kind(libc::NFT_MSG_GETSETELEM), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
+        attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, table.name).put_str(NFTA_SET_ELEM_LIST_SET, set);
+    })
+}
+
+/// The table to which a chain or a rule belongs.
+pub(super) fn table_of(message: &Message<'_>) -> Option<String> {
+    let (_, name) = message.attributes(BODY).find(|(kind, _)| *kind == NFTA_CHAIN_TABLE)?;
+    Some(super::request::read_str(name))
+}
+
+/// Whether a chain is what [`Transaction::nat_postrouting`] makes.
+pub(super) fn is_nat_postrouting(message: &Message<'_>, chain: &str) -> bool {
+    let ours = Attributes::standalone(|attributes| {
+        attributes.put_str(NFTA_CHAIN_NAME, chain);
+        postrouting(attributes);
+    });
+    holds_all(message.payload.get(BODY..).unwrap_or_default(), &ours, &[NFTA_CHAIN_HOOK])
+}
+
+/// Whether a rule of this chain does exactly this.
+pub(super) fn is_rule(message: &Message<'_>, chain: &str, expressions: &[Expression]) -> bool {
+    let mut there = None;
+    for (kind, value) in message.attributes(BODY) {
+        match kind {
+            NFTA_RULE_CHAIN if super::request::read_str(value) != chain => return false,
+            NFTA_RULE_EXPRESSIONS => there = Some(value),
+            _ => {}
+        }
+    }
+    let ours = Attributes::standalone(|attributes| write_expressions(attributes, expressions));
+    let there: Vec<_> = attributes(there.unwrap_or_default()).map(|(_, expression)| expression).collect();
+    let ours: Vec<_> = attributes(&ours).map(|(_, expression)| expression).collect();
+    let same = |(there, ours)| holds_all(there, ours, &[NFTA_EXPR_DATA]);
+    there.len() == ours.len() && there.into_iter().zip(ours).all(same)
+}
+
+/// Whether all attributes of `wanted` are in `there`; the kernel may add some. Those of the kinds in `nested` are
+/// compared alike.
+fn holds_all(there: &[u8], wanted: &[u8], nested: &[u16]) -> bool {
+    attributes(wanted).all(|(kind, value)| {
+        attributes(there).any(|(other, found)| {
+            let same = if nested.contains(&kind) { holds_all(found, value, &[]) } else { found == value };
+            other == kind && same
+        })
+    })
+}
+
+/// The elements that a message about a set names.
+pub(super) fn read_elements(message: &Message<'_>) -> Vec<Element> {
+    message
+        .attributes(BODY)
+        .filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS)
+        .flat_map(|(_, list)| attributes(list))
+        .filter_map(|(_, element)| Element::read(element))
+        .collect()
+}
