@@ -1,8 +1,9 @@
 //! One block of addresses: which of them can be given next.
 //!
-//! An address is *fresh* (never used since the block came to this node), *rested* (used before, free again), or *out* (an
-//! endpoint has it, or it must rest first). The least recently used one is given first: fresh ones in ascending order, then rested
-//! ones in the order in which they came back. Reserved addresses are never given, whatever else they are.
+//! An address is *fresh* (never used since the block came to this node), *rested* (used before, free again),
+//! or *out* (an endpoint has it, or it must rest first). The least recently used one is given first: fresh
+//! ones in ascending order, then rested ones in the order in which they came back. Reserved addresses are
+//! never given, whatever else they are.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

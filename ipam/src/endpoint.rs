@@ -32,7 +32,8 @@ pub struct PodRef {
     pub uid: Option<String>,
 }
 
-/// An attachment with its addresses. It is also a line of the record, so fields are only ever added, with a default.
+/// An attachment with its addresses. It is also a line of the record, so fields are only ever added, with a
+/// default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// What identifies it.

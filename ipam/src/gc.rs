@@ -1,7 +1,8 @@
 //! Blocks of nodes that are gone for good: the controller's part.
 //!
-//! A node returns its own empty blocks. Only what a deleted node left behind is for the controller, and only after a
-//! grace: a node that comes back under its name with its pods running must find its blocks as they were.
+//! A node returns its own empty blocks. Only what a deleted node left behind is for the controller, and only
+//! after a grace: a node that comes back under its name with its pods running must find its blocks as they
+//! were.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use crate::name::{BlockId, NodeName};
 /// What the controller knows of a node's life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NodeLife {
-    /// Since when there is no Node object of that name, as far as this controller saw; `None` while there is one.
+    /// Since when there is no Node object of that name, as far as this controller saw; `None` while there is
+    /// one.
     pub gone_since: Option<Instant>,
     /// The last sign of life of the agent of that name, if any was seen.
     pub agent_seen: Option<Instant>,
@@ -37,8 +39,9 @@ impl NodeLife {
 
 /// The blocks to delete: those whose node is gone, and whose agent is silent, both for `grace`.
 ///
-/// A node that is not in `nodes` keeps its blocks. The controller adds each owner that it finds in `blocks` but has no
-/// Node object for, as [`NodeLife::gone`] with the present time; so that a controller that has just started waits a whole grace too.
+/// A node that is not in `nodes` keeps its blocks. The controller adds each owner that it finds in `blocks`
+/// but has no Node object for, as [`NodeLife::gone`] with the present time; so that a controller that has
+/// just started waits a whole grace too.
 pub fn garbage(
     blocks: &BTreeMap<BlockId, NodeName>,
     nodes: &BTreeMap<NodeName, NodeLife>,

@@ -1,9 +1,10 @@
 //! The record that survives a restart of the agent: its bytes, written and read.
 //!
-//! A first line names the format and its version. Each further line is eight hexadecimal digits of SHA-1 over the rest, a space,
-//! and one entry as JSON. Lines are only appended, or the whole is replaced. So every prefix of a record is a record of an
-//! earlier moment: a torn last line is as if it had not been written, and a damaged one elsewhere is counted and left out.
-//! What the entries mean is in [`ledger`](crate::ledger).
+//! A first line names the format and its version. Each further line is eight hexadecimal digits of SHA-1 over
+//! the rest, a space, and one entry as JSON. Lines are only appended, or the whole is replaced. So every
+//! prefix of a record is a record of an earlier moment: a torn last line is as if it had not been written,
+//! and a damaged one elsewhere is counted and left out. What the entries mean is in
+//! [`ledger`](crate::ledger).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -48,7 +49,8 @@ pub(crate) enum Entry {
 pub struct Recovered {
     /// Endpoints with their addresses, sorted by id.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints that were freed and whose link may still exist: remove it and say [`Input::LinkGone`](crate::Input::LinkGone).
+    /// Endpoints that were freed and whose link may still exist: remove it and say
+    /// [`Input::LinkGone`](crate::Input::LinkGone).
     pub leaving: Vec<Endpoint>,
     /// Addresses that were used and are not any more, least recently used first. Their cooldown starts again.
     pub freed: Vec<IpAddr>,

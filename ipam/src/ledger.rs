@@ -1,7 +1,8 @@
-//! What entries of the record add up to: who has which address, which were freed in which order, which blocks are owned.
+//! What entries of the record add up to: who has which address, which were freed in which order, which blocks
+//! are owned.
 //!
-//! The machine keeps its own truth in a [`Ledger`] and changes it only by entries that it also writes, so that what a restart
-//! recovers is what was there, by construction.
+//! The machine keeps its own truth in a [`Ledger`] and changes it only by entries that it also writes, so
+//! that what a restart recovers is what was there, by construction.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

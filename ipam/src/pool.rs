@@ -1,12 +1,15 @@
-//! Pools: ranges of addresses, cut into blocks of one length, and the order in which a node tries to claim them.
+//! Pools: ranges of addresses, cut into blocks of one length, and the order in which a node tries to claim
+//! them.
 //!
-//! Every address of a pool can be given to a pod, the first and the last of a block and of the pool included. A pod holds a
-//! `/32` or `/128` and is reached by a route, so there is no subnet that could have a network, a broadcast or a
-//! subnet-router anycast address (RFC 4291 §2.6.1); Linux joins no anycast group for prefixes that long. It keeps the
-//! sums simple (a `/26` is 64 pods, a `/32` block is one) and is what Calico does. Whoever has old equipment that dislikes
-//! addresses ending in `.0` or `.255` lists them under `reserved`.
+//! Every address of a pool can be given to a pod, the first and the last of a block and of the pool included.
+//! A pod holds a `/32` or `/128` and is reached by a route, so there is no subnet that could have a network,
+//! a broadcast or a subnet-router anycast address (RFC 4291 §2.6.1); Linux joins no anycast group for
+//! prefixes that long. It keeps the sums simple (a `/26` is 64 pods, a `/32` block is one) and is what Calico
+//! does. Whoever has old equipment that dislikes addresses ending in `.0` or `.255` lists them under
+//! `reserved`.
 //!
-//! A pool may have far more blocks than could be listed (2^74 in an IPv6 `/48`), so nothing here enumerates one eagerly.
+//! A pool may have far more blocks than could be listed (2^74 in an IPv6 `/48`), so nothing here enumerates
+//! one eagerly.
 
 use std::net::IpAddr;
 
@@ -38,7 +41,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that is enabled, automatic and without reserved addresses. Change the fields afterwards where that is wrong.
+    /// A pool that is enabled, automatic and without reserved addresses. Change the fields afterwards where
+    /// that is wrong.
     ///
     /// # Errors
     /// See [`PoolError`].
@@ -103,8 +107,8 @@ impl Pool {
 
     /// Every block once, in an order of this node's own, made as it is asked for.
     ///
-    /// Nodes that start together begin at different places and go on with different strides, so that they seldom
-    /// want the same block; a node that starts again wants the same blocks again.
+    /// Nodes that start together begin at different places and go on with different strides, so that they
+    /// seldom want the same block; a node that starts again wants the same blocks again.
     pub fn claim_order(&self, node: &NodeName) -> impl Iterator<Item = BlockId> + use<> {
         let window = self.index_bits().min(WINDOW_BITS);
         ClaimOrder {

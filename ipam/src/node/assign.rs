@@ -1,7 +1,8 @@
 //! Endpoints and their addresses: assign, free, collect, adopt.
 //!
-//! An address goes round: assigned, freed (it stays out of use while its link exists), resting for the cooldown, free again behind all others
-//! of its block. Among several blocks the fullest gives first, so that the others can be returned.
+//! An address goes round: assigned, freed (it stays out of use while its link exists), resting for the
+//! cooldown, free again behind all others of its block. Among several blocks the fullest gives first, so that
+//! the others can be returned.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -13,8 +13,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// After a failure at `now`, following those of `before`: doubles from 0.2 s to 30 s. `jitter`, any number that differs between
-    /// nodes, lengthens it by up to a quarter, so that they do not come back together.
+    /// After a failure at `now`, following those of `before`: doubles from 0.2 s to 30 s. `jitter`, any
+    /// number that differs between nodes, lengthens it by up to a quarter, so that they do not come back
+    /// together.
     pub(super) fn after(before: Option<Self>, jitter: u32, now: Instant) -> Self {
         let failures = before.map_or(0, |before| before.failures.saturating_add(1));
         let base = FIRST.saturating_mul(1 << failures.min(8)).min(LONGEST);

@@ -1,8 +1,8 @@
 //! Which blocks this node wants, and which it can spare.
 //!
-//! A node keeps room ahead of need: per family as many free addresses as [`Limits::headroom`](crate::Limits) says, at most
-//! one block's worth, plus one for each request that waits. It claims one block at a time per pool. What it has beyond that
-//! it returns, once the block has been empty for a while.
+//! A node keeps room ahead of need: per family as many free addresses as [`Limits::headroom`](crate::Limits)
+//! says, at most one block's worth, plus one for each request that waits. It claims one block at a time per
+//! pool. What it has beyond that it returns, once the block has been empty for a while.
 
 use std::collections::BTreeSet;
 
@@ -234,7 +234,8 @@ impl NodeIpam {
         self.held.iter().filter(|(block, held)| block.family() == family && counted(held)).count()
     }
 
-    /// Whether an empty block is too much: its pool is not for use any more, or it has been empty for long and the others suffice.
+    /// Whether an empty block is too much: its pool is not for use any more, or it has been empty for long
+    /// and the others suffice.
     fn can_spare(&self, block: &BlockId) -> bool {
         let Some(held) = self.held.get(block) else { return false };
         if !matches!(held.title, Title::Owned { .. }) || held.asked.is_some() {

@@ -13,8 +13,8 @@ use crate::pool::Pool;
 pub struct Limits {
     /// How long an address rests between the end of its link and its next use. Default 30 s.
     pub cooldown: Duration,
-    /// Free addresses per family to have ready ahead of need; never more than one block's worth is kept. Default 64, one block of
-    /// the default lengths.
+    /// Free addresses per family to have ready ahead of need; never more than one block's worth is kept.
+    /// Default 64, one block of the default lengths.
     pub headroom: u32,
     /// How long a block must have been empty before it is released. Default 5 minutes.
     pub release_after: Duration,
@@ -55,9 +55,11 @@ pub struct Want {
 pub enum Input {
     /// The deadline has come.
     Timeout,
-    /// All pools that select this node, in order of preference (older first). Of two that overlap the first counts.
+    /// All pools that select this node, in order of preference (older first). Of two that overlap the first
+    /// counts.
     SetPools(Vec<Pool>),
-    /// All blocks of the cluster as last seen. At start from a consistent list, afterwards never going back in time.
+    /// All blocks of the cluster as last seen. At start from a consistent list, afterwards never going back
+    /// in time.
     SetBlocks {
         /// Each block with its owner.
         blocks: BTreeMap<BlockId, NodeName>,
@@ -71,7 +73,8 @@ pub enum Input {
         /// What it is to get.
         want: Want,
     },
-    /// An endpoint is over: its addresses leave use, and rest once the link is gone. Ends a waiting [`Input::Assign`] too.
+    /// An endpoint is over: its addresses leave use, and rest once the link is gone. Ends a waiting
+    /// [`Input::Assign`] too.
     Free {
         /// Comes back with [`Output::Freed`].
         request: RequestId,
@@ -83,7 +86,8 @@ pub enum Input {
         /// Which.
         id: EndpointId,
     },
-    /// The answer to [`Output::Claim`]: exactly one for each. `Ok` also if the block turns out to be this node's already.
+    /// The answer to [`Output::Claim`]: exactly one for each. `Ok` also if the block turns out to be this
+    /// node's already.
     Claimed {
         /// Which.
         block: BlockId,
@@ -97,17 +101,19 @@ pub enum Input {
         /// What came of it. [`ClaimError::Taken`]: the block belongs to someone else.
         outcome: Result<(), ClaimError>,
     },
-    /// The runtime knows these endpoints and no others (CNI GC): the rest is freed, each with [`Output::Collected`].
+    /// The runtime knows these endpoints and no others (CNI GC): the rest is freed, each with
+    /// [`Output::Collected`].
     Keep {
         /// The endpoints that stay.
         valid: BTreeSet<EndpointId>,
     },
-    /// Endpoints found in the kernel at start, with their addresses. Those that the record lacks are taken over.
+    /// Endpoints found in the kernel at start, with their addresses. Those that the record lacks are taken
+    /// over.
     Adopt(Vec<Endpoint>),
-    /// An [`Output::Record`] or [`Output::Rewrite`] was not written. Until a later `Rewrite` is, what comes out is not to be carried
-    /// out: [`Output::Assigned`] is answered with an error (the runtime repeats the request or frees the endpoint), and
-    /// [`Output::Release`] with [`ClaimError::Failed`]. Only what is freed may be answered as such: a crash would bring it
-    /// back, but without a link.
+    /// An [`Output::Record`] or [`Output::Rewrite`] was not written. Until a later `Rewrite` is, what comes
+    /// out is not to be carried out: [`Output::Assigned`] is answered with an error (the runtime repeats the
+    /// request or frees the endpoint), and [`Output::Release`] with [`ClaimError::Failed`]. Only what is
+    /// freed may be answered as such: a crash would bring it back, but without a link.
     RecordFailed,
 }
 
@@ -147,7 +153,8 @@ pub enum Output {
         /// The endpoint whose link is to be removed.
         endpoint: Option<Endpoint>,
     },
-    /// Freed because the runtime does not know it any more: its link is to be removed, then [`Input::LinkGone`].
+    /// Freed because the runtime does not know it any more: its link is to be removed, then
+    /// [`Input::LinkGone`].
     Collected(Endpoint),
     /// The request failed.
     Refused {
@@ -177,7 +184,8 @@ pub enum Event {
         /// Which.
         block: BlockId,
     },
-    /// Begins: endpoints of this node have addresses in a block that is not this node's. They keep them; no new ones are given.
+    /// Begins: endpoints of this node have addresses in a block that is not this node's. They keep them; no
+    /// new ones are given.
     Conflict {
         /// Which.
         block: BlockId,

@@ -1,4 +1,5 @@
-//! What a node holds: its blocks and how it stands to each. Questions about sets of blocks that never overlap.
+//! What a node holds: its blocks and how it stands to each. Questions about sets of blocks that never
+//! overlap.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

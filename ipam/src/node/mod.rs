@@ -1,7 +1,9 @@
-//! The machine of one node: its fields, its door, and the order in which everything is settled after each input.
+//! The machine of one node: its fields, its door, and the order in which everything is settled after each
+//! input.
 //!
-//! Inputs change facts; then [`NodeIpam::settle`] looks at the facts as they are and does what follows from them. Nothing depends
-//! on having seen a change happen, so a late, repeated or lost input costs time and nothing else.
+//! Inputs change facts; then [`NodeIpam::settle`] looks at the facts as they are and does what follows from
+//! them. Nothing depends on having seen a change happen, so a late, repeated or lost input costs time and
+//! nothing else.
 //!
 //! - `ownership`: which blocks are this node's, by claims, releases and the cluster's list
 //! - `demand`: which blocks it wants, which it can spare
@@ -33,7 +35,8 @@ use backoff::Backoff;
 use door::{Event, Input, Limits, Output};
 use held::{Held, Title};
 
-/// How long recorded blocks wait for the cluster's list after a start, before addresses are given from them without it.
+/// How long recorded blocks wait for the cluster's list after a start, before addresses are given from them
+/// without it.
 const TRUST_AFTER: Duration = Duration::from_secs(3);
 /// How long lists of blocks may be late.
 const LATE: Duration = Duration::from_secs(30);
@@ -82,7 +85,8 @@ pub struct NodeIpam {
     /// Requests that no address was found for yet, oldest first.
     waiting: Vec<Waiting>,
 
-    /// Blocks lately taken by others, though the cluster's list may not say so yet, and until when to believe it.
+    /// Blocks lately taken by others, though the cluster's list may not say so yet, and until when to believe
+    /// it.
     avoid: BTreeMap<BlockId, Instant>,
     /// Blocks lately released, though the cluster's list may not say so yet, and until when to believe it.
     released: BTreeMap<BlockId, Instant>,
@@ -95,10 +99,11 @@ pub struct NodeIpam {
 }
 
 impl NodeIpam {
-    /// Starts from what the record says; [`Recovered::default`] after a boot. The first output rewrites the record.
+    /// Starts from what the record says; [`Recovered::default`] after a boot. The first output rewrites the
+    /// record.
     ///
-    /// Blocks in the record are announced at once. Addresses are given from them once the cluster's list confirms them, or
-    /// after 3 s without one: the API server may be away.
+    /// Blocks in the record are announced at once. Addresses are given from them once the cluster's list
+    /// confirms them, or after 3 s without one: the API server may be away.
     pub fn new(node: NodeName, limits: Limits, recovered: Recovered, now: Instant) -> Self {
         let ledger = Ledger::new(&recovered);
         let cooldown_ends = now + limits.cooldown;
@@ -139,7 +144,8 @@ impl NodeIpam {
         ipam
     }
 
-    /// Feeds one fact or request. Never fails: what is wrong becomes an output. Time that runs backwards stands still.
+    /// Feeds one fact or request. Never fails: what is wrong becomes an output. Time that runs backwards
+    /// stands still.
     pub fn handle(&mut self, input: Input, now: Instant) {
         self.now = self.now.max(now);
         match input {

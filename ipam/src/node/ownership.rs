@@ -1,12 +1,13 @@
 //! Which blocks are this node's.
 //!
-//! The API server's answer to a claim is final; the cluster's list of blocks says the same, only later. So a claim just confirmed
-//! is believed against a list that does not show it yet, and a block that the list gives to this node without its knowing is used only
-//! after a claim of it was confirmed too (the list may be of a time before its release). Nothing that keeps two nodes
-//! apart depends on how late the list is. A recorded block that the list shows at start needs no claim: releases are recorded first.
+//! The API server's answer to a claim is final; the cluster's list of blocks says the same, only later. So a
+//! claim just confirmed is believed against a list that does not show it yet, and a block that the list gives
+//! to this node without its knowing is used only after a claim of it was confirmed too (the list may be of a
+//! time before its release). Nothing that keeps two nodes apart depends on how late the list is. A recorded
+//! block that the list shows at start needs no claim: releases are recorded first.
 //!
-//! If a block with endpoints vanishes from the cluster it stays announced, gives no address, and is claimed again. If it turns
-//! out to be another node's, it is not announced any more. Both are told as a conflict.
+//! If a block with endpoints vanishes from the cluster it stays announced, gives no address, and is claimed
+//! again. If it turns out to be another node's, it is not announced any more. Both are told as a conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -99,7 +100,8 @@ impl NodeIpam {
         found.into_iter().for_each(|block| self.adopt(block));
     }
 
-    /// Takes over a block that the list gives to this node: by a claim if it is to be used, and else as it is, to return it when empty.
+    /// Takes over a block that the list gives to this node: by a claim if it is to be used, and else as it
+    /// is, to return it when empty.
     fn adopt(&mut self, block: BlockId) {
         if self.pools.is_none() || !self.may_adopt(&block) || self.avoid.contains_key(&block) {
             return;
@@ -129,7 +131,8 @@ impl NodeIpam {
         shown.into_iter().chain(spare)
     }
 
-    /// Holds the blocks of endpoints whose addresses are in no block of this node's: as vanished, or as another's.
+    /// Holds the blocks of endpoints whose addresses are in no block of this node's: as vanished, or as
+    /// another's.
     pub(super) fn hold_orphans(&mut self) {
         if self.known.is_none() || self.pools.is_none() {
             return;

@@ -3,10 +3,26 @@
 use std::time::Duration;
 
 use super::bench::*;
-use crate::{AssignError, ClaimError, Event, Family, Input, Limits, Output, Standing};
+use crate::{AssignError, BlockId, ClaimError, Event, Family, Input, Limits, Output, Standing};
 
 fn one_pool() -> [crate::Pool; 1] {
     [pool("v4", "10.0.0.0/28", 30)]
+}
+
+/// A node with one pod in one block that the list shows.
+fn with_a_pod() -> (Bench, BlockId) {
+    let mut bench = Bench::ready(limits(), &one_pool());
+    bench.gets("a", v4());
+    let block = *bench.owned.first().expect("claimed");
+    (bench, block)
+}
+
+/// The same, after the pod ended and the block has been asked to be released.
+fn releasing() -> (Bench, BlockId) {
+    let (mut bench, block) = with_a_pod();
+    bench.drop_pod("a");
+    assert_eq!(releases(&bench.secs(70)), [block]);
+    (bench, block)
 }
 
 fn ahead() -> Limits {
@@ -153,9 +169,7 @@ fn an_exhausted_family_is_told_when_it_begins_and_when_it_ends() {
 
 #[test]
 fn an_empty_block_is_returned_after_a_while_and_withdrawn_first() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let block = *bench.owned.first().unwrap();
+    let (mut bench, block) = with_a_pod();
     bench.drop_pod("a");
     assert_eq!(releases(&bench.secs(69)), [], "ten seconds of cooldown, sixty empty");
     let outputs = bench.secs(1);
@@ -185,12 +199,7 @@ fn the_headroom_is_kept_when_blocks_are_returned() {
 
 #[test]
 fn a_released_block_is_not_taken_back_because_a_late_list_still_shows_it() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let block = *bench.owned.first().unwrap();
-    bench.sees(&[(&block.to_string(), NODE)]);
-    bench.drop_pod("a");
-    bench.secs(70);
+    let (mut bench, block) = releasing();
     bench.feed(Input::Released { block, outcome: Ok(()) });
     bench.sees(&[(&block.to_string(), NODE), ("192.0.2.0/30", "node2")]);
     assert!(bench.owned.is_empty());
@@ -199,12 +208,7 @@ fn a_released_block_is_not_taken_back_because_a_late_list_still_shows_it() {
 
 #[test]
 fn a_release_that_fails_is_repeated_and_the_block_not_used_meanwhile() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let block = *bench.owned.first().unwrap();
-    bench.sees(&[(&block.to_string(), NODE)]);
-    bench.drop_pod("a");
-    bench.secs(70);
+    let (mut bench, block) = releasing();
     bench.feed(Input::Released { block, outcome: Err(ClaimError::Failed) });
     let outputs = bench.assign("b", v4());
     assert_eq!(assigned(&outputs), []);
@@ -213,11 +217,7 @@ fn a_release_that_fails_is_repeated_and_the_block_not_used_meanwhile() {
 
 #[test]
 fn a_restart_during_a_release_goes_on_releasing() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let block = *bench.owned.first().unwrap();
-    bench.drop_pod("a");
-    bench.secs(70);
+    let (mut bench, block) = releasing();
     bench.restart();
     assert!(bench.owned.is_empty());
     bench.feed(Input::SetPools(one_pool().to_vec()));
@@ -226,9 +226,7 @@ fn a_restart_during_a_release_goes_on_releasing() {
 
 #[test]
 fn blocks_of_a_disabled_or_deleted_pool_give_nothing_and_go_when_empty() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let block = *bench.owned.first().unwrap();
+    let (mut bench, block) = with_a_pod();
     let mut disabled = one_pool();
     disabled[0].disabled = true;
     bench.feed(Input::SetPools(disabled.to_vec()));
@@ -277,10 +275,7 @@ fn a_recorded_block_that_is_anothers_now_is_withdrawn_and_told_and_gives_nothing
 
 #[test]
 fn a_block_that_vanished_under_its_pods_is_claimed_again_and_gives_nothing_until_then() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let mine = *bench.owned.first().unwrap();
-    bench.sees(&[(&mine.to_string(), NODE)]);
+    let (mut bench, mine) = with_a_pod();
     let outputs = bench.sees(&[]);
     assert_eq!(events(&outputs), [Event::Conflict { block: mine, owner: None }]);
     assert_eq!(claims(&outputs), [mine]);
@@ -296,10 +291,7 @@ fn a_block_that_vanished_under_its_pods_is_claimed_again_and_gives_nothing_until
 
 #[test]
 fn a_vanished_block_that_another_took_is_withdrawn() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let mine = *bench.owned.first().unwrap();
-    bench.sees(&[(&mine.to_string(), NODE)]);
+    let (mut bench, mine) = with_a_pod();
     bench.sees(&[]);
     bench.claimed(mine, Err(ClaimError::Taken));
     assert!(!bench.owned.contains(&mine));
@@ -311,10 +303,7 @@ fn a_vanished_block_that_another_took_is_withdrawn() {
 
 #[test]
 fn an_empty_block_that_vanished_is_simply_gone() {
-    let mut bench = Bench::ready(limits(), &one_pool());
-    bench.gets("a", v4());
-    let mine = *bench.owned.first().unwrap();
-    bench.sees(&[(&mine.to_string(), NODE)]);
+    let (mut bench, mine) = with_a_pod();
     bench.drop_pod("a");
     bench.secs(10);
     let outputs = bench.sees(&[]);

@@ -1,4 +1,5 @@
-//! The machine on a bench: scenarios told step by step, a naive model under random adversity, many nodes racing.
+//! The machine on a bench: scenarios told step by step, a naive model under random adversity, many nodes
+//! racing.
 
 mod assigning;
 mod bench;

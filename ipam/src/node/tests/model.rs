@@ -1,7 +1,8 @@
-//! One machine against a naive model, under any order of requests, answers, losses, late lists, meddling and crashes.
+//! One machine against a naive model, under any order of requests, answers, losses, late lists, meddling and
+//! crashes.
 //!
-//! The model knows only what was said aloud: which addresses were answered, when links went, what the API server holds. A
-//! crash happens between any two outputs, or in the middle of a line of the record.
+//! The model knows only what was said aloud: which addresses were answered, when links went, what the API
+//! server holds. A crash happens between any two outputs, or in the middle of a line of the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

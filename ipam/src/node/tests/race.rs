@@ -1,4 +1,5 @@
-//! Many nodes, one small pool, one API server whose create is the only arbiter, and lists that come late to each of them.
+//! Many nodes, one small pool, one API server whose create is the only arbiter, and lists that come late to
+//! each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
