@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
 use crate::chance::Chance;
@@ -123,6 +123,11 @@ pub enum Output {
     Event(Event),
 }
 
+/// A deadline missed by this much means that our process stood still.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+/// How long peers have then to be heard before they count as silent.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// All sessions and routes of one BGP router. It has no socket, no clock and no chance: see the crate's essay.
 #[derive(Debug)]
 pub struct Speaker {
@@ -172,6 +177,9 @@ impl Speaker {
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         let now = self.latest.max(now);
         self.latest = now;
+        if self.stopped {
+            return self.after_stop(&input);
+        }
         let mut touched = Vec::new();
         match input {
             Input::Timeout => touched = self.timeout(now),
@@ -196,6 +204,16 @@ impl Speaker {
             Input::Stop(reason) => touched = self.stop(&reason, now),
         }
         self.conclude(touched, now);
+    }
+
+    /// Only connections that come or go still mean something.
+    fn after_stop(&mut self, input: &Input<'_>) {
+        if let Input::Connected { conn, .. } = input {
+            self.core.close(*conn, Outbox::default());
+        }
+        if let Input::Closed { conn } = input {
+            self.core.closing.remove(conn);
+        }
     }
 
     /// Runs the decision process, and looks who has to send or to wait for something else now.
@@ -224,9 +242,14 @@ impl Speaker {
     }
 
     fn timeout(&mut self, now: Instant) -> Vec<PeerIndex> {
+        // Whoever was asleep has not read either: what the peers said meanwhile is still to come.
+        let overslept = self.agenda.next().is_some_and(|due| now >= due + OVERSLEPT);
         let due = self.agenda.take_due(now);
         for index in &due {
             if let Some(peer) = self.peers.get_mut(index) {
+                if overslept {
+                    peer.bear_with(now + GRACE, now);
+                }
                 peer.timeout(&mut self.core, now);
             }
         }
@@ -258,9 +281,6 @@ impl Speaker {
     }
 
     fn set_peers(&mut self, peers: BTreeMap<PeerId, PeerConfig>, now: Instant) -> Vec<PeerIndex> {
-        if self.stopped {
-            return Vec::new();
-        }
         let gone: Vec<PeerId> =
             self.names.keys().filter(|name| !peers.contains_key(*name)).cloned().collect();
         for name in gone {

@@ -170,6 +170,13 @@ impl Peer {
         self.report(core, now);
     }
 
+    /// Puts off hold timers that are due: it was us who did not listen.
+    pub(crate) fn bear_with(&mut self, until: Instant, now: Instant) {
+        for session in &mut self.sessions {
+            session.timers.put_off(Timer::Hold, until, now);
+        }
+    }
+
     fn on_timer(&mut self, conn: ConnId, timer: Timer, core: &mut Core, now: Instant) {
         let Some(session) = self.session_mut(conn) else { return };
         match timer {

@@ -37,6 +37,7 @@ impl Peer {
     pub(crate) fn received(&mut self, conn: ConnId, bytes: &[u8], core: &mut Core, now: Instant) {
         let Some(session) = self.session_mut(conn) else { return };
         let mut framer = std::mem::take(&mut session.framer);
+        self.record.tell_faults_again();
         let mut input = bytes;
         loop {
             let step = match framer.next(&mut input) {
@@ -68,8 +69,10 @@ impl Peer {
         Notification::from(error).into()
     }
 
-    fn tell_fault(&self, action: FaultAction, reason: String, core: &mut Core) {
-        core.tell(Event::Fault { peer: self.id.clone(), action, reason });
+    fn tell_fault(&mut self, action: FaultAction, reason: String, core: &mut Core) {
+        if self.record.may_tell_fault() || action == FaultAction::SessionReset {
+            core.tell(Event::Fault { peer: self.id.clone(), action, reason });
+        }
     }
 
     fn on_frame(&mut self, conn: ConnId, frame: Frame<'_>, core: &mut Core, now: Instant) -> Result<(), End> {

@@ -7,6 +7,9 @@ use crate::event::PeerState;
 use crate::prefix::Family;
 use crate::snapshot::{FamilyStatus, PeerStatus};
 
+/// How many faults are told for the octets of one input; all are counted.
+const FAULTS_TOLD: u32 = 16;
+
 /// Counters and the last error of a peer.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -17,6 +20,7 @@ pub(crate) struct Record {
     messages_in: u64,
     messages_out: u64,
     faults: u64,
+    faults_told: u32,
     last_error: Option<String>,
 }
 
@@ -30,6 +34,7 @@ impl Record {
             messages_in: 0,
             messages_out: 0,
             faults: 0,
+            faults_told: 0,
             last_error: None,
         }
     }
@@ -70,6 +75,17 @@ impl Record {
 
     pub(crate) fn faulty(&mut self) {
         self.faults += 1;
+    }
+
+    /// More octets have come: faults may be told again.
+    pub(crate) fn tell_faults_again(&mut self) {
+        self.faults_told = 0;
+    }
+
+    /// Whether one more fault is worth telling: a peer must not flood our log.
+    pub(crate) fn may_tell_fault(&mut self) -> bool {
+        self.faults_told += 1;
+        self.faults_told <= FAULTS_TOLD
     }
 }
 

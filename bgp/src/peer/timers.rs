@@ -32,6 +32,15 @@ impl Timers {
         self.due.get(timer as usize).is_some_and(Option::is_some)
     }
 
+    /// Sets a timer that is due to a later moment.
+    pub(crate) fn put_off(&mut self, timer: Timer, until: Instant, now: Instant) {
+        if let Some(slot) = self.due.get_mut(timer as usize)
+            && slot.is_some_and(|due| due <= now)
+        {
+            *slot = Some(until);
+        }
+    }
+
     /// The earliest moment at which something is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.due.iter().flatten().min().copied()

@@ -4,13 +4,15 @@
 //! So the newest state wins, a slow peer costs one bit and one number per prefix, and prefixes that share their
 //! attributes share messages whatever the order in which they changed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Sources;
 use super::bits::Bits;
 use super::export::{Choice, Export};
 use super::nets::{NetId, Nets};
+use super::path::PeerIndex;
 use crate::config::Local;
+use crate::policy::Source;
 use crate::prefix::{Family, Prefix};
 use crate::wire::{self, EncodeError, EncodedAttributes};
 
@@ -29,6 +31,51 @@ pub(crate) struct AdjOut {
     /// Something staged may have changed since.
     outdated: bool,
     owes_end: bool,
+}
+
+/// All outgoing sides. Internal peers that are no clients are apart: in a mesh nothing but our own is told to them.
+#[derive(Debug, Default)]
+pub(crate) struct Outs {
+    inside: BTreeMap<(Family, PeerIndex), AdjOut>,
+    others: BTreeMap<(Family, PeerIndex), AdjOut>,
+}
+
+impl Outs {
+    pub(crate) fn insert(&mut self, out: AdjOut) {
+        let key = (out.family, out.export.peer);
+        let facts = out.export.facts;
+        let outs =
+            if facts.kind == Source::Internal && !facts.client { &mut self.inside } else { &mut self.others };
+        outs.insert(key, out);
+    }
+
+    pub(crate) fn get(&self, family: Family, peer: PeerIndex) -> Option<&AdjOut> {
+        self.others.get(&(family, peer)).or_else(|| self.inside.get(&(family, peer)))
+    }
+
+    pub(crate) fn get_mut(&mut self, family: Family, peer: PeerIndex) -> Option<&mut AdjOut> {
+        self.others.get_mut(&(family, peer)).or_else(|| self.inside.get_mut(&(family, peer)))
+    }
+
+    pub(crate) fn remove(&mut self, family: Family, peer: PeerIndex) {
+        self.others.remove(&(family, peer));
+        self.inside.remove(&(family, peer));
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &AdjOut> {
+        self.inside.values().chain(self.others.values())
+    }
+
+    /// The sides of a family, those of internal peers that are no clients only if `inside`.
+    pub(crate) fn range_mut(
+        &mut self,
+        family: Family,
+        inside: bool,
+    ) -> impl Iterator<Item = (PeerIndex, &mut AdjOut)> {
+        let range = || (family, PeerIndex(0))..=(family, PeerIndex::LOCAL);
+        let inner = inside.then(|| self.inside.range_mut(range())).into_iter().flatten();
+        inner.chain(self.others.range_mut(range())).map(|((_, peer), out)| (*peer, out))
+    }
 }
 
 /// Prefixes for the same messages.

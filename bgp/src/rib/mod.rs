@@ -24,8 +24,8 @@ use crate::config::{Local, OriginAttributes};
 use crate::policy::{RuleIndex, Source};
 use crate::prefix::{Family, Prefix, RouterId};
 use crate::wire::{Attributes, NextHop};
-use adj_out::AdjOut;
 pub(crate) use adj_out::Filled;
+use adj_out::{AdjOut, Outs};
 use bits::Bits;
 use decision::{Candidate, From};
 pub(crate) use explain::Names;
@@ -47,6 +47,13 @@ pub(crate) struct Facts {
     pub(crate) router_id: RouterId,
     /// Its address.
     pub(crate) address: IpAddr,
+}
+
+impl Facts {
+    /// Whether what it says goes on to internal peers that are no clients (RFC 4456 §6).
+    fn spreads_inside(&self) -> bool {
+        self.kind != Source::Internal || self.client
+    }
 }
 
 /// How many prefixes of one family a peer has given us.
@@ -128,7 +135,7 @@ pub(crate) struct Rib {
     dirty: Vec<Dirty>,
     untold: VecDeque<NetId>,
     origins: BTreeMap<Prefix, OriginAttributes>,
-    outs: BTreeMap<(Family, PeerIndex), AdjOut>,
+    outs: Outs,
     woken: BTreeSet<PeerIndex>,
 }
 
@@ -144,7 +151,7 @@ impl Rib {
             dirty: Vec::new(),
             untold: VecDeque::new(),
             origins: BTreeMap::new(),
-            outs: BTreeMap::new(),
+            outs: Outs::default(),
             woken: BTreeSet::new(),
         }
     }
@@ -312,7 +319,7 @@ impl Rib {
         self.dirty.shrink_to(1 << 16);
         if self.nets.wants_sweep() {
             let mut referenced = Bits::default();
-            self.outs.values().for_each(|out| out.references(&mut referenced));
+            self.outs.all().for_each(|out| out.references(&mut referenced));
             self.nets.sweep(&referenced);
         }
     }
@@ -337,21 +344,25 @@ impl Rib {
             _ => false,
         };
         if !unchanged {
-            self.mark(id);
+            self.mark(id, before.map(|(_, peer)| *peer));
         }
     }
 
-    /// Marks a prefix for all peers that may be told about it or were.
-    fn mark(&mut self, id: NetId) {
+    /// Marks a prefix for all peers that may be told about it or were. `before` is where the best path came from.
+    fn mark(&mut self, id: NetId, before: Option<PeerIndex>) {
         let Some(net) = self.nets.get(id) else { return };
-        let family = net.prefix.family();
-        let source = net.best().map(|best| best.peer);
-        let facts = source.and_then(|source| self.sources.facts(source));
-        for ((_, peer), out) in self.outs.range_mut((family, PeerIndex(0))..=(family, PeerIndex::LOCAL)) {
-            let may_pass = source.is_some_and(|source| out.export.may_pass(source, facts));
+        let after = net.best().map(|best| best.peer);
+        let facts = after.and_then(|source| self.sources.facts(source));
+        // In a mesh of thousands nearly all routes come from inside and stay there.
+        let spreads = |source: Option<PeerIndex>| {
+            source.is_some_and(|source| self.sources.facts(source).is_none_or(Facts::spreads_inside))
+        };
+        let inside = spreads(before) || spreads(after);
+        for (peer, out) in self.outs.range_mut(net.prefix.family(), inside) {
+            let may_pass = after.is_some_and(|source| out.export.may_pass(source, facts));
             if may_pass || out.knows(id) {
                 out.mark(id);
-                self.woken.insert(*peer);
+                self.woken.insert(peer);
             }
         }
     }
@@ -367,14 +378,14 @@ impl Rib {
     /// Begins to tell a peer all routes of a family, then End-of-RIB.
     pub(crate) fn open(&mut self, family: Family, export: Export) {
         let peer = export.peer;
-        self.outs.insert((family, peer), AdjOut::new(export, family));
+        self.outs.insert(AdjOut::new(export, family));
         self.woken.insert(peer);
         self.tell_again(peer, family);
     }
 
     /// Tells a peer all routes again (RFC 2918 §4).
     pub(crate) fn tell_again(&mut self, peer: PeerIndex, family: Family) {
-        let Some(out) = self.outs.get_mut(&(family, peer)) else { return };
+        let Some(out) = self.outs.get_mut(family, peer) else { return };
         for (id, net) in self.nets.iter().filter(|(_, net)| net.prefix.family() == family) {
             let best = net.best().map(|best| best.peer);
             let may_pass = best.is_some_and(|best| out.export.may_pass(best, self.sources.facts(best)));
@@ -392,7 +403,7 @@ impl Rib {
         family: Family,
         change: impl FnOnce(&mut Export) -> bool,
     ) {
-        if self.outs.get_mut(&(family, peer)).is_some_and(|out| change(&mut out.export)) {
+        if self.outs.get_mut(family, peer).is_some_and(|out| change(&mut out.export)) {
             self.tell_again(peer, family);
         }
     }
@@ -400,18 +411,18 @@ impl Rib {
     /// The session is over: nothing is owed.
     pub(crate) fn close(&mut self, peer: PeerIndex) {
         for family in Family::ALL {
-            self.outs.remove(&(family, peer));
+            self.outs.remove(family, peer);
         }
     }
 
     /// How many prefixes a peer was told.
     pub(crate) fn announced(&self, peer: PeerIndex, family: Family) -> u32 {
-        self.outs.get(&(family, peer)).map_or(0, AdjOut::announced)
+        self.outs.get(family, peer).map_or(0, AdjOut::announced)
     }
 
     /// Whether a peer must still be told something.
     pub(crate) fn pending(&self, peer: PeerIndex, hold_end: bool) -> bool {
-        let out = |family| self.outs.get(&(family, peer)).is_some_and(|out| out.pending(hold_end));
+        let out = |family| self.outs.get(family, peer).is_some_and(|out| out.pending(hold_end));
         Family::ALL.into_iter().any(out)
     }
 
@@ -430,7 +441,7 @@ impl Rib {
     ) -> Filled {
         let mut filled = Filled::default();
         for family in Family::ALL {
-            if let Some(out) = self.outs.get_mut(&(family, peer)) {
+            if let Some(out) = self.outs.get_mut(family, peer) {
                 let more = out.fill(&self.nets, &self.sources, &self.local, (limit, hold_end), buf);
                 filled.messages += more.messages;
                 filled.unsaid.extend(more.unsaid);

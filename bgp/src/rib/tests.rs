@@ -335,6 +335,7 @@ fn expected(model: &Model, rejected: Prefix) -> BTreeMap<Prefix, Vec<Asn>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_listener_ends_up_knowing_exactly_the_best_paths(changes in prop::collection::vec(change(), 1..120)) {
         let (mut rib, mut model, mut known) = (rib(), Model::new(), BTreeMap::new());

@@ -285,3 +285,26 @@ fn thirty_hosts_in_a_full_mesh_settle_with_a_bounded_number_of_outputs() {
     let per_peering = world.nodes.iter().map(|node| node.outputs).sum::<usize>() / (hosts * (hosts - 1));
     assert!(per_peering < 30, "{per_peering} outputs for each end of a peering");
 }
+
+#[test]
+fn a_process_that_stood_still_hears_its_peers_before_it_judges_them() {
+    let mut script = up();
+    script.now += secs(200);
+    assert!(!script.input(Input::Timeout).contains(&"NOTIFICATION 4/0".to_owned()));
+    script.wait(secs(4));
+    script.say(1, &Message::Keepalive);
+    script.wait(secs(80));
+    assert_eq!(script.state(), "Established");
+    script.now += secs(200);
+    script.input(Input::Timeout);
+    assert!(script.wait(secs(6)).contains(&"NOTIFICATION 4/0".to_owned()), "silence goes on to count");
+}
+
+#[test]
+fn a_flood_of_faults_is_counted_in_full_and_told_in_part() {
+    let mut script = up();
+    let bad = update(&[&[0x40, 1, 1, 7][..], &AS_PATH, &NEXT_HOP].concat());
+    let said = receive(&mut script, &bad.repeat(500));
+    assert_eq!(said, ["fault: treat as withdraw"; 16]);
+    assert_eq!(script.speaker.snapshot(script.now).peers[0].faults, 500);
+}
