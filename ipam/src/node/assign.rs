@@ -114,18 +114,24 @@ impl NodeIpam {
         if self.rewrite_at.is_some() {
             return;
         }
+        // Serving others only takes: what one wish lacked, an equal one lacks too.
+        let mut in_vain: Vec<(Want, Vec<Lack>)> = Vec::new();
         for mut waiting in std::mem::take(&mut self.waiting) {
             if self.ledger.endpoint(&waiting.endpoint.id).is_some() {
                 self.confirm(waiting);
                 continue;
             }
-            match self.pick(&waiting.want) {
+            let equal = in_vain.iter().find(|(want, _)| *want == waiting.want);
+            match equal.map_or_else(|| self.pick(&waiting.want), |(_, lacks)| Err(lacks.clone())) {
                 Ok(addresses) => {
                     let endpoint = Endpoint { addresses, ..waiting.endpoint };
                     self.occupy(&endpoint);
                     self.answer(Output::Assigned { request: waiting.request, endpoint });
                 }
                 Err(lacks) => {
+                    if equal.is_none() && waiting.want.addresses.is_empty() {
+                        in_vain.push((waiting.want.clone(), lacks.clone()));
+                    }
                     waiting.lacks = lacks;
                     self.waiting.push(waiting);
                 }

@@ -213,6 +213,7 @@ impl NodeIpam {
         }
         match self.cluster_says(&block) {
             Cluster::Ours => match held.title {
+                Title::Owned { unseen: None } => {}
                 Title::Remembered | Title::Owned { .. } => self.entitle(block, Title::Owned { unseen: None }),
                 Title::Foreign { .. } => self.entitle(block, Title::Vanished),
                 Title::Claiming | Title::Vanished | Title::Releasing => {}
@@ -239,6 +240,7 @@ impl NodeIpam {
     /// Whether the cluster's list gives a block to this node that it does not hold.
     fn may_adopt(&self, block: &BlockId) -> bool {
         self.ours.contains(block)
+            && !self.held.contains_key(block)
             && !self.released.contains_key(block)
             && overlapping(&self.held, block).is_none()
     }
