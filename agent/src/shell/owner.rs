@@ -108,7 +108,9 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
             Some(batch) = ports.news.recv(64) => owner.on_news(batch, &ports),
             Some(batch) = ports.outcomes.recv(64) => {
                 // The owners of blocks first: an answer rests on them.
-                owner.on_blocks(&mut ports);
+                if ports.blocks.has_changed().unwrap_or(false) {
+                    owner.on_blocks(&mut ports);
+                }
                 owner.on_outcomes(batch, &ports);
             }
             Ok(()) = ports.blocks.changed() => owner.on_blocks(&mut ports),
@@ -168,9 +170,6 @@ impl Owner {
     }
 
     fn on_blocks(&mut self, ports: &mut Ports) {
-        if !ports.blocks.has_changed().unwrap_or(false) {
-            return;
-        }
         let blocks = ports.blocks.borrow_and_update().clone();
         if let Some(blocks) = blocks {
             self.feed(Input::Blocks(blocks), ports);
