@@ -164,7 +164,8 @@ fn make(sockets: &mut Sockets, link: &PodLink) -> Result<(), (Error, Undo)> {
 /// The pod's end first: bringing the host's end up while its peer is down costs a grace period.
 fn set_up(sockets: &mut Sockets, link: &PodLink, ends: Ends) -> Result<(), LinkError> {
     links::set_up_inside(&mut sockets.pod, &sockets.netns, link, ends.pod)?;
-    links::set_up_outside(&mut sockets.host, link, ends.host)
+    links::set_up_outside(&mut sockets.host, link, ends.host)?;
+    links::await_carrier(&mut sockets.pod, link)
 }
 
 /// What became of the name that was taken.

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -293,12 +293,167 @@ fn dial(path: &Path, timeout: Duration) -> Result<UnixStream, CallError> {
         let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
         setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
-        connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &UnixAddr::new(path)?)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(fd)
     };
     match attempt() {
         Ok(fd) => Ok(UnixStream::from(fd)),
         Err(nix::Error::EAGAIN) => Err(CallError::TimedOut { path: path.to_owned(), timeout }),
         Err(errno) => Err(CallError::Unreachable { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment { container: "c1".into(), ifname: "eth0".into() }
+    }
+
+    fn add() -> AddRequest {
+        AddRequest {
+            network: "manx".into(),
+            container: "c1".into(),
+            ifname: "eth0".into(),
+            netns: "/run/netns/a".into(),
+            pod: Some(PodRef { namespace: "shop".into(), name: "cart-0".into(), uid: None }),
+            link: "cali0".into(),
+            addresses: Vec::new(),
+            mac: None,
+        }
+    }
+
+    /// Agent and plugin are replaced one after the other in an upgrade, so the words between them must not change.
+    #[test]
+    fn the_words_on_the_wire_are_these() {
+        let assignment =
+            Assignment { addresses: vec!["10.0.0.7".parse().unwrap()], mtu: 1500, link: "cali0".into() };
+        let del = DelRequest { container: "c1".into(), ifname: "eth0".into(), link: "cali0".into() };
+        let refusal = RpcError { code: 100, msg: "full".into(), details: String::new() };
+        let requests = [
+            (
+                Request::Add(add()),
+                r#"{"add":{"network":"manx","container":"c1","ifname":"eth0","netns":"/run/netns/a","pod":{"namespace":"shop","name":"cart-0"},"link":"cali0"}}"#,
+            ),
+            (Request::Del(del), r#"{"del":{"container":"c1","ifname":"eth0","link":"cali0"}}"#),
+            (Request::Check(attachment()), r#"{"check":{"container":"c1","ifname":"eth0"}}"#),
+            (Request::Status, r#""status""#),
+            (
+                Request::Gc(GcRequest { network: "manx".into(), valid: vec![attachment()] }),
+                r#"{"gc":{"network":"manx","valid":[{"container":"c1","ifname":"eth0"}]}}"#,
+            ),
+        ];
+        let replies = [
+            (
+                Reply::Assigned(assignment),
+                r#"{"assigned":{"addresses":["10.0.0.7"],"mtu":1500,"link":"cali0"}}"#,
+            ),
+            (Reply::Deleted { link_removed_by: Remover::Agent }, r#"{"deleted":{"linkRemovedBy":"agent"}}"#),
+            (Reply::Known(None), r#"{"known":null}"#),
+            (Reply::Collected(vec![attachment()]), r#"{"collected":[{"container":"c1","ifname":"eth0"}]}"#),
+            (Reply::Ready, r#""ready""#),
+            (Reply::Error(refusal), r#"{"error":{"code":100,"msg":"full"}}"#),
+        ];
+        for (request, words) in requests {
+            assert_eq!(encode(&request), format!("{words}\n").into_bytes());
+            assert_eq!(decode::<Request>(words.as_bytes()).unwrap(), request);
+        }
+        for (reply, words) in replies {
+            assert_eq!(encode(&reply), format!("{words}\n").into_bytes());
+            assert_eq!(decode::<Reply>(words.as_bytes()).unwrap(), reply);
+        }
+    }
+
+    #[test]
+    fn fields_that_a_newer_side_adds_are_passed_over() {
+        let newer = br#"{"assigned":{"addresses":[],"mtu":1500,"link":"cali0","colour":"blue"}}"#;
+        assert!(matches!(decode::<Reply>(newer), Ok(Reply::Assigned(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Reply>(&bytes);
+        }
+    }
+
+    const BRIEF: Duration = Duration::from_millis(200);
+
+    /// What [`call`] makes of an agent that sends these pieces and then hangs up, or falls silent.
+    fn answered(pieces: &'static [&'static [u8]], hang_up: bool) -> Result<Reply, CallError> {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket_path(dir.path())).unwrap();
+        let agent = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            for piece in pieces {
+                let _ = stream.write_all(piece);
+            }
+            if !hang_up {
+                let _ = stream.read(&mut request);
+            }
+        });
+        let reply = call(dir.path(), &Request::Status, BRIEF);
+        agent.join().unwrap();
+        reply
+    }
+
+    #[test]
+    fn a_reply_may_come_in_pieces() {
+        assert_eq!(answered(&[b"\"re", b"ady", b"\"\n"], true).unwrap(), Reply::Ready);
+    }
+
+    #[test]
+    fn a_reply_without_its_end_is_none() {
+        assert!(matches!(answered(&[b"\"ready\""], true), Err(CallError::Closed { .. })));
+        assert!(matches!(answered(&[b"\"ready\""], false), Err(CallError::TimedOut { .. })));
+        assert!(matches!(answered(&[], false), Err(CallError::TimedOut { .. })));
+    }
+
+    #[test]
+    fn a_reply_that_is_none_of_this_protocol_is_refused() {
+        assert!(matches!(
+            answered(&[b"HTTP/1.1 200 OK\r\n"], true),
+            Err(CallError::Line(LineError::Garbled(_)))
+        ));
+    }
+
+    #[test]
+    fn a_reply_without_bounds_is_cut_off() {
+        const FLOOD: &[u8] = &[b' '; LINE_MAX + 1];
+        assert!(matches!(answered(&[FLOOD], true), Err(CallError::Line(LineError::TooLong))));
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_is_unreachable_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = call(dir.path(), &Request::Status, BRIEF).unwrap_err();
+        assert!(matches!(absent, CallError::Unreachable { .. }), "{absent}");
+        drop(UnixListener::bind(socket_path(dir.path())).unwrap());
+        let refused = call(dir.path(), &Request::Status, BRIEF).unwrap_err();
+        assert!(matches!(refused, CallError::Unreachable { .. }), "{refused}");
+    }
+
+    #[test]
+    fn an_agent_that_accepts_nobody_is_given_up_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path());
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        // The backlog takes a few before it is full.
+        while let Ok(stream) = dial(&path, Duration::from_millis(20)) {
+            waiting.push(stream);
+        }
+        let late = call(dir.path(), &Request::Status, BRIEF).unwrap_err();
+        assert!(matches!(late, CallError::TimedOut { .. }), "{late}");
     }
 }

@@ -31,7 +31,7 @@ pub fn leave(run_dir: &Path, ended: &DelRequest) -> io::Result<()> {
     let key = Attachment { container: ended.container.clone(), ifname: ended.ifname.clone() };
     let target = file(run_dir, &key);
     // Written aside and renamed, so that a reader never sees half of one. No container id begins with a dot.
-    let aside = directory(run_dir).join(format!(".{}", std::process::id()));
+    let aside = directory(run_dir).join(format!(".{}:{}", key.container, key.ifname));
     fs::write(&aside, encode(ended))?;
     fs::rename(&aside, &target)
 }

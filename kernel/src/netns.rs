@@ -81,7 +81,11 @@ impl NetNs {
     /// # Errors
     /// If there is no `/proc`.
     pub fn current() -> Result<Self, NetNsError> {
-        Self::open(Path::new(OWN))
+        let path = Path::new(OWN);
+        let failed = |errno| NetNsError::Io { path: path.to_owned(), call: "open", errno };
+        let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        let status = fstat(&fd).map_err(failed)?;
+        Ok(Self { fd, path: path.to_owned(), identity: (status.st_dev, status.st_ino) })
     }
 
     /// Whether both are the same namespace.

@@ -105,16 +105,20 @@ impl PodLink {
         batch.push(libc::RTM_SETLINK, 0, &link_body(index, UP, UP), |end| {
             end.put_u32(libc::IFLA_MTU, self.mtu);
         });
+        let route = |batch: &mut Batch, dst, way| {
+            RouteRequest { dst, way, protocol: libc::RTPROT_BOOT }.put(batch, index, existing);
+        };
         for &address in &self.addresses {
             let gateway = gateway(address);
             put_address(&mut batch, index, address);
             if gateway.is_ipv4() {
-                let on_link = RouteRequest { dst: Some(gateway), gateway: None, protocol: libc::RTPROT_BOOT };
-                on_link.put(&mut batch, index, existing);
+                route(&mut batch, whole(gateway), Way::OnLink);
+            } else {
+                // The kernel does this by itself, but in its own time: until then the pod hears nothing.
+                route(&mut batch, whole(address), Way::Own);
             }
             put_neighbour(&mut batch, index, gateway, HOST_MAC);
-            let default = RouteRequest { dst: None, gateway: Some(gateway), protocol: libc::RTPROT_BOOT };
-            default.put(&mut batch, index, existing);
+            route(&mut batch, everywhere(address), Way::Via(gateway));
         }
         batch
     }
@@ -139,7 +143,7 @@ impl PodLink {
         batch.push(libc::RTM_SETLINK, 0, &link_body(index, UP, UP), |_| {});
         for &address in &self.addresses {
             put_neighbour(&mut batch, index, address, self.mac);
-            let to_pod = RouteRequest { dst: Some(address), gateway: None, protocol: PROTOCOL };
+            let to_pod = RouteRequest { dst: whole(address), way: Way::OnLink, protocol: PROTOCOL };
             to_pod.put(&mut batch, index, existing);
         }
         batch
@@ -244,43 +248,169 @@ fn put_neighbour(batch: &mut Batch, index: u32, address: IpAddr, mac: Mac) {
     });
 }
 
-/// A route by a link: to one address or, without `dst`, to everywhere.
+/// A route by a link.
 struct RouteRequest {
-    dst: Option<IpAddr>,
-    gateway: Option<IpAddr>,
+    dst: IpNetwork,
+    way: Way,
     protocol: u8,
+}
+
+enum Way {
+    /// The destination is on the link.
+    OnLink,
+    /// Through a neighbour on the link.
+    Via(IpAddr),
+    /// The destination is this side's own address.
+    Own,
 }
 
 impl RouteRequest {
     fn put(&self, batch: &mut Batch, index: u32, existing: Existing) {
-        let Some(of_family) = self.dst.or(self.gateway) else { return };
-        let scope = if self.gateway.is_none() && of_family.is_ipv4() { libc::RT_SCOPE_LINK } else { 0 };
-        let body = [
-            family(of_family),
-            self.dst.map_or(0, host_bits),
-            0,
-            0,
-            libc::RT_TABLE_MAIN,
-            self.protocol,
-            scope,
-            libc::RTN_UNICAST,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let (table, kind) = match self.way {
+            Way::Own => (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL),
+            Way::OnLink | Way::Via(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST),
+        };
+        let scope = match self.way {
+            Way::OnLink if self.dst.is_ipv4() => libc::RT_SCOPE_LINK,
+            _ => libc::RT_SCOPE_UNIVERSE,
+        };
+        let of_family = family(self.dst.ip());
+        let body = [of_family, self.dst.prefix(), 0, 0, table, self.protocol, scope, kind, 0, 0, 0, 0];
         let flags = match existing {
             Existing::Refuse => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
             Existing::Replace => REPLACE,
         };
         batch.push(libc::RTM_NEWROUTE, flags, &body, |route| {
-            if let Some(dst) = self.dst {
-                route.put_ip(libc::RTA_DST, dst);
+            if self.dst.prefix() > 0 {
+                route.put_ip(libc::RTA_DST, self.dst.ip());
             }
-            if let Some(gateway) = self.gateway {
+            if let Way::Via(gateway) = self.way {
                 route.put_ip(libc::RTA_GATEWAY, gateway);
             }
             route.put_u32(libc::RTA_OIF, index);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::netlink::request::{Message, attributes, messages, read_str, read_u32};
+
+    fn link(addresses: &[&str]) -> PodLink {
+        PodLink {
+            container: "c1".into(),
+            ifname: "eth0".into(),
+            link: "cali0".into(),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            mtu: 1440,
+            mac: Mac([2, 0, 0, 0, 0, 7]),
+        }
+    }
+
+    fn kinds(batch: &mut Batch) -> Vec<u16> {
+        messages(batch.seal(1, true)).map(|message| message.kind).collect()
+    }
+
+    fn find<'a>(mut list: impl Iterator<Item = (u16, &'a [u8])>, kind: u16) -> Option<&'a [u8]> {
+        list.find(|(found, _)| *found == kind).map(|(_, value)| value)
+    }
+
+    /// Name, address, MTU and queues of an end, out of its attributes.
+    fn read_end<'a>(
+        end: impl Iterator<Item = (u16, &'a [u8])> + Clone,
+    ) -> (String, Vec<u8>, [Option<u32>; 3]) {
+        let number = |kind| find(end.clone(), kind).and_then(read_u32);
+        (
+            read_str(find(end.clone(), libc::IFLA_IFNAME).unwrap()),
+            find(end.clone(), libc::IFLA_ADDRESS).unwrap().to_vec(),
+            [number(libc::IFLA_MTU), number(libc::IFLA_NUM_TX_QUEUES), number(libc::IFLA_NUM_RX_QUEUES)],
+        )
+    }
+
+    #[test]
+    fn both_ends_are_made_by_one_request_and_the_pods_end_is_born_in_the_pod() {
+        let netns = std::io::stdin();
+        let mut batch = link(&["10.244.3.7"]).create(netns.as_fd());
+        let bytes = batch.seal(1, true);
+        let all: Vec<Message<'_>> = messages(bytes).collect();
+        assert_eq!(all.len(), 1);
+        let body: [u8; 16] = all[0].body().unwrap();
+        assert_eq!(body[4..], [0; 12], "both ends are born down");
+        let host = all[0].attributes(16);
+        let sizes = [Some(1440), Some(1), Some(1)];
+        assert_eq!(read_end(host.clone()), ("cali0".into(), HOST_MAC.0.to_vec(), sizes));
+        assert_eq!(find(host.clone(), libc::IFLA_GROUP).and_then(read_u32), Some(LINK_GROUP));
+        let info = attributes(find(host, libc::IFLA_LINKINFO).unwrap());
+        assert_eq!(read_str(find(info.clone(), libc::IFLA_INFO_KIND).unwrap()), "veth");
+        let data = attributes(find(info, libc::IFLA_INFO_DATA).unwrap());
+        let peer = attributes(&find(data, VETH_INFO_PEER).unwrap()[16..]);
+        assert_eq!(read_end(peer.clone()), ("eth0".into(), vec![2, 0, 0, 0, 0, 7], sizes));
+        assert_eq!(find(peer, libc::IFLA_NET_NS_FD).and_then(read_u32), Some(0));
+    }
+
+    #[test]
+    fn inside_the_gateway_is_a_neighbour_before_a_route_leads_to_it() {
+        let dual = link(&["10.244.3.7", "fd00::7"]);
+        use libc::{RTM_NEWADDR as ADDR, RTM_NEWNEIGH as NEIGH, RTM_NEWROUTE as ROUTE, RTM_SETLINK as LINK};
+        assert_eq!(
+            kinds(&mut dual.inside(5, Existing::Refuse)),
+            [LINK, ADDR, ROUTE, NEIGH, ROUTE, ADDR, ROUTE, NEIGH, ROUTE]
+        );
+        assert_eq!(dual.destinations_inside().len(), 3);
+        assert_eq!(
+            kinds(&mut link(&["fd00::7"]).inside(5, Existing::Refuse)),
+            [LINK, ADDR, ROUTE, NEIGH, ROUTE]
+        );
+    }
+
+    #[test]
+    fn outside_the_source_check_is_on_before_the_link_is_up() {
+        let mut batch = link(&["10.244.3.7"]).outside(5, Existing::Refuse);
+        let bytes = batch.seal(1, true);
+        let first =
+            messages(bytes).position(|message| find(message.attributes(16), libc::IFLA_AF_SPEC).is_some());
+        let up = messages(bytes).position(|message| {
+            message.kind == libc::RTM_SETLINK
+                && message.body::<16>().is_some_and(|body| body[12..] == UP.to_ne_bytes())
+        });
+        assert!(first.is_some() && first < up, "settings {first:?}, up {up:?}");
+        let families =
+            messages(bytes).find_map(|message| find(message.attributes(16), libc::IFLA_AF_SPEC)).unwrap();
+        let inet = attributes(find(attributes(families), libc::AF_INET as u16).unwrap());
+        let conf = attributes(find(inet, IFLA_INET_CONF).unwrap());
+        assert_eq!(find(conf, inet_conf::RP_FILTER).and_then(read_u32), Some(1));
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_is_not_asked_about_it_for_a_pod_without_ipv6() {
+        for (addresses, asked) in [(&["10.244.3.7"][..], false), (&["10.244.3.7", "fd00::7"], true)] {
+            let mut batch = link(addresses).outside(5, Existing::Refuse);
+            let bytes = batch.seal(1, true);
+            let families =
+                messages(bytes).find_map(|message| find(message.attributes(16), libc::IFLA_AF_SPEC));
+            let inet6 = find(attributes(families.unwrap()), libc::AF_INET6 as u16);
+            assert_eq!(inet6.is_some(), asked);
+        }
+    }
+
+    #[test]
+    fn a_route_that_exists_is_replaced_only_when_that_is_asked_for() {
+        let dual = link(&["10.244.3.7", "fd00::7"]);
+        for (existing, flag) in
+            [(Existing::Refuse, libc::NLM_F_EXCL), (Existing::Replace, libc::NLM_F_REPLACE)]
+        {
+            for mut batch in [dual.inside(5, existing), dual.outside(5, existing)] {
+                let routes = messages(batch.seal(1, true)).filter(|m| m.kind == libc::RTM_NEWROUTE);
+                let flags: Vec<i32> =
+                    routes.map(|m| i32::from(m.flags) & (libc::NLM_F_EXCL | libc::NLM_F_REPLACE)).collect();
+                assert!(
+                    !flags.is_empty() && flags.iter().all(|found| *found == flag),
+                    "{existing:?}: {flags:?}"
+                );
+            }
+        }
     }
 }

@@ -108,9 +108,9 @@ impl Call {
         };
         let command = get("CNI_COMMAND")?.ok_or_else(|| missing(&["CNI_COMMAND"]))?;
         match &*command {
-            "ADD" => Ok(Self::Add(target(get, true)?)),
-            "CHECK" => Ok(Self::Check(target(get, true)?)),
-            "DEL" => Ok(Self::Del(target(get, false)?)),
+            "ADD" => Ok(Self::Add(target(Verb::Add, get)?)),
+            "CHECK" => Ok(Self::Check(target(Verb::Check, get)?)),
+            "DEL" => Ok(Self::Del(target(Verb::Del, get)?)),
             "STATUS" => Ok(Self::Status),
             "GC" => Ok(Self::Gc),
             "VERSION" => Ok(Self::Version),
@@ -131,15 +131,16 @@ impl Call {
     }
 }
 
-/// The target of ADD, CHECK (where the namespace must be named) and DEL (where it may be gone).
-fn target(get: impl Fn(&str) -> Result<Option<String>, Error>, needs_netns: bool) -> Result<Target, Error> {
+/// The target of ADD and CHECK, or of DEL, which asks for less: the namespace may be gone, and an ADD that failed over
+/// its arguments must not be followed by a DEL that fails over them for ever.
+fn target(verb: Verb, get: impl Fn(&str) -> Result<Option<String>, Error>) -> Result<Target, Error> {
     let container = get("CNI_CONTAINERID")?;
     let ifname = get("CNI_IFNAME")?;
     let netns = get("CNI_NETNS")?;
     let absent = [
         ("CNI_CONTAINERID", container.is_none()),
         ("CNI_IFNAME", ifname.is_none()),
-        ("CNI_NETNS", needs_netns && netns.is_none()),
+        ("CNI_NETNS", verb != Verb::Del && netns.is_none()),
     ];
     let absent: Vec<&str> = absent.into_iter().filter_map(|(name, absent)| absent.then_some(name)).collect();
     let (Some(container), Some(ifname), []) = (container, ifname, &*absent) else {
@@ -147,7 +148,8 @@ fn target(get: impl Fn(&str) -> Result<Option<String>, Error>, needs_netns: bool
     };
     check_container(&container)?;
     check_ifname(&ifname)?;
-    let args = PodArgs::parse(&get("CNI_ARGS")?.unwrap_or_default())?;
+    let args = get("CNI_ARGS").and_then(|args| PodArgs::parse(&args.unwrap_or_default()));
+    let args = if verb == Verb::Del { args.unwrap_or_default() } else { args? };
     Ok(Target { container, ifname, netns, args })
 }
 
@@ -388,6 +390,14 @@ mod tests {
             let error = parse(&[("CNI_ARGS", args)]).expect_err(args);
             assert_eq!(error.code, Code::INVALID_ENVIRONMENT, "{args}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn del_does_not_fail_over_arguments_that_made_add_fail() {
+        for args in ["what=ever", "IP=none", "K8S_POD_NAME=b"] {
+            let call = parse(&[("CNI_COMMAND", "DEL"), ("CNI_ARGS", args)]);
+            assert!(matches!(call, Ok(Call::Del(target)) if target.args == PodArgs::default()), "{args}");
         }
     }
 

@@ -66,20 +66,26 @@ impl NetConf {
         }
         let name = fields.name()?;
         fields.check_type()?;
-        if verb != Verb::Del {
-            fields.refuse_delegation()?;
-        }
-        let config = Self {
+        let mut config = Self {
             version,
             name,
             run_dir: fields.run_dir()?,
-            mtu: fields.mtu()?,
-            addresses: fields.addresses()?,
-            mac: fields.mac()?,
-            dns: fields.typed("dns", "CNI name service")?.unwrap_or_default(),
-            previous: fields.typed("prevResult", "CNI result")?,
+            mtu: None,
+            addresses: Vec::new(),
+            mac: None,
+            dns: Dns::default(),
+            previous: None,
             valid: fields.valid_attachments(verb)?,
         };
+        // What only ADD needs cannot keep a pod from stopping: that ADD failed, and this DEL cleans up after it.
+        if !matches!(verb, Verb::Del | Verb::Gc) {
+            fields.refuse_delegation()?;
+            config.mtu = fields.mtu()?;
+            config.addresses = fields.addresses()?;
+            config.mac = fields.mac()?;
+            config.dns = fields.typed("dns", "CNI name service")?.unwrap_or_default();
+            config.previous = fields.typed("prevResult", "CNI result")?;
+        }
         if verb == Verb::Check && config.previous.is_none() {
             return Err(invalid("prevResult", "is missing: CHECK compares the pod with it"));
         }
@@ -380,7 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn del_tolerates_an_ipam_section_since_nothing_of_it_is_needed() {
-        assert!(parse(Verb::Del, json!({ "ipam": { "type": "host-local" } })).is_ok());
+    fn del_and_gc_do_not_fail_over_what_only_add_needs() {
+        let wrong = json!({
+            "ipam": { "type": "host-local" }, "mtu": "1500", "dns": 5, "prevResult": [], "args": 5,
+            "runtimeConfig": { "mac": "none" }, "cni.dev/valid-attachments": [],
+        });
+        for verb in [Verb::Del, Verb::Gc] {
+            assert!(parse(verb, wrong.clone()).is_ok());
+        }
+        assert!(parse(Verb::Status, wrong).is_err());
     }
 }

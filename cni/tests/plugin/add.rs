@@ -440,17 +440,25 @@ fn an_answer_that_makes_no_sense_is_an_error_and_not_a_link() {
 }
 
 #[test]
-fn many_pods_at_once_get_a_link_each() {
+fn of_many_pods_at_once_each_gets_a_link_that_carries_its_first_packet() {
     let Some(node) = Node::new() else { return };
-    let rows: Vec<String> = (1..=24).map(|last| format!("10.244.7.{last}")).collect();
-    let rows: Vec<[&str; 1]> = rows.iter().map(|row| [&**row]).collect();
+    let rows: Vec<[String; 2]> =
+        (1..=24).map(|last| [format!("10.244.7.{last}"), format!("fd00:10:244::7{last:02}")]).collect();
+    let rows: Vec<[&str; 2]> = rows.iter().map(|[v4, v6]| [&**v4, &**v6]).collect();
     let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
     let _agent = Agent::start(&node, &rows);
     let sandboxes: Vec<Sandbox> = (0..24).map(|i| node.sandbox_of(&format!("c{i}"), None)).collect();
+    let attach = |sandbox: &Sandbox| {
+        let result = node.call("ADD", sandbox).ok();
+        for (index, target) in [NODE_V4, NODE_V6].into_iter().enumerate() {
+            let address = result["ips"][index]["address"].as_str().expect("text");
+            let address = address.split('/').next().expect("an address");
+            assert!(echo(&sandbox.space, &node.space, address, target), "the first packet of {address}");
+        }
+    };
     std::thread::scope(|scope| {
-        let calls: Vec<_> =
-            sandboxes.iter().map(|sandbox| scope.spawn(|| node.call("ADD", sandbox).ok())).collect();
-        calls.into_iter().for_each(|call| drop(call.join().expect("every ADD succeeds")));
+        let calls: Vec<_> = sandboxes.iter().map(|sandbox| scope.spawn(|| attach(sandbox))).collect();
+        calls.into_iter().for_each(|call| call.join().expect("every ADD succeeds"));
     });
     assert_eq!(node.space.routes("-4").len(), 24);
 }

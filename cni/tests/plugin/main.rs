@@ -7,6 +7,7 @@
 mod add;
 mod chain;
 mod check;
+mod crash;
 mod del;
 mod input;
 mod node;

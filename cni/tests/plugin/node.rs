@@ -251,8 +251,22 @@ impl Node {
 
     /// Runs a program on the node with only these variables and this input.
     pub(crate) fn exec(&self, program: &str, variables: &BTreeMap<&str, String>, stdin: &str) -> Answer {
+        self.spawn(program, &[], variables, stdin)
+    }
+
+    /// Runs a program with arguments on the node, with only these variables and this input.
+    pub(crate) fn spawn(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        variables: &BTreeMap<&str, String>,
+        stdin: &str,
+    ) -> Answer {
         let mut command = Command::new(program);
-        command.env_clear().envs(variables.iter().map(|(name, value)| (name, OsStr::new(value))));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(variables.iter().map(|(name, value)| (name, OsStr::new(value))));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.space.within(|| command.spawn()).expect("the plugin starts");
         let mut input = child.stdin.take().expect("standard input is a pipe");
@@ -394,7 +408,11 @@ impl State {
 
     fn answer(&self, mut stream: UnixStream, mood: &Mood) {
         let mut line = Vec::new();
-        BufReader::new(&stream).read_until(b'\n', &mut line).expect("a request can be read");
+        let _ = BufReader::new(&stream).read_until(b'\n', &mut line);
+        if line.is_empty() {
+            // The plugin was killed before it could ask.
+            return;
+        }
         let request: Request = decode(&line).expect("the plugin sends requests");
         let reply = match mood {
             Mood::Refusing(error) => Reply::Error(error.clone()),

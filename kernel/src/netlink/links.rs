@@ -112,6 +112,19 @@ pub fn set_up_outside(host: &mut Socket, link: &PodLink, index: u32) -> Result<(
     Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)
 }
 
+/// Makes the kernel notice that the pod's end has carrier, once both ends are up.
+///
+/// The end that came up first is switched on by a worker in the kernel's own time; until then every packet that the
+/// pod sends is dropped. A kernel from 6.8 on catches up when it is asked for the link; an older one needs no more
+/// than a moment.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn await_carrier(pod: &mut Socket, link: &PodLink) -> Result<(), LinkError> {
+    inspect::end(pod, &link.ifname)?;
+    Ok(())
+}
+
 /// Removes a link by its index, and waits until it is gone. It need not be there any more.
 ///
 /// # Errors
