@@ -8,62 +8,93 @@
 mod apiserver {
     pub(crate) mod applying;
     pub(crate) mod cluster;
+    pub(crate) mod faults;
+    pub(crate) mod kinds;
+    pub(crate) mod kubectl;
     pub(crate) mod objects;
+    pub(crate) mod real;
+    pub(crate) mod validation;
     pub(crate) mod watches;
 }
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use apiserver::cluster::{Cluster, RealServer};
+use apiserver::cluster::Cluster;
+use apiserver::real::RealServer;
 
 /// A test: its name and what it does with a cluster.
-pub(crate) type Test = (&'static str, fn(Cluster) -> BoxFuture<'static, ()>);
+pub(crate) type Test = (&'static str, fn(Cluster) -> LocalBoxFuture<'static, ()>);
 
 /// Lists async functions as tests under their own names.
 #[macro_export]
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        /// The tests of this file.
+        /// The tests of this module.
         pub(crate) const TESTS: &[$crate::Test] =
             &[$((stringify!($name), |cluster| Box::pin($name(cluster)))),*];
     };
 }
 
-fn main() {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::from_args();
-    let contract =
-        [apiserver::objects::TESTS, apiserver::watches::TESTS, apiserver::applying::TESTS].concat();
-    let embedded = |(name, test): Test| {
-        Trial::test(format!("embedded::{name}"), move || {
-            run(async move { test(Cluster::embedded().await).await })
-        })
-    };
-    let mut trials: Vec<Trial> = contract.iter().copied().map(embedded).collect();
-    match RealServer::from_environment() {
-        None => eprintln!(
-            "kube-apiserver: skipped, KUBE_APISERVER and ETCD do not name binaries (they are optional)"
-        ),
+    let contract = [
+        apiserver::objects::TESTS,
+        apiserver::kinds::TESTS,
+        apiserver::watches::TESTS,
+        apiserver::applying::TESTS,
+        apiserver::validation::TESTS,
+        kubectl_tests()?,
+    ]
+    .concat();
+    let embedded_only =
+        [apiserver::faults::TESTS, apiserver::kinds::embedded::TESTS, apiserver::watches::embedded::TESTS]
+            .concat();
+    let mut trials: Vec<Trial> =
+        contract.iter().chain(&embedded_only).map(|test| trial("embedded", *test, None)).collect();
+    match RealServer::from_environment()? {
+        None => eprintln!("kube-apiserver: skipped, KUBE_APISERVER and ETCD do not name its binaries"),
         Some(server) => {
             let server = Arc::new(server);
-            trials.extend(contract.iter().copied().map(|(name, test)| {
-                let server = Arc::clone(&server);
-                Trial::test(format!("real::{name}"), move || {
-                    run(async move { test(server.cluster().await).await })
-                })
-            }));
+            trials.extend(contract.iter().map(|test| trial("real", *test, Some(Arc::clone(&server)))));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
 
+/// The tests with kubectl, if it is there; in CI it has to be.
+fn kubectl_tests() -> anyhow::Result<&'static [Test]> {
+    if apiserver::kubectl::is_there() {
+        return Ok(apiserver::kubectl::TESTS);
+    }
+    anyhow::ensure!(std::env::var_os("CI").is_none(), "kubectl is missing");
+    eprintln!("kubectl: skipped, it is not on the PATH");
+    Ok(&[])
+}
+
+fn trial(kind: &str, (name, test): Test, server: Option<Arc<RealServer>>) -> Trial {
+    Trial::test(format!("{kind}::{name}"), move || {
+        run(async move {
+            let cluster = match server {
+                Some(server) => server.cluster().await?,
+                None => Cluster::embedded().await,
+            };
+            test(cluster).await;
+            Ok(())
+        })
+    })
+}
+
 /// Runs a test on a runtime of its own; a panic is its failure.
-fn run(test: impl Future<Output = ()>) -> Result<(), Failed> {
+fn run(test: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let limit = std::time::Duration::from_secs(60);
-        tokio::time::timeout(limit, test).await.map_err(|_| Failed::from("not done after a minute"))
+        tokio::time::timeout(limit, test)
+            .await
+            .map_err(|_| Failed::from("not done after a minute"))?
+            .map_err(Failed::from)
     })
 }

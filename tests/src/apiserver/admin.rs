@@ -23,7 +23,7 @@ use super::faults::Fault;
 use super::http::{self, Body};
 
 /// Answers a request below `/-/`.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     shared: &Arc<Shared>,
     method: &Method,
     path: &str,

@@ -93,10 +93,10 @@ pub(crate) fn register(state: &mut State, resource: &Resource, object: &Value) {
     let spec = &object["spec"];
     state.registry.remove(&text(spec, "/group"), &text(spec, "/names/plural"));
     for version in spec["versions"].as_array().into_iter().flatten() {
-        if version["served"] == true {
-            if let Ok(schema) = Schema::compile(&version["schema"]["openAPIV3Schema"]) {
-                state.registry.add(served(spec, version, schema));
-            }
+        if version["served"] == true
+            && let Ok(schema) = Schema::compile(&version["schema"]["openAPIV3Schema"])
+        {
+            state.registry.add(served(spec, version, schema));
         }
     }
 }

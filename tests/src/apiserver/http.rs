@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     };
     if let Some(path) = parts.uri.path().strip_prefix("/-/") {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        return Ok(admin::serve(&shared, &parts.method, path, &query, &body).await);
+        return Ok(admin::serve(&shared, &parts.method, path, &query, &body));
     }
     let started = Instant::now();
     let subject = subject(&parts);

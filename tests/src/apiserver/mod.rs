@@ -6,8 +6,8 @@
 //! binaries are there, against the real one. It has no authentication, no admission webhooks, no garbage collector
 //! and no controllers; nothing survives a restart.
 //!
-//! A request runs through [`mod@http`] (routing, faults, log) to a verb ([`mod@read`], [`mod@write`],
-//! [`mod@patch`], [`mod@delete`], [`mod@watch`]) under one briefly held lock on [`state::State`].
+//! A request runs through `http` (routing, faults, log) to a verb (`read`, `write`, `patch`, `delete`, `watch`) under
+//! one briefly held lock on `state::State`. Other processes inject faults and read the log by the paths of `admin`.
 
 mod admin;
 mod admit;

@@ -76,10 +76,8 @@ fn out_of_reach(resource: &Resource, call: &Call, config: &mut Value) {
         return;
     }
     map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
-    if resource.built_in().is_none() {
-        if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata
-                .retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "uid" | "resourceVersion"));
-        }
+    let metadata = map.get_mut("metadata").filter(|_| resource.built_in().is_none());
+    if let Some(metadata) = metadata.and_then(Value::as_object_mut) {
+        metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "uid" | "resourceVersion"));
     }
 }

@@ -17,8 +17,8 @@ enum Shape {
     Bytes,
     Bool,
     Texts,
-    Map(&'static Shape),
-    Message(&'static [(u64, &'static str, Shape)]),
+    Map(&'static Self),
+    Message(&'static [(u64, &'static str, Self)]),
     /// Present in what kubectl sends, and of no consequence.
     Ignored,
 }

@@ -35,30 +35,36 @@ pub struct OpenWatch {
 
 /// The watches that are open now, so that tests can count and cut them.
 #[derive(Debug, Default)]
-pub(crate) struct Watches(Mutex<(u64, BTreeMap<u64, (OpenWatch, CancellationToken)>)>);
+pub(crate) struct Watches(Mutex<Opened>);
+
+#[derive(Debug, Default)]
+struct Opened {
+    count: u64,
+    open: BTreeMap<u64, (OpenWatch, CancellationToken)>,
+}
 
 impl Watches {
     /// What is watched, by whom.
     pub(crate) fn list(&self) -> Vec<OpenWatch> {
-        self.locked().1.values().map(|(open, _)| open.clone()).collect()
+        self.locked().open.values().map(|(open, _)| open.clone()).collect()
     }
 
     /// Cuts the watches of a resource, or all; returns how many.
     pub(crate) fn cut(&self, resource: Option<&str>) -> usize {
         let locked = self.locked();
-        let chosen = locked.1.values().filter(|(open, _)| resource.is_none_or(|r| r == open.resource));
+        let chosen = locked.open.values().filter(|(open, _)| resource.is_none_or(|r| r == open.resource));
         chosen.map(|(_, token)| token.cancel()).count()
     }
 
     fn open(&self, open: OpenWatch) -> (u64, CancellationToken) {
         let mut locked = self.locked();
-        locked.0 += 1;
-        let (id, token) = (locked.0, CancellationToken::new());
-        locked.1.insert(id, (open, token.clone()));
+        locked.count += 1;
+        let (id, token) = (locked.count, CancellationToken::new());
+        locked.open.insert(id, (open, token.clone()));
         (id, token)
     }
 
-    fn locked(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, (OpenWatch, CancellationToken)>)> {
+    fn locked(&self) -> MutexGuard<'_, Opened> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,7 +88,7 @@ struct Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.shared.watches.locked().1.remove(&self.id);
+        self.shared.watches.locked().open.remove(&self.id);
     }
 }
 
@@ -207,11 +213,6 @@ impl Feed {
     fn collect(&mut self, state: &mut State) {
         self.revisions.mark_unchanged();
         let resource = &self.resource;
-        let served = state.registry.find(&resource.group, &resource.version, &resource.plural);
-        if served.is_none() {
-            self.over = true;
-            return;
-        }
         let current = state.store.revision();
         let changes: Vec<Change> = match state.store.collection(&resource.storage).since(self.position) {
             Ok(changes) => changes.cloned().collect(),
@@ -226,6 +227,9 @@ impl Feed {
             self.change(&change);
         }
         self.position = current;
+        let resource = &self.resource;
+        // A watch does not outlive the definition of its resource.
+        self.over = state.registry.find(&resource.group, &resource.version, &resource.plural).is_none();
     }
 
     /// Says what a change means to somebody who sees only what is selected.

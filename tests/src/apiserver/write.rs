@@ -76,9 +76,7 @@ pub(crate) fn insert(
 /// Sets what the server decides about a new object.
 fn initial(resource: &Resource, mut object: Value) -> Value {
     if resource.status {
-        if let Some(map) = object.as_object_mut() {
-            map.remove("status");
-        }
+        set_or_remove(&mut object, "status", None);
     }
     let metadata = &mut object["metadata"];
     let prefix = metadata["generateName"].as_str().unwrap_or_default().to_owned();

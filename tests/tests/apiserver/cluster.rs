@@ -1,16 +1,21 @@
 //! The servers under test, and the resource that the tests use.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Client, ResourceExt};
 use manx_tests::apiserver::{ApiServer, Config, Handle};
 use serde_json::{Value, json};
 
 /// A cluster for one test: a client, and names that no other test uses.
 pub(crate) struct Cluster {
     pub(crate) client: Client,
-    pub(crate) url: String,
+    pub(crate) kubeconfig: String,
     /// Unique to this test; a valid DNS label.
     pub(crate) scope: String,
     /// The embedded server, if it is one.
@@ -26,7 +31,18 @@ impl Cluster {
     /// A fresh embedded server that behaves as told.
     pub(crate) async fn embedded_with(config: Config) -> Self {
         let handle = ApiServer::start(config).await.expect("a free port on the loopback");
-        Self { client: handle.client(), url: handle.url(), scope: fresh_scope(), handle: Some(handle) }
+        let kubeconfig = handle.kubeconfig();
+        Self { client: handle.client(), kubeconfig, scope: fresh_scope(), handle: Some(handle) }
+    }
+
+    /// A server that runs elsewhere.
+    pub(crate) fn remote(client: Client, kubeconfig: String) -> Self {
+        Self { client, kubeconfig, scope: fresh_scope(), handle: None }
+    }
+
+    /// The embedded server of a test that is only about it.
+    pub(crate) fn server(&self) -> &Handle {
+        self.handle.as_ref().expect("the test is about the embedded server")
     }
 
     /// The group of this test's resources.
@@ -45,8 +61,8 @@ impl Cluster {
         let object = serde_json::from_value(definition).expect("a definition is an object");
         definitions.create(&PostParams::default(), &object).await.expect("the definition is valid");
         let widgets = Api::all_with(self.client.clone(), &self.widget_resource());
-        while widgets.list(&kube::api::ListParams::default()).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        while widgets.list(&ListParams::default()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         widgets
     }
@@ -70,6 +86,22 @@ impl Cluster {
         let object = serde_json::from_value(json!({"metadata": {"name": self.scope}})).expect("a namespace");
         namespaces.create(&PostParams::default(), &object).await.expect("the name is free");
         self.scope.clone()
+    }
+}
+
+impl Cluster {
+    /// Installs this project's own definitions and waits until all are served.
+    pub(crate) async fn ours(&self) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        for definition in manx_api::crds() {
+            let (name, params) = (definition.name_any(), PatchParams::apply("contract").force());
+            definitions
+                .patch(&name, &params, &Patch::Apply(&definition))
+                .await
+                .expect("the definition is valid");
+            let established = conditions::is_crd_established();
+            await_condition(definitions.clone(), &name, established).await.expect("a watch");
+        }
     }
 }
 
@@ -139,19 +171,4 @@ pub(crate) fn widget_definition(group: &str) -> Value {
             }],
         },
     })
-}
-
-/// A kube-apiserver and its etcd, started for this run.
-pub(crate) struct RealServer;
-
-impl RealServer {
-    /// Starts both, if the environment names them.
-    pub(crate) fn from_environment() -> Option<Self> {
-        None
-    }
-
-    /// A cluster for one test.
-    pub(crate) async fn cluster(&self) -> Cluster {
-        Cluster::embedded().await
-    }
 }

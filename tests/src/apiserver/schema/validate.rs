@@ -90,17 +90,15 @@ fn string(node: &Node, text: &str, path: &str, errors: &mut Vec<FieldError>) {
 
 fn number(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let Some(number) = value.as_f64() else { return };
-    if let Some(max) = node.maximum {
-        if number > max || (node.exclusive_maximum && number == max) {
-            let or_equal = if node.exclusive_maximum { "" } else { " or equal to" };
-            errors.push(invalid(path, value, format!("should be less than{or_equal} {max}")));
-        }
+    let above = |max: &f64| number > *max || (node.exclusive_maximum && number == *max);
+    if let Some(max) = node.maximum.filter(above) {
+        let or_equal = if node.exclusive_maximum { "" } else { " or equal to" };
+        errors.push(invalid(path, value, format!("should be less than{or_equal} {max}")));
     }
-    if let Some(min) = node.minimum {
-        if number < min || (node.exclusive_minimum && number == min) {
-            let or_equal = if node.exclusive_minimum { "" } else { " or equal to" };
-            errors.push(invalid(path, value, format!("should be greater than{or_equal} {min}")));
-        }
+    let below = |min: &f64| number < *min || (node.exclusive_minimum && number == *min);
+    if let Some(min) = node.minimum.filter(below) {
+        let or_equal = if node.exclusive_minimum { "" } else { " or equal to" };
+        errors.push(invalid(path, value, format!("should be greater than{or_equal} {min}")));
     }
     if let Some(factor) = node.multiple_of.filter(|factor| (number / factor).fract() != 0.0) {
         errors.push(invalid(path, value, format!("should be a multiple of {factor}")));
@@ -138,12 +136,12 @@ fn duplicates(node: &Node, list: &[Value], path: &str, errors: &mut Vec<FieldErr
     };
     let identities: Vec<Option<Value>> = list.iter().map(identity).collect();
     for (index, identity) in identities.iter().enumerate() {
-        if let Some(identity) = identity {
-            if identities[..index].iter().flatten().any(|earlier| earlier == identity) {
-                let message = format!("Duplicate value: {identity}");
-                let field = format!("{path}[{index}]");
-                errors.push(FieldError::with_reason(&field, "FieldValueDuplicate", message));
-            }
+        if let Some(identity) = identity
+            && identities[..index].iter().flatten().any(|earlier| earlier == identity)
+        {
+            let message = format!("Duplicate value: {identity}");
+            let field = format!("{path}[{index}]");
+            errors.push(FieldError::with_reason(&field, "FieldValueDuplicate", message));
         }
     }
 }

@@ -108,7 +108,7 @@ fn or_unknown(value: &Value) -> Value {
     value.as_str().filter(|text| !text.is_empty()).unwrap_or("<unknown>").into()
 }
 
-fn items<'a>(value: &'a Value) -> impl Iterator<Item = &'a Value> {
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
