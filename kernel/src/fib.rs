@@ -227,6 +227,10 @@ pub struct Fib {
     dirty: bool,
     in_flight: Option<Vec<Op>>,
     dump: Asked,
+    /// Routes in whose way something is that may yet turn out to be ours.
+    doubted: BTreeSet<RouteKey>,
+    /// When a dump is to tell, unless a notification does before.
+    doubt_until: Option<Instant>,
     /// Whether the kernel may have dropped something without a word since the last dump.
     in_doubt: bool,
     /// When the next dump is due in any case.
@@ -282,6 +286,8 @@ impl Fib {
             dirty: true,
             in_flight: None,
             dump: Asked::Needed(now),
+            doubted: BTreeSet::new(),
+            doubt_until: None,
             in_doubt: false,
             asked: BTreeSet::new(),
             again: BTreeSet::new(),
@@ -350,7 +356,7 @@ impl Fib {
             Asked::Needed(at) => [Some(at), None],
             Asked::No => [Some(self.dump_at), self.again_at],
         };
-        due.into_iter().chain([self.retry_at]).flatten().min()
+        due.into_iter().chain([self.doubt_until]).chain([self.retry_at]).flatten().min()
     }
 
     /// Whether the kernel holds exactly what is wanted, stale routes that are still kept aside.
@@ -477,6 +483,13 @@ impl Fib {
         if self.dump == Asked::No && self.dump_at <= self.now {
             self.want_dump();
         }
+        if self.doubt_until.is_some_and(|at| at <= self.now) {
+            self.doubt_until = None;
+            let doubted = std::mem::take(&mut self.doubted);
+            if doubted.iter().any(|key| self.blocked.why(key) == Some(Why::Foreign)) {
+                self.want_dump();
+            }
+        }
         if self.retry_at.is_some_and(|at| at <= self.now) {
             self.retry_at = None;
             self.retry_refused();
@@ -496,6 +509,12 @@ impl Fib {
     fn dump_soon(&mut self) {
         self.in_doubt = true;
         self.dump_at = self.dump_at.min(self.now + DEBOUNCE);
+    }
+
+    /// What is in the way of a route may be ours: the plugin's, of which we have not heard yet.
+    fn doubt(&mut self, key: RouteKey) {
+        self.doubted.insert(key);
+        self.doubt_until.get_or_insert(self.now + DEBOUNCE);
     }
 
     /// Has next hops looked up again after a moment.
@@ -539,9 +558,11 @@ impl Fib {
         }
         let ops = self.plan();
         self.dirty = !ops.is_empty();
-        if ops.is_empty() {
+        if ops.is_empty() && self.doubted.is_empty() {
             // Only now: what is tried again is not blocked while it is under way.
             self.events.extend(self.blocked.news());
+        }
+        if ops.is_empty() {
             return self.events.pop_front().map(Output::Event);
         }
         self.in_flight = Some(ops.clone());

@@ -23,18 +23,17 @@ pub(super) struct BlockedRoutes {
 }
 
 impl BlockedRoutes {
-    /// Blocks a route. Returns whether it was not blocked for this reason before.
-    pub(super) fn block(&mut self, key: RouteKey, why: Why, detail: String, refused: bool) -> bool {
-        let before = self.unblock(&key);
+    /// Blocks a route.
+    pub(super) fn block(&mut self, key: RouteKey, why: Why, detail: String, refused: bool) {
+        self.unblock(&key);
         *self.counts.entry(why).or_default() += 1;
         self.examples.entry(why).or_insert(key);
         self.entries.insert(key, Entry { blocked: Blocked { why, detail }, refused });
-        before != Some(why)
     }
 
-    /// Lifts the block of a route and returns what it was.
-    pub(super) fn unblock(&mut self, key: &RouteKey) -> Option<Why> {
-        let why = self.entries.remove(key)?.blocked.why;
+    /// Lifts the block of a route, if there is one.
+    pub(super) fn unblock(&mut self, key: &RouteKey) {
+        let Some(Entry { blocked: Blocked { why, .. }, .. }) = self.entries.remove(key) else { return };
         if let Some(count) = self.counts.get_mut(&why) {
             *count -= 1;
             if *count == 0 {
@@ -42,7 +41,6 @@ impl BlockedRoutes {
                 self.examples.remove(&why);
             }
         }
-        Some(why)
     }
 
     pub(super) fn contains(&self, key: &RouteKey) -> bool {

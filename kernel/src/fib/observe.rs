@@ -15,7 +15,7 @@ impl Fib {
             Event::Link(link) => self.on_link(link),
             Event::LinkGone(index) => {
                 if let Some(link) = self.links.remove(index) {
-                    self.on_link_change(&link);
+                    self.on_link_change(&link, true);
                 }
             }
             // The connected routes that come and go with them are told apart.
@@ -58,25 +58,27 @@ impl Fib {
 
     fn on_link(&mut self, link: Link) {
         let now = link.clone();
-        match self.links.put(link) {
-            Some(before)
-                if before.name == now.name && before.up == now.up && before.carrier == now.carrier => {}
-            Some(before) => {
-                self.on_link_change(&before);
-                self.on_link_change(&now);
-            }
-            None => self.on_link_change(&now),
+        let Some(before) = self.links.put(link) else { return self.on_link_change(&now, false) };
+        if before.name == now.name && before.up == now.up && before.carrier == now.carrier {
+            return;
+        }
+        let lost = before.up && !now.up || usable(&before) && !usable(&now);
+        self.on_link_change(&now, lost);
+        if before.name != now.name {
+            self.on_link_change(&before, lost);
         }
     }
 
-    /// A link came, went, was renamed, or went up or down.
-    fn on_link_change(&mut self, link: &Link) {
+    /// A link came, went, was renamed, or went up or down. With one that is `lost` the kernel drops routes and
+    /// objects without a word.
+    fn on_link_change(&mut self, link: &Link, lost: bool) {
         let by_name = self.by_link.get(&link.name);
         let concerned = by_name.is_some() || self.targets.uses_link(link.index);
         self.recompile.extend(by_name.into_iter().flatten());
-        if concerned {
-            // With a link the kernel drops routes and objects without a word.
+        if concerned && lost {
             self.dump_soon();
+        }
+        if concerned {
             self.targets.touch_all();
             self.retry_refused();
         }
@@ -317,9 +319,8 @@ impl Fib {
             (Op::DeleteNexthop { id }, error) => self.object_failed(id, &error),
             (Op::PutRoute { key, .. }, OpError::Exists) => {
                 let detail = "a route of the same key that is not ours is in the way".to_owned();
-                if self.blocked.block(key, Why::Foreign, detail, true) {
-                    self.want_dump();
-                }
+                self.blocked.block(key, Why::Foreign, detail, true);
+                self.doubt(key);
             }
             (Op::PutRoute { key, .. }, error @ OpError::NoPath(_)) => {
                 let by_link =

@@ -14,6 +14,9 @@ use super::{Fib, Installed, Wanted, WantedTo, Why};
 
 /// From how many routes on it is an object itself changed or removed although there are other ways.
 const BULK: usize = 16;
+/// Changing or removing an object under routes makes the kernel walk its whole table, at a cost of this share of
+/// what changing or removing every single route would take.
+const WALK: usize = 256;
 
 /// Why a wanted route cannot even be attempted.
 struct Obstacle {
@@ -103,8 +106,9 @@ impl Fib {
             }
         }
         let mut losers = BTreeSet::new();
+        let all = if moves.is_empty() { 0 } else { self.routes.actual().count() };
         for ((object, to), routes) in moves {
-            if routes != self.objects.usage(object) {
+            if routes != self.objects.usage(object) || routes * WALK < all {
                 continue;
             }
             match to {

@@ -245,6 +245,24 @@ fn a_route_waits_for_its_link_and_follows_it_when_it_is_made_anew() {
 }
 
 #[test]
+fn a_route_that_the_plugin_made_first_is_ours_once_we_hear_of_it() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::KeepStale(false));
+    bench.feed(Input::Desire(vec![(key(1), Some(Route::link("cali1")))]));
+    bench.settle();
+    bench.world.put_link(link(7, "cali1"));
+    let held = model::Held { protocol: PROTOCOL, forward: Forward::Link(7), source: None };
+    bench.world.routes.insert(key(1), held);
+    bench.events.clear();
+    bench.drain();
+    bench.world.tell(key(1));
+    bench.settle();
+    assert!(bench.fib.in_sync());
+    assert_eq!(bench.fib.stats().dumps_total, 1);
+    assert_eq!(bench.events, [FibEvent::Unblocked { why: Why::Link }]);
+}
+
+#[test]
 fn a_kernel_without_next_hop_objects_gets_plain_gateways() {
     let mut bench = two_uplinks();
     bench.world.has_objects = false;

@@ -17,7 +17,9 @@ mod nftables;
 pub mod request;
 pub mod socket;
 
-use crate::fib::{Input, Output};
+use std::time::Instant;
+
+use crate::fib::{Fib, FibEvent, Input, Output};
 use crate::model::{Op, OpError};
 
 use request::Batch;
@@ -29,7 +31,8 @@ const BUFFER_OCTETS: usize = 1 << 20;
 /// The routing half of the kernel, in the network namespace in which it was opened. Calls block, for
 /// microseconds as a rule.
 ///
-/// [`Kernel::dump`] and [`Kernel::resolve`] read, [`Kernel::apply`] writes.
+/// [`Kernel::dump`] and [`Kernel::resolve`] read, [`Kernel::apply`] writes; [`Kernel::carry_out`] does whatever
+/// a [`Fib`] asks for. The socket stays in its namespace wherever its thread goes.
 #[derive(Debug)]
 pub struct Kernel {
     socket: Socket,
@@ -48,18 +51,32 @@ impl Kernel {
         Ok(Self { socket, batch: Batch::new() })
     }
 
-    /// The port number of the socket, for [`Monitor::open`](monitor::Monitor::open) to ignore.
+    /// The port number of the socket, for a monitor to ignore.
     ///
     /// # Errors
     ///
     /// When the kernel gives none.
-    #[cfg_attr(not(feature = "async"), expect(rustdoc::broken_intra_doc_links, reason = "no monitor"))]
     pub fn port(&self) -> Result<u32, SocketError> {
         self.socket.port()
     }
 
-    /// Does what a [`Fib`](crate::fib::Fib) asks and returns the answer to feed to it, with the error if it
-    /// failed as a whole (the machine copes; the error is for the log). `None` for [`Output::Event`].
+    /// Does everything that a machine asks for at this time. Returns its events and, if an exchange failed as a
+    /// whole, the error (the machine copes; both are for the log).
+    pub fn carry_out(&mut self, fib: &mut Fib, now: Instant) -> (Vec<FibEvent>, Option<SocketError>) {
+        let (mut events, mut failure) = (Vec::new(), None);
+        while let Some(output) = fib.poll() {
+            if let Some((input, error)) = self.answer(&output) {
+                failure = failure.or(error);
+                fib.handle(input, now);
+            } else if let Output::Event(event) = output {
+                events.push(event);
+            }
+        }
+        (events, failure)
+    }
+
+    /// Does one thing that a [`Fib`] asks for and returns the answer to feed to it, with the error if it failed
+    /// as a whole. `None` for [`Output::Event`].
     pub fn answer(&mut self, output: &Output) -> Option<(Input, Option<SocketError>)> {
         Some(match output {
             Output::Dump => split(self.dump(), Input::Dumped),

@@ -100,17 +100,9 @@ impl Node {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.fib.poll() {
-            match self.kernel.answer(&output) {
-                Some((input, None)) => self.feed(input),
-                Some((_, Some(error))) => panic!("{error}"),
-                None => {
-                    if let manx_kernel::fib::Output::Event(event) = output {
-                        self.events.push(event);
-                    }
-                }
-            }
-        }
+        let (events, failure) = self.kernel.carry_out(&mut self.fib, self.now);
+        assert_eq!(failure, None);
+        self.events.extend(events);
     }
 }
 

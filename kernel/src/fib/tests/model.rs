@@ -142,6 +142,12 @@ impl World {
         self.events.push_back(Event::Route { route, replaced });
     }
 
+    /// Tells of a route as if it were new.
+    pub(super) fn tell(&mut self, key: RouteKey) {
+        let route = self.told(key);
+        self.events.push_back(Event::Route { route, replaced: false });
+    }
+
     pub(super) fn delete_foreign(&mut self, key: RouteKey) {
         if self.routes.get(&key).is_some_and(|held| held.protocol == FOREIGN) {
             let route = self.told(key);
