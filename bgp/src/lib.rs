@@ -1,15 +1,44 @@
 //! A BGP-4 speaker that has no socket and no clock.
 //!
-//! A [`Speaker`] is told what happened ([`Input`]) and when, and says what should happen ([`Output`]). Sessions of all
-//! peers, the collision of two connections, retry, graceful restart in both roles, the routing table, policy and what
-//! each peer must still be told are inside; sockets, time, chance and files are not, and `clippy.toml` keeps them out.
-//! So a year of a session costs a second in a test.
+//! A [`Speaker`] is told what happened ([`Input`]) and when, and says what should happen ([`Output`]). The sessions of
+//! all peers, the collision of two connections, retries, graceful restart in both roles, the routing table, policy and
+//! what each peer must still be told are inside. Sockets, time, chance and files are not, and `clippy.toml` keeps them
+//! out; so a year of a session costs a second in a test, and what a test has seen happens again.
 //!
 //! ```text
-//!            handle(Input, now)                        poll() -> Output
-//!  shell ───────────────────────► Speaker ───────────────────────────────► shell
-//!   sockets, timers               peers, rib    transmit(conn, buf, budget)
+//!            handle(Input, now)                         poll() -> Output
+//!  shell ──────────────────────► Speaker ──────────────────────────────────► shell
+//!   sockets, timers               peer ── wire   transmit(conn, buf, budget)
+//!                                  │
+//!                                 rib ── policy
 //! ```
+//!
+//! # How to drive it
+//!
+//! After each [`Speaker::handle`] drain [`Speaker::poll`] and arm a timer for [`Speaker::deadline`]. On
+//! [`Output::Connect`] dial; on [`Output::Writable`] call [`Speaker::transmit`] for as long as the socket takes octets
+//! and it says that more remain; on [`Output::Close`] send what it still gives and close. That is all.
+//!
+//! # What holds
+//!
+//! - No input panics, whatever a peer sends, and a peer's fault costs what RFC 7606 says, to that peer only.
+//! - Configuration is declared whole; only sessions whose own parameters changed start again.
+//! - Messages are made when the socket can take them, from the newest state: memory is bounded by the table, however
+//!   slow a peer is.
+//! - Own origins never reach the kernel as routes, and routes of a peer never displace them.
+//! - Order never depends on addresses in memory or on hashes: equal inputs give equal outputs.
+//!
+//! # Where to read
+//!
+//! [`speaker`] is the door. `peer` holds the sessions, `rib` the table, [`wire`] the octets; `graceful` knows when a
+//! start is over and which routes outlive a session. Types for everyone: [`prefix`], [`config`], [`policy`],
+//! [`event`], [`snapshot`].
+//!
+//! # RFCs
+//!
+//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 6286, 6608, 6793, 7606, 7607, 8092, 8212, 8538, 8654,
+//! 8950, 9003, 9072, 9687. Absent on purpose: confederations, ADD-PATH (7911), long-lived graceful restart (9494),
+//! roles (9234), enhanced route refresh (7313), every family but unicast.
 
 mod agenda;
 mod chance;
@@ -19,7 +48,7 @@ mod graceful;
 mod peer;
 pub mod policy;
 pub mod prefix;
-pub mod rib;
+mod rib;
 pub mod snapshot;
 pub mod speaker;
 pub mod wire;

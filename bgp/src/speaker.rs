@@ -15,7 +15,7 @@ use crate::peer::{Core, Peer};
 use crate::policy::Policy;
 use crate::prefix::{Family, Prefix};
 use crate::rib::{Names, PeerIndex, Rib};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PeerStatus, Snapshot};
 use crate::wire::Notification;
 
 /// Who opened a connection.
@@ -381,13 +381,23 @@ impl Speaker {
         peer.is_some_and(|peer| peer.transmit(conn, &mut self.core, buf, budget))
     }
 
-    /// Everything at this moment, for status and "explain".
+    /// The peers at this moment, in the order of their names: what status needs often, without the table.
+    pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
+        let peers = self.names.values().filter_map(|index| self.peers.get(index));
+        peers.map(|peer| peer.status(&self.core, now)).collect()
+    }
+
+    /// Whether the first exchange of routes after the start is over.
+    pub fn settled(&self) -> bool {
+        self.settling.is_done()
+    }
+
+    /// Everything at this moment, for status and "explain". Its size is that of the table.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let named = |index: &PeerIndex| self.peers.get(index);
         Snapshot {
-            peers: self.names.values().filter_map(named).map(|peer| peer.status(&self.core, now)).collect(),
+            peers: self.peers(now),
             routes: self.core.rib.routes(&self.peers),
-            settled: self.settling.is_done(),
+            settled: self.settled(),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 mod adj_out;
 mod bits;
-pub mod decision;
+pub(crate) mod decision;
 mod explain;
 pub(crate) mod export;
 mod hops;

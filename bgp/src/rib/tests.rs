@@ -28,8 +28,11 @@ fn attributes(change: impl FnOnce(&mut Attributes)) -> Attributes {
     attributes
 }
 
+/// A path that can stand for a decision.
+type Contender = (Attributes, From);
+
 /// The decision between two paths: which one, and at which step the other fell out.
-fn duel(a: (Attributes, From), b: (Attributes, From)) -> (usize, Option<Step>) {
+fn duel(a: Contender, b: Contender) -> (usize, Option<Step>) {
     let candidates = [&a, &b].map(|(attributes, from)| Candidate { attributes, from: *from });
     let decision = decide(&candidates, 16);
     let best = decision.selected[0];
@@ -40,7 +43,7 @@ fn duel(a: (Attributes, From), b: (Attributes, From)) -> (usize, Option<Step>) {
 fn each_step_decides_when_all_before_it_are_equal() {
     let plain = || attributes(|_| {});
     let path = |asns: &[u32]| attributes(|a| a.as_path = asns.iter().copied().map(Asn).collect());
-    let rows: [(Step, (Attributes, From), (Attributes, From)); 9] = [
+    let rows: [(Step, Contender, Contender); 9] = [
         (Step::Local, (attributes(|a| a.local_pref = Some(1)), From::Local), (plain(), external(1))),
         (Step::LocalPref, (attributes(|a| a.local_pref = Some(101)), external(2)), (path(&[1]), external(1))),
         (

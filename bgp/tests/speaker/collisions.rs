@@ -138,6 +138,19 @@ fn in_every_order_exactly_one_connection_survives_on_both_sides() {
 }
 
 #[test]
+fn in_random_orders_too() {
+    let mut dice = 1_u64;
+    for round in 0..5000 {
+        let mut crossing = Crossing::new([64512, 65000]);
+        while let Some(ready) = Some(crossing.ready()).filter(|ready| !ready.is_empty()) {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            crossing.deliver(ready[(dice >> 33) as usize % ready.len()]);
+        }
+        assert_eq!(crossing.established(), [true, true], "round {round}");
+    }
+}
+
+#[test]
 fn speakers_that_start_together_agree_whatever_the_latency() {
     for step in 0..200 {
         let mut world = World::with_seed(step as u8);
