@@ -1,9 +1,27 @@
-//! `manx-controller`: what a cluster needs once. The work is in `manx_agent::controller`.
+//! The cluster's controller: reads its options, runs, and says why if it cannot.
 
-use clap::Parser;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use manx_agent::controller::options::Options;
 use manx_agent::controller::run;
+use manx_agent::shell::log;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    run::run(run::Options::parse()).await
+fn main() -> ExitCode {
+    let options = Options::parse();
+    log::start(options.log_format);
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the controller cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run::run(options));
+    runtime.shutdown_background();
+    ended
 }

@@ -1,8 +1,9 @@
 //! What a cluster needs once: the blocks of nodes that are gone, and the state of the pools.
 //!
-//! [`plan`] decides, from what was seen, without any I/O; [`run`] watches, leads and carries out. A single address is
-//! never freed here: that is the business of the node that owns its block.
+//! `census.rs` is pure: it is told what there is and says what is to be done. `run.rs` watches and carries out,
+//! while `lease.rs` says that this replica leads.
 
+mod census;
 pub mod lease;
-pub mod plan;
+pub mod options;
 pub mod run;

@@ -1,258 +1,333 @@
-//! The controller's shell: leads by a Lease, watches, and carries out what [`plan`](super::plan) decides.
+//! The controller from start to end: waits until it leads, watches, carries out what the census says.
 
-use std::path::PathBuf;
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use clap::Parser;
-use futures_util::{Stream, StreamExt};
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::jiff::SignedDuration;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::runtime::reflector::{Store, store};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, ResourceExt};
-use manx_api::{IPBlock, IPPool, NodeNetwork, Timestamp};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::Config;
+use kube::{Api, Client, ResourceExt as _};
+use manx_api::{IPBlock, IPPool, IPPoolStatus, NodeNetwork, POOL_FINALIZER};
+use manx_ipam::{BlockId, NodeName};
 use serde_json::json;
-use tracing::{info, warn};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::census::{Block, Census, Finalizer};
 use super::lease::{Election, Timing};
-use super::plan::{Action, Lives, View, plan};
-use crate::shell::log;
-use crate::shell::options::LogFormat;
+use super::options::Options;
+use crate::shell::kube::follow::{Change, follow};
+use crate::shell::kube::heartbeat::lease_name;
+use crate::shell::kube::pace::{Pace, Settings};
+use crate::shell::kube::{bounded, client, jitter, status_of};
 
-/// Label of the Leases by which agents say that they live; its value is the node's name.
-pub const AGENT_LEASE_LABEL: &str = "manx.dev/agent";
-/// The Lease by which one of several controllers leads.
+/// The Lease by which one of the replicas leads.
 const LEASE: &str = "manx-controller";
-/// How long events are collected before they are acted upon.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Looks at everything again after this time, whatever the watches say.
-const RESYNC: Duration = Duration::from_secs(60);
+/// Who we are in the record of who set which field.
+const FIELD_MANAGER: &str = "manx-controller";
+/// How long changes are gathered before the census is looked at.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often a pool's status is written at most.
+const SETTINGS: Settings = Settings {
+    gather: Duration::from_millis(200),
+    pause: Duration::from_secs(1),
+    longest_backoff: Duration::from_secs(60),
+};
 
-/// Gives back the blocks of nodes that are gone, and keeps the status of the pools.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "manx-controller", version)]
-pub struct Options {
-    /// A kubeconfig; without it the service account of the pod is used.
-    #[arg(long, env = "KUBECONFIG")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The namespace of the Leases: the controllers' own and the agents'.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "manx-system")]
-    pub namespace: String,
-    /// How long a node must be gone, and its agent silent, before its blocks return; as in 5m or 30s.
-    #[arg(long, default_value = "5m", value_parser = parse_grace)]
-    pub node_grace: Duration,
-    /// How log lines look.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-}
-
-fn parse_grace(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|error| format!("{error}: write it as 5m or 30s"))?;
-    Duration::try_from(duration).map_err(|_| "a grace is not negative".to_owned())
-}
-
-/// Runs until the process is told to end: waits to lead, leads, and starts over when leadership is lost.
+/// Runs the controller until it is told to stop, or another replica leads.
 ///
 /// # Errors
-/// When there is no cluster to speak with.
+/// When the client cannot be made, or leadership is lost: a fresh process runs for it again.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    log::start(options.log_format);
-    let config = config(options.kubeconfig.as_deref()).await?;
-    let client = Client::try_from(config).context("the API server's address or credentials are unusable")?;
-    let leases = Api::namespaced(client.clone(), &options.namespace);
-    let identity = format!("{}-{}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id());
-    let mut election = Election::new(leases, LEASE, &identity, Timing::default());
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    loop {
-        tokio::select! {
-            () = election.acquire() => {}
-            _ = terminated.recv() => return Ok(()),
-        }
-        info!(identity, "leading");
-        tokio::select! {
-            () = election.hold() => warn!("no longer leading"),
-            outcome = lead(&client, &options) => outcome?,
-            _ = terminated.recv() => {
-                // Another controller may take over at once; if not, the Lease runs out by itself.
-                let _ = election.resign().await;
-                return Ok(());
-            }
+    let client = client(options.kubeconfig.as_deref()).await?;
+    let identity = options.identity.clone().unwrap_or_else(|| format!("manx-controller-{:08x}", salt()));
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
+    let mut election = Election::new(leases.clone(), LEASE, &identity, Timing::default());
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        () = election.acquire() => {}
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
+    tracing::info!(identity, "this replica leads");
+    let mut leader = Leader::new(client, leases, options.node_grace);
+    tokio::select! {
+        () = election.hold() => anyhow::bail!("another replica leads, or the API server is away: starting over"),
+        () = leader.lead() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to end");
+    bounded(election.resign()).await.context("giving up the Lease")
+}
+
+fn salt() -> u32 {
+    use std::hash::{BuildHasher as _, RandomState};
+    u32::try_from(RandomState::new().hash_one(std::process::id()) >> 32).unwrap_or(0)
+}
+
+/// A change of one of the kinds.
+enum Update {
+    Nodes(Change<PartialObjectMeta<Node>>),
+    Networks(Change<PartialObjectMeta<NodeNetwork>>),
+    Blocks(Change<IPBlock>),
+    Pools(Change<IPPool>),
+}
+
+struct Leader {
+    client: Client,
+    leases: Api<Lease>,
+    nodes: Api<Node>,
+    networks: Api<NodeNetwork>,
+    blocks: Api<IPBlock>,
+    pools: Api<IPPool>,
+    grace: Duration,
+    census: Census,
+    /// Kinds of which all objects are known; nothing is decided on less.
+    seen: [bool; 4],
+    pace: Pace<String, Arc<IPPoolStatus>>,
+}
+
+impl Leader {
+    fn new(client: Client, leases: Api<Lease>, grace: Duration) -> Self {
+        Self {
+            leases,
+            nodes: Api::all(client.clone()),
+            networks: Api::all(client.clone()),
+            blocks: Api::all(client.clone()),
+            pools: Api::all(client.clone()),
+            client,
+            grace,
+            census: Census::default(),
+            seen: [false; 4],
+            pace: Pace::new(SETTINGS),
         }
     }
-}
 
-async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<kube::Config> {
-    let Some(path) = kubeconfig else {
-        return kube::Config::infer()
-            .await
-            .context("no kubeconfig was given and no service account is mounted");
-    };
-    let file = kube::config::Kubeconfig::read_from(path)
-        .with_context(|| format!("the kubeconfig {} cannot be read", path.display()))?;
-    kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("the kubeconfig {} is unusable", path.display()))
-}
-
-/// The watches' caches.
-struct Stores {
-    pools: Store<IPPool>,
-    blocks: Store<IPBlock>,
-    networks: Store<NodeNetwork>,
-    nodes: Store<Node>,
-    leases: Store<Lease>,
-}
-
-impl Stores {
-    /// Waits until each cache was filled once: with half a view, a node would seem to be gone.
-    async fn ready(&self) -> anyhow::Result<()> {
-        self.pools.wait_until_ready().await?;
-        self.blocks.wait_until_ready().await?;
-        self.networks.wait_until_ready().await?;
-        self.nodes.wait_until_ready().await?;
-        self.leases.wait_until_ready().await?;
-        Ok(())
-    }
-
-    fn view(&self) -> View {
-        let all = |leases: &Store<Lease>| leases.state().into_iter();
-        let heartbeat = |lease: &Lease| {
-            let node = lease.labels().get(AGENT_LEASE_LABEL)?.clone();
-            Some((node, lease.resource_version().unwrap_or_default()))
-        };
-        View {
-            pools: objects(&self.pools),
-            blocks: objects(&self.blocks),
-            networks: objects(&self.networks),
-            nodes: self.nodes.state().iter().map(|node| node.name_any()).collect(),
-            heartbeats: all(&self.leases).filter_map(|lease| heartbeat(&lease)).collect(),
-        }
-    }
-}
-
-/// All objects of a cache, by name.
-fn objects<K>(store: &Store<K>) -> Vec<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + 'static,
-{
-    let mut objects: Vec<K> = store.state().into_iter().map(|object| (*object).clone()).collect();
-    objects.sort_by_key(ResourceExt::name_any);
-    objects
-}
-
-/// A watch of all objects of a kind into a cache; the stream yields once per change.
-fn watch<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = ()> + Send)
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
-    K: serde::de::DeserializeOwned,
-{
-    let (reader, writer) = store();
-    let changes = watcher(api, watcher::Config::default()).default_backoff().reflect(writer).map(|event| {
-        if let Err(error) = event {
-            warn!(%error, kind = %K::kind(&()), "the watch is interrupted and will be tried again");
-        }
-    });
-    (reader, changes)
-}
-
-/// Works as the leader; returns only when it cannot go on.
-async fn lead(client: &Client, options: &Options) -> anyhow::Result<()> {
-    let (pools, pool_changes) = watch::<IPPool>(Api::all(client.clone()));
-    let (blocks, block_changes) = watch::<IPBlock>(Api::all(client.clone()));
-    let (networks, network_changes) = watch::<NodeNetwork>(Api::all(client.clone()));
-    let (nodes, node_changes) = watch::<Node>(Api::all(client.clone()));
-    let (leases, lease_changes) = watch::<Lease>(Api::namespaced(client.clone(), &options.namespace));
-    let mut changes = futures_util::stream::select_all([
-        pool_changes.boxed(),
-        block_changes.boxed(),
-        network_changes.boxed(),
-        node_changes.boxed(),
-        lease_changes.boxed(),
-    ]);
-    let stores = Stores { pools, blocks, networks, nodes, leases };
-    {
-        let mut ready = pin!(stores.ready());
+    async fn lead(&mut self) {
+        let mut updates = self.watch();
+        // A quarter of the grace bounds how late a node's end is noticed.
+        let beat = (self.grace / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        let mut tick = interval(beat);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let due = self.pace.deadline();
             tokio::select! {
-                outcome = &mut ready => break outcome?,
-                _ = changes.next() => {}
+                Some(update) = updates.next() => {
+                    self.absorb(update);
+                    let until = tokio::time::Instant::now() + GATHER;
+                    while let Ok(Some(update)) = tokio::time::timeout_at(until, updates.next()).await {
+                        self.absorb(update);
+                    }
+                }
+                _ = tick.tick() => {}
+                () = sleep_until(due) => {}
+            }
+            if self.seen == [true; 4] {
+                self.act().await;
             }
         }
     }
-    let mut lives = Lives::default();
-    loop {
-        let now = Instant::now();
-        let view = stores.view();
-        lives.observe(&view, now);
-        for action in plan(&view, &lives, options.node_grace, now, Timestamp::now()) {
-            carry_out(client, action).await;
+
+    fn watch(&self) -> SelectAll<BoxStream<'static, Update>> {
+        let all = Config::default;
+        futures_util::stream::select_all([
+            follow(Api::all(self.client.clone()), all()).map(Update::Nodes).boxed(),
+            follow(Api::all(self.client.clone()), all()).map(Update::Networks).boxed(),
+            follow(self.blocks.clone(), all()).map(Update::Blocks).boxed(),
+            follow(self.pools.clone(), all()).map(Update::Pools).boxed(),
+        ])
+    }
+
+    fn absorb(&mut self, update: Update) {
+        let census = &mut self.census;
+        match update {
+            Update::Nodes(change) => names(&mut census.nodes, change, &mut self.seen[0]),
+            Update::Networks(change) => names(&mut census.networks, change, &mut self.seen[1]),
+            Update::Blocks(Change::All(all)) => {
+                census.blocks = all.values().filter_map(Block::read).collect();
+                self.seen[2] = true;
+            }
+            Update::Blocks(Change::Applied(object)) => census.blocks.extend(Block::read(&object)),
+            Update::Blocks(Change::Deleted(name)) => census.blocks.retain(|id, _| id.name() != name),
+            Update::Pools(Change::All(all)) => {
+                census.pools = all;
+                self.seen[3] = true;
+            }
+            Update::Pools(Change::Applied(object)) => {
+                census.pools.insert(object.name_any(), object);
+            }
+            Update::Pools(Change::Deleted(name)) => {
+                census.pools.remove(&name);
+            }
         }
-        let again = lives.deadline(options.node_grace).unwrap_or(now + RESYNC).max(now + SETTLE);
-        tokio::select! {
-            change = changes.next() => change.context("every watch has ended")?,
-            () = tokio::time::sleep_until(again.into()) => continue,
+    }
+
+    async fn act(&mut self) {
+        self.census.observe(Instant::now());
+        for node in self.census.gone() {
+            self.listen_for(&node).await;
         }
-        collect(&mut changes).await;
+        let (nodes, blocks) = self.census.over(self.grace, Instant::now());
+        self.bury(nodes, blocks).await;
+        for (pool, change) in self.census.finalizers() {
+            if let Err(error) = self.change_finalizer(&pool, &change).await {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    pool,
+                    ?change,
+                    "the finalizer of a pool stays as it is"
+                );
+            }
+        }
+        self.write_pools().await;
+    }
+
+    /// Reads the sign of life of an agent whose Node is gone.
+    async fn listen_for(&mut self, node: &NodeName) {
+        // Silence is counted only while we can hear: a lease that cannot be read says nothing.
+        let sign = match bounded(self.leases.get_opt(&lease_name(node))).await {
+            Ok(Some(lease)) => lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string()),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), %node, "the sign of life of an agent cannot be read");
+                Some(format!("unreadable at {:?}", Instant::now()))
+            }
+        };
+        self.census.heard(node, sign.unwrap_or_default(), Instant::now());
+    }
+
+    async fn bury(&self, nodes: Vec<NodeName>, blocks: Vec<BlockId>) {
+        for node in nodes {
+            // The watch may lag: the API server is asked once more before anything is taken away.
+            match bounded(self.nodes.get_opt(node.as_str())).await {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => continue,
+            }
+            for block in &blocks {
+                if self.census.blocks.get(block).is_some_and(|known| known.owner == node) {
+                    self.reclaim(*block, &node).await;
+                }
+            }
+            if self.census.networks.contains(&node) {
+                let removed =
+                    bounded(self.networks.delete(node.as_str(), &DeleteParams::default())).await.map(drop);
+                report(removed, &format!("NodeNetwork {node}"));
+                let removed =
+                    bounded(self.leases.delete(&lease_name(&node), &DeleteParams::default())).await.map(drop);
+                report(removed, &format!("Lease {}", lease_name(&node)));
+            }
+        }
+    }
+
+    async fn reclaim(&self, block: BlockId, node: &NodeName) {
+        let name = block.name();
+        let object = match bounded(self.blocks.get_opt(&name)).await {
+            Ok(Some(object)) if object.spec.node == node.as_str() => object,
+            Ok(_) => return,
+            Err(error) => return report(Err(error), &name),
+        };
+        let preconditions = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let removed = bounded(self.blocks.delete(&name, &params)).await.map(drop);
+        if removed.is_ok() {
+            tracing::info!(%block, %node, "the block of a node that is gone is free again");
+        }
+        report(removed, &name);
+    }
+
+    async fn change_finalizer(&self, name: &str, change: &Finalizer) -> anyhow::Result<()> {
+        let Some(pool) = bounded(self.pools.get_opt(name)).await? else { return Ok(()) };
+        let mut finalizers = pool.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != POOL_FINALIZER);
+        match change {
+            Finalizer::Add if pool.metadata.deletion_timestamp.is_some() => return Ok(()),
+            Finalizer::Add => finalizers.push(POOL_FINALIZER.to_owned()),
+            // Watches may lag, and a block that is claimed now would be lost with its pool.
+            Finalizer::Remove if self.has_blocks(&pool).await? => return Ok(()),
+            Finalizer::Remove => {}
+        }
+        let metadata = json!({ "finalizers": finalizers, "resourceVersion": pool.resource_version() });
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        bounded(self.pools.patch(name, &params(), &patch)).await.map(drop)
+    }
+
+    async fn has_blocks(&self, pool: &IPPool) -> anyhow::Result<bool> {
+        let blocks = bounded(self.blocks.list_metadata(&kube::api::ListParams::default().labels(&format!(
+            "{}={}",
+            manx_api::POOL_LABEL,
+            manx_api::label_value(&pool.name_any())
+        ))))
+        .await?;
+        Ok(!blocks.items.is_empty())
+    }
+
+    async fn write_pools(&mut self) {
+        let status = self.census.pool_status(Timestamp::now());
+        let unchanged: BTreeMap<String, bool> = status
+            .iter()
+            .map(|(name, status)| (name.clone(), self.census.pools[name].status.as_ref() == Some(status)))
+            .collect();
+        let wishes = status.into_iter().filter(|(name, _)| !unchanged[name]);
+        self.pace.wish(wishes.map(|(name, status)| (name, Arc::new(status))), Instant::now());
+        while let Some((name, status)) = self.pace.take(Instant::now()) {
+            let patch = Patch::Merge(json!({ "status": &*status }));
+            match bounded(self.pools.patch_status(&name, &params(), &patch)).await {
+                Ok(_) => self.pace.written(&name, status, Instant::now()),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), pool = name, "status cannot be written");
+                    self.pace.failed(&name, jitter(&name), Instant::now());
+                }
+            }
+        }
     }
 }
 
-/// Takes in what comes within a moment, so that a burst of changes is acted upon once.
-async fn collect(changes: &mut (impl Stream<Item = ()> + Unpin)) {
-    let settled = tokio::time::sleep(SETTLE);
-    let mut settled = pin!(settled);
-    loop {
-        tokio::select! {
-            () = &mut settled => return,
-            change = changes.next() => if change.is_none() { return },
-        }
-    }
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-/// Carries one action out; what fails is logged and comes again with the next look.
-async fn carry_out(client: &Client, action: Action) {
-    let outcome = match &action {
-        Action::ReleaseBlock { name, version, node } => {
-            info!(block = %name, %node, "giving back a block: its node is gone");
-            let only = Preconditions { resource_version: Some(version.clone()), uid: None };
-            delete::<IPBlock>(client, name, only).await
-        }
-        Action::ForgetNode { name, uid } => {
-            info!(node = %name, "removing the NodeNetwork of a node that is gone");
-            delete::<NodeNetwork>(
-                client,
-                name,
-                Preconditions { uid: Some(uid.clone()), resource_version: None },
-            )
-            .await
-        }
-        Action::SetFinalizers { pool, version, finalizers } => {
-            let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
-            let pools: Api<IPPool> = Api::all(client.clone());
-            pools.patch(pool, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
-        }
-        Action::Report { pool, status } => {
-            let patch = json!({"status": status});
-            let pools: Api<IPPool> = Api::all(client.clone());
-            pools.patch_status(pool, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
-        }
-    };
-    match outcome {
-        // Gone already, or changed since: the watch tells.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-        Err(error) => warn!(%error, ?action, "an action failed and will be tried again"),
-        Ok(()) => {}
-    }
-}
-
-async fn delete<K>(client: &Client, name: &str, preconditions: Preconditions) -> kube::Result<()>
-where
-    K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>,
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+fn names<K>(
+    known: &mut std::collections::BTreeSet<NodeName>,
+    change: Change<PartialObjectMeta<K>>,
+    seen: &mut bool,
+) where
+    PartialObjectMeta<K>: kube::Resource,
 {
-    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    Api::<K>::all(client.clone()).delete(name, &params).await.map(drop)
+    match change {
+        Change::All(all) => {
+            *known = all.into_keys().map(NodeName::new).collect();
+            *seen = true;
+        }
+        Change::Applied(object) => {
+            known.insert(NodeName::new(object.name_any()));
+        }
+        Change::Deleted(name) => {
+            known.remove(&NodeName::new(name));
+        }
+    }
+}
+
+/// What is gone already needs no removing, and what changed meanwhile is looked at again.
+fn report(removed: anyhow::Result<()>, what: &str) {
+    if let Err(error) = removed
+        && !matches!(status_of(&error), Some(404 | 409))
+    {
+        tracing::warn!(error = format!("{error:#}"), what, "what a node left behind cannot be removed");
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -14,7 +14,7 @@ use crate::node::cluster::Objects;
 
 /// What happened to the objects of one kind.
 #[derive(Debug)]
-pub(super) enum Change<K> {
+pub(crate) enum Change<K> {
     /// These are all there are; what is missing was deleted while we looked away.
     All(BTreeMap<String, K>),
     /// One was added or modified.
@@ -25,7 +25,7 @@ pub(super) enum Change<K> {
 
 /// Follows the objects that `config` selects. The stream never ends; an API server that is away
 /// is tried again with growing pauses and jitter, and logged when that begins and ends.
-pub(super) fn follow<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Change<K>> + Send
+pub(crate) fn follow<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Change<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -74,7 +74,7 @@ fn lean<K: Resource>(mut object: K) -> K {
 }
 
 /// Carries a change out on a set of objects.
-pub(super) fn absorb<K: Resource + Clone>(objects: &mut Objects<K>, change: Change<K>) {
+pub(crate) fn absorb<K: Resource + Clone>(objects: &mut Objects<K>, change: Change<K>) {
     match change {
         Change::All(all) => {
             *objects = Arc::new(all.into_iter().map(|(name, object)| (name, Arc::new(object))).collect());

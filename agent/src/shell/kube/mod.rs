@@ -5,9 +5,9 @@
 //! status, `heartbeat.rs` says that we live, `pod_events.rs` tells owners of pods what is wrong.
 
 pub mod blocks;
-mod follow;
+pub(crate) mod follow;
 pub mod heartbeat;
-mod pace;
+pub(crate) mod pace;
 pub mod pod_events;
 pub mod publish;
 pub mod watch;

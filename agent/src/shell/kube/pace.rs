@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 /// The wishes for a set of objects, and what became of them.
 #[derive(Debug)]
-pub(super) struct Pace<K, V> {
+pub(crate) struct Pace<K, V> {
     objects: BTreeMap<K, Object<V>>,
     settings: Settings,
 }
 
 /// How fast one object may be written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// How long the first change waits for company.
-    pub(super) gather: Duration,
+    pub(crate) gather: Duration,
     /// The least time between two writes of one object.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
     /// The longest wait after failures.
-    pub(super) longest_backoff: Duration,
+    pub(crate) longest_backoff: Duration,
 }
 
 #[derive(Debug)]
@@ -37,12 +37,12 @@ struct Object<V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self { objects: BTreeMap::new(), settings }
     }
 
     /// Declares all wishes at once; objects that are no longer wished for are forgotten, not deleted.
-    pub(super) fn wish(&mut self, wishes: impl IntoIterator<Item = (K, V)>, now: Instant) {
+    pub(crate) fn wish(&mut self, wishes: impl IntoIterator<Item = (K, V)>, now: Instant) {
         let mut before = std::mem::take(&mut self.objects);
         for (key, wished) in wishes {
             let mut object = before.remove(&key).unwrap_or_else(|| Object::new(wished.clone()));
@@ -54,7 +54,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
 
     /// Forgets what was written of one object: somebody else changed it. Within a pause of our own write
     /// nobody is suspected, since what is seen then may be older than it.
-    pub(super) fn forget(&mut self, key: &K, now: Instant) {
+    pub(crate) fn forget(&mut self, key: &K, now: Instant) {
         if let Some(object) =
             self.objects.get_mut(key).filter(|object| object.not_before.is_none_or(|at| at <= now))
         {
@@ -64,7 +64,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
     }
 
     /// Takes the next object that is due.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(K, V)> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(K, V)> {
         let (key, object) =
             self.objects.iter_mut().find(|(_, object)| object.due.is_some_and(|due| due <= now))?;
         object.due = None;
@@ -73,12 +73,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
     }
 
     /// When [`Self::take`] has something next.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.objects.values().filter_map(|object| object.due).min()
     }
 
     /// The write of `value` is done.
-    pub(super) fn written(&mut self, key: &K, value: V, now: Instant) {
+    pub(crate) fn written(&mut self, key: &K, value: V, now: Instant) {
         let Settings { pause, .. } = self.settings;
         let Some(object) = self.objects.get_mut(key) else { return };
         object.busy = false;
@@ -89,7 +89,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
     }
 
     /// The write failed and is tried again later; `jitter` in 0..1 spreads the nodes of a cluster.
-    pub(super) fn failed(&mut self, key: &K, jitter: f64, now: Instant) {
+    pub(crate) fn failed(&mut self, key: &K, jitter: f64, now: Instant) {
         let Settings { pause, longest_backoff, .. } = self.settings;
         let Some(object) = self.objects.get_mut(key) else { return };
         object.busy = false;
