@@ -5,7 +5,7 @@ mod namespace;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manx_kernel::fib::{Config, Input, Why};
-use manx_kernel::model::{Event, Forward, Hop, Resolution, Route, RouteKey};
+use manx_kernel::model::{Event, Forward, Hop, Op, OpError, Resolution, Route, RouteKey};
 use manx_kernel::netlink::Kernel;
 use namespace::{Node, ip, key, two_uplinks, via, way};
 
@@ -265,7 +265,7 @@ fn a_refusal_comes_with_the_kernels_words() {
     namespace::run(|| {
         two_uplinks();
         let mut kernel = Kernel::open().unwrap();
-        let op = manx_kernel::model::Op::PutRoute {
+        let op = Op::PutRoute {
             key: key("10.244.1.0/26"),
             forward: Forward::Nexthop(4711),
             source: None,
@@ -275,5 +275,23 @@ fn a_refusal_comes_with_the_kernels_words() {
         assert_eq!(results.len(), 2);
         let error = results[0].as_ref().unwrap_err().to_string();
         assert!(error.contains("Nexthop id does not exist"), "{error}");
+    });
+}
+
+#[test]
+fn no_removal_and_no_creation_touches_what_is_foreign() {
+    namespace::run(|| {
+        two_uplinks();
+        let mut kernel = Kernel::open().unwrap();
+        for (family, network, gateway) in
+            [("-4", "10.244.1.0/26", "192.0.2.9"), ("-6", "fd00:10:244:1::/122", "2001:db8:2::9")]
+        {
+            ip(&format!("{family} route add {network} via {gateway} proto 16"));
+            let key = key(network);
+            let put = Op::PutRoute { key, forward: Forward::Blackhole, source: None, replace: false };
+            let results = kernel.apply(&[Op::DeleteRoute { key }, put]).unwrap();
+            assert_eq!(results, [Err(OpError::Missing), Err(OpError::Exists)]);
+            assert!(ip(&format!("{family} route show {network}")).contains(gateway));
+        }
     });
 }

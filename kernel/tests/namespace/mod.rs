@@ -1,6 +1,6 @@
 //! Runs tests in network namespaces of their own.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of this module")]
+#![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
