@@ -106,6 +106,7 @@ fn whatever_somebody_else_does_to_the_table_is_noticed_and_repaired() {
             "flush set ip manx pools",
             "add element ip manx inside { 203.0.113.0/24 }",
             "delete element ip6 manx pools { fd00:10:244::/48 }",
+            "delete element ip6 manx pools { fd00:10:244::/48 } ; add element ip6 manx pools { fd00:99::/48 }",
             "add rule ip manx postrouting accept",
             "insert rule ip manx postrouting counter",
             "add chain ip manx other",

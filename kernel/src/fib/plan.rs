@@ -63,15 +63,20 @@ impl Fib {
         !self.use_objects || was_empty || target.hops.is_empty() || target.objects.is_empty()
     }
 
-    /// Parts targets from objects that cannot stand for them: a single gateway cannot become a group.
+    /// Parts targets from objects that cannot stand for them (a single gateway cannot become a group) or that no
+    /// route leads to while there is another.
     fn drop_misfits(&mut self) -> BTreeSet<TargetId> {
         if !self.objects_dirty {
             return BTreeSet::new();
         }
         let mut misfits = Vec::new();
         for (id, target) in self.targets.iter() {
+            let leads_to = |object: &u32| self.objects.usage(*object) > 0;
+            let kept = target.objects.iter().find(|object| leads_to(object)).or(target.objects.first());
             let unfit = |object: &&u32| {
-                !self.use_objects || target.needs_group() && self.objects.is_group(**object) == Some(false)
+                let single = self.objects.is_group(**object) == Some(false);
+                let idle = !leads_to(object) && Some(*object) != kept;
+                !self.use_objects || target.needs_group() && single || idle
             };
             misfits.extend(target.objects.iter().filter(unfit).map(|object| (id, *object)));
         }

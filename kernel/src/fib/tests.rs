@@ -297,7 +297,7 @@ fn an_answer_that_was_lost_leads_to_a_dump_before_anything_else() {
     bench.settle();
     assert_eq!(bench.world.ours().len(), 5);
     assert!(bench.fib.in_sync());
-    assert_eq!(bench.fib.stats().dumps_total, 2);
+    assert_eq!((bench.fib.stats().dumps_total, bench.fib.stats().refused_total), (2, 0));
 }
 
 #[test]
@@ -348,4 +348,76 @@ fn hops_are_shared_between_groups() {
     bench.feed(Input::SetRoutes(BTreeMap::new()));
     bench.settle();
     assert!(bench.world.objects.is_empty());
+}
+
+#[test]
+fn an_object_that_others_remove_is_put_back_with_its_routes() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    let id = *bench.world.objects.keys().next().unwrap();
+    bench.world.spoil_object(id);
+    bench.settle();
+    assert_eq!(bench.world.ours().len(), 3);
+    assert_eq!((bench.fib.stats().dumps_total, bench.fib.stats().drift_total), (1, 3));
+}
+
+#[test]
+fn a_group_does_without_a_member_that_the_kernel_refuses() {
+    let mut bench = two_uplinks();
+    bench.world.refused.insert(hop("192.0.2.2", 2));
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1"), ip("192.0.2.2")]))));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(0), &[hop("192.0.2.1", 1)]));
+    bench.world.refused.clear();
+    bench.now += LAST_RETRY;
+    bench.settle();
+    assert!(bench.world.leads_to(&key(0), &[hop("192.0.2.1", 1), hop("192.0.2.2", 2)]));
+}
+
+#[test]
+fn a_gateway_that_the_kernel_refuses_blocks_its_routes_until_it_is_taken() {
+    let mut bench = two_uplinks();
+    bench.world.refused.insert(hop("192.0.2.1", 1));
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    assert_eq!(bench.fib.stats().blocked, [(Why::NextHop, 3)].into());
+    assert_eq!(bench.fib.blocked().next().unwrap().1.detail, "the kernel refused: invalid");
+    assert!(bench.log.is_empty() || !bench.log.iter().any(|op| matches!(op, Op::PutRoute { .. })));
+    bench.world.refused.clear();
+    bench.now += LAST_RETRY;
+    bench.settle();
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn a_next_hop_that_comes_to_have_two_ways_gets_a_group_in_place_of_its_object() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    let both = [hop("198.51.100.1", 1), hop("198.51.100.2", 2)];
+    bench.world.reach(ip("192.0.2.1"), both);
+    bench.world.tell_foreign_route("192.0.2.0/24");
+    bench.settle();
+    assert!(bench.world.leads_to(&key(0), &both));
+    assert_eq!((bench.fib.stats().refused_total, bench.world.objects.len()), (0, 3));
+}
+
+#[test]
+fn a_route_that_is_wanted_again_before_its_object_is_swept_away_stays() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(20, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    let mut changes: Vec<_> = (0..20).map(|number| (key(number), None)).collect();
+    changes.extend(
+        (100..100 + 2 * bench.config.batch as u32).map(|number| (key(number), Some(Route::blackhole()))),
+    );
+    bench.feed(Input::Desire(changes));
+    let Some(Output::Apply(ops)) = bench.fib.poll() else { panic!("there is work to do") };
+    bench.apply(&ops);
+    // It cannot be reached, so that the route stays as it is.
+    bench.feed(Input::Desire(vec![(key(7), Some(Route::via([ip("203.0.113.1")])))]));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(7), &[hop("192.0.2.1", 1)]));
+    assert!(!bench.world.ours().contains(&key(6)));
 }

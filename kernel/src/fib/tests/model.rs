@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) reach: BTreeMap<IpAddr, Resolution>,
     pub(super) events: VecDeque<Event>,
     pub(super) has_objects: bool,
+    /// Gateways that Linux takes no object for.
+    pub(super) refused: BTreeSet<Hop>,
     /// The answers to the next batch are lost after so many operations.
     pub(super) lose_after: Option<usize>,
 }
@@ -57,6 +59,7 @@ impl World {
             reach: BTreeMap::new(),
             events: VecDeque::new(),
             has_objects: true,
+            refused: BTreeSet::new(),
             lose_after: None,
         }
     }
@@ -296,6 +299,7 @@ impl World {
             None => {}
         }
         match to {
+            NexthopTo::Hop(hop) if self.refused.contains(hop) => return refused(),
             NexthopTo::Hop(hop) if !self.usable(hop.link) => return Err(OpError::NoPath("down".into())),
             NexthopTo::Group(members) => {
                 let gateway = |id| matches!(self.objects.get(id), Some((_, NexthopTo::Hop(_))));
@@ -349,7 +353,7 @@ pub(super) struct Bench {
     pub(super) wanted: BTreeMap<RouteKey, Route>,
     pub(super) log: Vec<Op>,
     pub(super) events: Vec<FibEvent>,
-    config: Config,
+    pub(super) config: Config,
 }
 
 impl Bench {
@@ -411,7 +415,7 @@ impl Bench {
         panic!("the machine does not come to rest: {:?}", self.fib.stats());
     }
 
-    fn apply(&mut self, ops: &[Op]) {
+    pub(super) fn apply(&mut self, ops: &[Op]) {
         let mut results = Vec::new();
         let lose_after = self.world.lose_after.take();
         for op in ops.iter().take(lose_after.unwrap_or(usize::MAX)) {
