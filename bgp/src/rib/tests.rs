@@ -256,7 +256,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => peer().prop_map(|peer| Change::Flush { peer }),
         1 => (0..12_u8).prop_map(|rejected| Change::Export { rejected }),
         1 => Just(Change::Again),
-        4 => (1..200_usize).prop_map(|budget| Change::Take { budget }),
+        6 => (1..200_usize).prop_map(|budget| Change::Take { budget }),
     ]
 }
 
@@ -309,6 +309,13 @@ fn carry_out(
         Change::Take { budget } => {
             let mut buf = Vec::new();
             rib.fill(LISTENER, budget, false, &mut buf);
+            let mut heard = BTreeMap::new();
+            hear(&buf, &mut heard);
+            let newest = expected(model, *rejected);
+            assert!(
+                heard.iter().all(|(prefix, path)| newest.get(prefix) == Some(path)),
+                "something old is told"
+            );
             hear(&buf, known);
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct Node {
     pub(crate) peers: BTreeMap<PeerId, PeerConfig>,
     /// What the kernel would have.
     pub(crate) routes: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    /// What it had and lost, in order.
+    pub(crate) lost: Vec<Prefix>,
     /// All that happened, with its time.
     pub(crate) events: Vec<(Duration, Event)>,
     pub(crate) settled: Option<Duration>,
@@ -134,6 +136,7 @@ impl World {
             local,
             peers: BTreeMap::new(),
             routes: BTreeMap::new(),
+            lost: Vec::new(),
             events: Vec::new(),
             settled: None,
             routes_when_settled: 0,
@@ -206,6 +209,7 @@ impl World {
                 }
                 Output::Route { prefix, next_hops } if next_hops.is_empty() => {
                     node.routes.remove(&prefix);
+                    node.lost.push(prefix);
                 }
                 Output::Route { prefix, next_hops } => {
                     node.routes.insert(prefix, next_hops);
@@ -444,7 +448,10 @@ impl World {
     }
 
     pub(crate) fn forget_events(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.events.clear());
+        for node in &mut self.nodes {
+            node.events.clear();
+            node.lost.clear();
+        }
     }
 }
 
