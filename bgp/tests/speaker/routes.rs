@@ -187,9 +187,14 @@ fn star(reflecting: bool) -> World {
 
 #[test]
 fn internal_routes_are_not_passed_on_to_internal_peers() {
-    let world = star(false);
+    let mut world = star(false);
     assert_eq!(world.nodes[0].routes.len(), 3);
     assert_eq!([1, 2, 3].map(|leaf| world.nodes[leaf].routes.len()), [0, 0, 0]);
+    // Nor to one that comes when the routes are already there.
+    world.input(0, Input::Reset { peer: name(1) });
+    world.run(secs(10));
+    assert!(world.is_up(0, 1));
+    assert_eq!(world.nodes[1].routes.len(), 0);
 }
 
 #[test]
@@ -263,13 +268,14 @@ fn communities_keep_routes_where_they_belong() {
 }
 
 #[test]
-fn local_preference_stays_inside_and_med_reaches_the_neighbour() {
+fn local_preference_stays_inside_and_med_reaches_only_the_neighbour() {
     let mut world = World::new();
-    for asn in [64512, 64512, 65002] {
+    for asn in [64512, 64512, 65002, 65003] {
         world.add(asn);
     }
     world.peer(0, 1);
     world.peer(0, 2);
+    world.peer(2, 3);
     let origin = OriginAttributes { local_pref: Some(300), med: Some(7), ..OriginAttributes::default() };
     world.input(0, Input::SetOrigins(BTreeMap::from([(prefix("10.1.0.0/24"), origin)])));
     world.run(secs(2));
@@ -279,6 +285,7 @@ fn local_preference_stays_inside_and_med_reaches_the_neighbour() {
     };
     assert_eq!(seen(1), (300, Some(7)));
     assert_eq!(seen(2), (100, Some(7)));
+    assert_eq!(seen(3), (100, None), "a MED goes no further than the neighbour");
 }
 
 #[test]
