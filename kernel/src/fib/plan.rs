@@ -72,7 +72,8 @@ impl Fib {
         let mut misfits = Vec::new();
         for (id, target) in self.targets.iter() {
             let leads_to = |object: &u32| self.objects.usage(*object) > 0;
-            let kept = target.objects.iter().find(|object| leads_to(object)).or(target.objects.first());
+            let kept =
+                target.objects.iter().find(|object| leads_to(object)).or_else(|| target.objects.first());
             let unfit = |object: &&u32| {
                 let single = self.objects.is_group(**object) == Some(false);
                 let idle = !leads_to(object) && Some(*object) != kept;

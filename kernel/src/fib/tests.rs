@@ -421,3 +421,20 @@ fn a_route_that_is_wanted_again_before_its_object_is_swept_away_stays() {
     assert!(bench.world.leads_to(&key(7), &[hop("192.0.2.1", 1)]));
     assert!(!bench.world.ours().contains(&key(6)));
 }
+
+#[test]
+fn a_target_keeps_no_object_that_no_route_leads_to() {
+    let mut bench = two_uplinks();
+    let route = Route::via([ip("192.0.2.1")]);
+    bench.feed(Input::Desire(vec![(key(4), Some(route.clone()))]));
+    bench.settle();
+    bench.restart();
+    // Another route gets an object before the first, with its own, is spoken of.
+    bench.feed(Input::Desire(vec![(key(1), Some(route.clone()))]));
+    bench.drain();
+    let second = *bench.world.objects.keys().nth(1).unwrap();
+    bench.world.spoil_object(second);
+    bench.feed(Input::Desire(vec![(key(4), Some(route))]));
+    bench.settle();
+    assert_eq!((bench.world.ours().len(), bench.world.objects.len()), (2, 1));
+}
