@@ -12,7 +12,7 @@
 //! - A route of the same key that is not ours is left alone, and ours is reported as blocked.
 //! - What the kernel refuses is tried again with growing delay, at once when links change.
 //!
-//! Read [`plan`] for the order of operations, [`observe`] for what is believed of the kernel.
+//! Read `fib/plan.rs` for the order of operations, `fib/observe.rs` for what is believed of the kernel.
 
 mod blocked;
 mod links;

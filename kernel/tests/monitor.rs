@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use manx_kernel::fib::{Config, Fib, Input};
 use manx_kernel::model::{Event, Forward, Op, Route};
-use manx_kernel::netlink::Kernel;
 use manx_kernel::netlink::monitor::Monitor;
+use manx_kernel::netlink::{Kernel, inventory};
 use namespace::{ip, key, two_uplinks, via, way};
 
 /// Runs `test` on a runtime in a new network namespace; five seconds without an end are a failure.
@@ -220,5 +220,20 @@ fn a_next_hop_follows_the_route_below_it() {
         ip("route replace 198.51.100.0/24 via 192.0.2.254");
         live(&mut fib, &mut kernel, &mut monitor, |fib| fib.stats().applied_total == 3).await;
         assert!(way("10.244.1.1").contains("via 192.0.2.254 dev up2"));
+    });
+}
+
+#[test]
+fn the_inventory_names_links_and_their_addresses() {
+    run(|| async {
+        two_uplinks();
+        let interfaces = inventory::read().await.unwrap();
+        let up1 = interfaces.iter().find(|interface| interface.name == "up1").unwrap();
+        assert_eq!((up1.kind.as_str(), up1.mtu, up1.running), ("veth", 1500, true));
+        for address in ["192.0.1.1/24", "2001:db8:1::1/64"] {
+            assert!(up1.addresses.contains(&address.parse().unwrap()), "{:?}", up1.addresses);
+        }
+        let lo = interfaces.iter().find(|interface| interface.name == "lo").unwrap();
+        assert_eq!(lo.kind, "");
     });
 }

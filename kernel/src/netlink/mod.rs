@@ -3,12 +3,16 @@
 //! The kernel carries out a request inside the `sendmsg` that brings it, so a blocking exchange is also the
 //! fastest one. [`request`] builds messages and reads them back, [`socket`] exchanges them. Everything above
 //! speaks in the types of [`crate::model`]; [`Kernel`] is the door.
+//!
+//! With the feature `async` there are also `monitor`, which tells what changes, and `inventory`.
 
 mod apply;
 mod decode;
 mod dump;
 mod encode;
 pub mod inspect;
+#[cfg(feature = "async")]
+pub mod inventory;
 pub mod links;
 #[cfg(feature = "async")]
 pub mod monitor;
