@@ -3,6 +3,8 @@
 //! A pod must be able to stop while the agent is being upgraded or is broken. DEL then removes the link by itself and
 //! leaves a tombstone in `<run dir>/tombstones/<container>:<ifname>`. The agent reads them all before it serves its
 //! first request and whenever it looks again, frees the addresses, and only then clears each tombstone away.
+//! A repeated ADD of the same container clears the tombstone before it asks the agent. So the agent handles tombstones
+//! in one queue with requests, and only those whose file is still there when their turn has come.
 //! The directory is on tmpfs beside the agent's record, and dies with the pods at a reboot.
 
 use std::fs;

@@ -95,6 +95,9 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
     problems
 }
 
+/// Types of conditions whose being true is bad news; all others are good news.
+const BAD_WHEN_TRUE: [&str; 2] = ["Overlap", "Terminating"];
+
 /// The conditions of one object that say something is wrong.
 fn conditions<'a>(object: &'a str, listed: &'a [Condition]) -> impl Iterator<Item = String> + 'a {
     listed.iter().filter(|condition| (condition.type_ == "Ready") != (condition.status == "True")).map(
@@ -161,7 +164,9 @@ mod tests {
     fn cluster(sessions: Vec<Session>) -> Cluster {
         let mut node = NodeNetwork::example();
         let mut status = NodeNetworkStatus { sessions, version: "0.1.0".to_owned(), ..Default::default() };
-        set_condition(&mut status.conditions, "Ready", true, "Serving", "", None, Timestamp::UNIX_EPOCH);
+        for type_ in ["Ready", "RoutesInstalled"] {
+            set_condition(&mut status.conditions, type_, true, "Well", "", None, Timestamp::UNIX_EPOCH);
+        }
         node.status = Some(status);
         Cluster { nodes: vec![node], ..Cluster::default() }
     }

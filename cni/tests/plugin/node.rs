@@ -123,8 +123,8 @@ impl Space {
         let commands =
             ["ip -d link", "ip address", "ip route show table all", "ip -6 route show table all", "ip neigh"];
         let shots: Vec<String> = commands.iter().map(|command| self.run(command)).collect();
-        // What the kernel does in its own time: link-local addresses, carrier, lifetimes.
-        let busy = ["fe80::/64", "inet6 fe80::", "local fe80::", "anycast ", "expires", "valid_lft"];
+        // What the kernel does in its own time: link-local addresses, reception of IPv6, carrier, lifetimes.
+        let busy = ["fe80::/64", "inet6 fe80::", "table local proto kernel", "expires", "valid_lft"];
         let steady = shots.concat().replace(" state UNKNOWN", " state UP");
         steady
             .lines()
@@ -210,6 +210,10 @@ impl Node {
             manx_kernel::sysctl::write("net/ipv4/ip_forward", "1").expect("forwarding");
             manx_kernel::sysctl::write("net/ipv6/conf/all/forwarding", "1").expect("forwarding");
         });
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !space.run("ip -6 route show table local").contains(NODE_V6) {
+            assert!(Instant::now() < deadline, "the kernel does not receive for {NODE_V6}");
+        }
         let directory = tempfile::tempdir().expect("a run directory");
         Some(Self { space, run_dir: directory.path().to_owned(), _directory: directory })
     }

@@ -52,22 +52,25 @@ fn status_says_whether_the_node_can_take_pods_and_why_not() {
 #[test]
 fn gc_removes_what_the_runtime_does_not_know_and_nothing_else() {
     let Some(node) = Node::new() else { return };
-    let agent = Agent::start(&node, &[&["10.244.3.7"], &["10.244.3.8"], &["10.244.3.9"]]);
-    let sandboxes: Vec<_> =
-        ["keep", "gone", "lost"].iter().map(|name| node.sandbox_of(name, Some(("shop", name)))).collect();
+    let agent = Agent::start(&node, &[&["10.244.3.7"], &["10.244.3.8"], &["10.244.3.9"], &["10.244.3.10"]]);
+    let sandboxes: Vec<_> = ["keep", "gone", "lost", "used"]
+        .iter()
+        .map(|name| node.sandbox_of(name, Some(("shop", name))))
+        .collect();
     for sandbox in &sandboxes {
         node.call("ADD", sandbox).ok();
     }
-    // The agent lost its record of one; and the node has a link that is not Manx's.
+    // The agent lost its record of two, one of them in use; and the node has a link that is not Manx's.
     agent.forget(&sandboxes[2].attachment());
+    agent.forget(&sandboxes[3].attachment());
     node.space.run("ip link add cali0123456789a type veth peer name other");
-    let valid = json!([{ "containerID": "keep", "ifname": "eth0" }]);
+    let valid = ["keep", "used"].map(|container| json!({ "containerID": container, "ifname": "eth0" }));
     let config = node.config(json!({ "cni.dev/valid-attachments": valid })).to_string();
     for _ in 0..2 {
         assert!(bare(&node, "GC", &config).ok().is_null());
         let here =
             |name: &str| node.space.link(&host_link_name(Some(("shop", name)), name, "eth0")).is_some();
-        assert_eq!((here("keep"), here("gone"), here("lost")), (true, false, false));
+        assert_eq!(["keep", "gone", "lost", "used"].map(here), [true, false, false, true]);
         assert!(node.space.link("cali0123456789a").is_some());
         assert_eq!(agent.known().keys().collect::<Vec<_>>(), [&sandboxes[0].attachment()]);
     }

@@ -58,8 +58,8 @@ pub enum Input {
     /// All pools that select this node, in order of preference (older first). Of two that overlap the first
     /// counts.
     SetPools(Vec<Pool>),
-    /// All blocks of the cluster as last seen. At start from a consistent list, afterwards never going back
-    /// in time.
+    /// All blocks of the cluster, as the API server last told them: at start from a consistent list, later
+    /// never going back in time, and never from a copy kept over a restart.
     SetBlocks {
         /// Each block with its owner.
         blocks: BTreeMap<BlockId, NodeName>,
@@ -107,8 +107,9 @@ pub enum Input {
         /// The endpoints that stay.
         valid: BTreeSet<EndpointId>,
     },
-    /// Endpoints found in the kernel at start, with their addresses. Those that the record lacks are taken
-    /// over.
+    /// Endpoints found in the kernel at start, with their addresses: to be said before the first
+    /// [`Input::Assign`]. Those that the record lacks are taken over, so that a lost record costs no address its
+    /// holder.
     Adopt(Vec<Endpoint>),
     /// An [`Output::Record`] or [`Output::Rewrite`] was not written. Until a later `Rewrite` is, what comes
     /// out is not to be carried out: [`Output::Assigned`] is answered with an error (the runtime repeats the

@@ -12,9 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(name = "cargo xtask lab", version)]
 struct Arguments {
-    /// Prefix of every namespace of the lab.
+    /// Name of the lab, the prefix of all its namespaces.
     #[arg(long, default_value = "manx", global = true)]
-    name: String,
+    lab: String,
     #[command(subcommand)]
     command: Option<Verb>,
 }
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let name = arguments.name;
+    let name = arguments.lab;
     match arguments.command.unwrap_or(Verb::Up { nodes: 3, router: RouterName::Bird }) {
         Verb::Up { nodes, router } => up(&name, nodes, router),
         Verb::Status => Ok(code(show::all(&Lab::open(&name)?)?)),

@@ -57,7 +57,7 @@ impl Capture {
     pub fn start(netns: &str, file: &Path) -> Result<Self> {
         let log = file.with_extension("log");
         let child = netns::command(netns, "tcpdump")
-            .args(["-i", "any", "-y", "LINUX_SLL2", "-U", "-Z", "root", "-w"])
+            .args(["-i", "any", "-y", "LINUX_SLL2", "-U", "--immediate-mode", "-Z", "root", "-w"])
             .arg(file)
             .arg("not tcp and not arp")
             .stdin(Stdio::null())

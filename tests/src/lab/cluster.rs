@@ -49,9 +49,10 @@ where
     })
 }
 
-/// The pools, the BGP configuration and one peer per node for the router in its rack.
+/// The namespace of our Leases, the pools and the BGP configuration.
 pub fn network_objects() -> Vec<Value> {
     vec![
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "manx-system"}}),
         json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "default-ipv4"},
                "spec": {"cidr": "10.244.0.0/16", "blockSize": 26, "natOutgoing": true}}),
         json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "default-ipv6"},

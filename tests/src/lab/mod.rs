@@ -33,6 +33,8 @@ use router::{Router, RouterKind};
 
 /// Where labs keep their files; one folder per lab.
 const LABS: &str = "/run/manx-lab";
+/// Set in the environment, it leaves a lab that failed up, to be looked at and ended by `lab down`.
+const KEEP: &str = "MANX_LAB_KEEP";
 /// How long a lab waits for anything to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -239,6 +241,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if self.owned
+            && std::env::var_os(KEEP).is_none()
             && let Err(error) = Self::down_by_name(&self.state.name)
         {
             eprintln!("the lab {} could not be taken down: {error:#}", self.state.name);

@@ -68,7 +68,12 @@ impl Lab {
         wait::until("the API server answers", PATIENCE, || {
             self.kubectl(&["get", "--raw", "/readyz"]).map(|text| text.contains("ok"))
         })?;
-        self.kubectl(&["apply", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds")])?;
+        self.kubectl(&[
+            "apply",
+            "--validate=false",
+            "-f",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds"),
+        ])?;
         self.apply(&cluster::network_objects())
     }
 
@@ -95,7 +100,7 @@ impl Lab {
         let mut command = netns::command(&self.netns(node), self.bin_dir.join("manx-agent"));
         command.args(["--node-name", node, "--log-format", "text", "--run-dir"]).arg(self.run_dir(node));
         command.arg("--kubeconfig").arg(self.kubeconfig());
-        command.env("RUST_LOG", std::env::var("MANX_LAB_LOG").unwrap_or_else(|_| "info".to_owned()));
+        command.env("MANX_LOG", std::env::var("MANX_LOG").unwrap_or_else(|_| "info".to_owned()));
         let child = self.daemon(command, &dir.join("agent.log"))?;
         std::fs::write(dir.join("agent.pid"), child.to_string())?;
         self.wait_for_agent(node)

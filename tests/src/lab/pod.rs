@@ -77,7 +77,9 @@ impl Lab {
         let ips: Vec<Value> =
             pod.addresses.iter().map(|address| json!({"ip": address.to_string()})).collect();
         let status = json!({"status": {"phase": "Running", "podIP": pod.addresses.first().map(ToString::to_string),
-                                       "podIPs": ips}});
+                                       "podIPs": ips,
+                                       "containerStatuses": [{"name": "main", "ready": true, "restartCount": 0,
+                                                              "image": "lab/namespace", "imageID": ""}]}});
         let name = pod.name.clone();
         cluster::with_client(&self.netns("cp"), |client| async move {
             let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client, "default");

@@ -91,7 +91,10 @@ impl Runtime {
             capabilities: Value::Null,
         };
         let plugin = self.plugins()?.first().context("the conflist has no plugins")?;
-        self.call("STATUS", plugin, &nobody, None).map(drop)
+        // The verb exists since 1.1.0; the conflist names an older version for the sake of the chained plugins.
+        let mut current = self.clone();
+        current.conflist["cniVersion"] = json!("1.1.0");
+        current.call("STATUS", plugin, &nobody, None).map(drop)
     }
 
     fn plugins(&self) -> Result<&Vec<Value>> {

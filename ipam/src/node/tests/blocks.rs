@@ -69,8 +69,10 @@ fn a_block_taken_by_another_is_followed_by_the_next_candidate() {
 #[test]
 fn blocks_of_others_are_not_even_tried_nor_what_overlaps_them() {
     let mut bench = Bench::ready(limits(), &one_pool());
-    bench.sees(&[("10.0.0.0/30", "node2"), ("10.0.0.4/31", "node3"), ("10.0.0.12/30", "node2")]);
-    assert_eq!(claims(&bench.assign("a", v4())), [block("10.0.0.8/30")]);
+    let order: Vec<String> = one_pool()[0].claim_order(&NODE.into()).map(|block| block.to_string()).collect();
+    let half = order[1].replace("/30", "/31");
+    bench.sees(&[(&order[0], "node2"), (&half, "node3"), (&order[2], "node2")]);
+    assert_eq!(claims(&bench.assign("a", v4())), [block(&order[3])]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::bench::{NODE, block, endpoint, id, ip, pool};
 use crate::{
     BlockId, ClaimError, Endpoint, EndpointId, Event, Family, Input, Limits, NodeIpam, NodeName, Output,
-    Pool, RequestId, Standing, Want, recover,
+    Pool, Recovered, RequestId, Standing, Want, recover,
 };
 
 const COOLDOWN: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ enum Step {
     Pass { millis: u16 },
     RecordFails,
     Crash { after: u8, torn: u8 },
+    LoseRecord,
 }
 
 /// What becomes of a request to the API server.
@@ -74,6 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u16..20_000).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::RecordFails),
         2 => (0u8..6, any::<u8>()).prop_map(|(after, torn)| Step::Crash { after, torn }),
+        1 => Just(Step::LoseRecord),
     ]
 }
 
@@ -250,6 +252,7 @@ impl World {
             Step::Pass { millis } => self.pass(Duration::from_millis(millis.into())),
             Step::RecordFails => self.full = true,
             Step::Crash { after, torn } => self.crash = Some((after, torn)),
+            Step::LoseRecord => self.lose_record(),
         }
     }
 
@@ -529,12 +532,8 @@ impl World {
 
     /// The agent comes back. What it was just told may or may not have happened; all else must be as it was.
     fn restart(&mut self, ending: &BTreeSet<EndpointId>) {
-        self.life += 1;
         let waiting: BTreeSet<EndpointId> = self.requests.values().map(|(id, ..)| id.clone()).collect();
         self.requests.clear();
-        self.unlinked.clear();
-        self.conditions.clear();
-        self.owned.clear();
         let kept = recover(&self.record);
         let live: BTreeMap<_, _> =
             kept.endpoints.iter().map(|endpoint| (endpoint.id.clone(), endpoint.addresses.clone())).collect();
@@ -557,8 +556,36 @@ impl World {
         let cooling = self.now + COOLDOWN;
         self.freed = kept.freed.iter().map(|address| (*address, cooling)).collect();
         (self.live, self.leaving) = (live, leaving);
+        self.start(kept, Vec::new());
+    }
+
+    /// The agent comes back without a record, and finds the links that are there.
+    fn lose_record(&mut self) {
+        self.requests.clear();
+        let leaving = std::mem::take(&mut self.leaving);
+        for (id, addresses) in leaving {
+            self.live.entry(id).or_insert(addresses);
+        }
+        let links = self.live.iter().filter(|(_, addresses)| !addresses.is_empty());
+        let found =
+            links.map(|(id, addresses)| Endpoint { addresses: addresses.clone(), ..endpoint(&id.container) });
+        let found = found.collect();
+        self.live.retain(|_, addresses| !addresses.is_empty());
+        self.freed.clear();
+        self.blurred.extend(all_blocks());
+        self.calls.retain(|call| call.release.is_none());
+        self.start(recover(b""), found);
+    }
+
+    fn start(&mut self, kept: Recovered, found: Vec<Endpoint>) {
+        self.life += 1;
+        (self.crash, self.full) = (None, false);
+        self.unlinked.clear();
+        self.conditions.clear();
+        self.owned.clear();
         self.ipam = NodeIpam::new(NODE.into(), limits(), kept, self.now);
         self.drain(&BTreeSet::new());
+        self.feed(Input::Adopt(found));
         self.feed(Input::SetPools(self.pools.clone()));
         self.seen = self.api.versions.len() - 1;
     }
