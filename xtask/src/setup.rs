@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::chore::run;
 
 /// A program (a name to look for, or an absolute path) and the Debian package that has it.
-const NEEDS: [(&str, &str); 13] = [
+const NEEDS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("bird", "bird2"),
@@ -25,6 +25,8 @@ const NEEDS: [(&str, &str); 13] = [
     ("kubectl", "kubernetes-client"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
     ("conntrack", "conntrack"),
+    ("iptables", "iptables"),
+    ("strace", "strace"),
     ("sysctl", "procps"),
     ("ps", "procps"),
     ("traceroute", "traceroute"),

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::netns;
-use super::wait;
+use super::{netns, probe, wait};
 
 /// Length of the file header of a pcap file.
 const FILE_HEADER: usize = 24;
@@ -19,6 +18,7 @@ const SLL2_HEADER: usize = 20;
 
 /// A capture that runs until [`Capture::finish`].
 pub struct Capture {
+    netns: String,
     child: Child,
     file: PathBuf,
 }
@@ -68,15 +68,25 @@ impl Capture {
         wait::until("tcpdump listens", Duration::from_secs(10), || {
             Ok(std::fs::read_to_string(&log)?.contains("listening on"))
         })?;
-        Ok(Self { child, file: file.to_owned() })
+        Ok(Self { netns: netns.to_owned(), child, file: file.to_owned() })
     }
 
     /// Ends the capture and returns what it saw, in order.
-    pub fn finish(mut self) -> Result<Vec<Packet>> {
+    ///
+    /// tcpdump may lag behind the wire: a last ping to `mark`, which nothing else speaks with, shows that all before
+    /// it was written.
+    pub fn finish(mut self, mark: IpAddr) -> Result<Vec<Packet>> {
+        probe::ping(&self.netns, mark)?;
+        wait::until("tcpdump wrote the last packet", Duration::from_secs(10), || {
+            let packets = parse(&std::fs::read(&self.file)?)?;
+            Ok(packets.iter().any(|packet| packet.source == mark))
+        })?;
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
         self.child.wait()?;
-        parse(&std::fs::read(&self.file)?)
+        let mut packets = parse(&std::fs::read(&self.file)?)?;
+        packets.retain(|packet| packet.source != mark && packet.destination != mark);
+        Ok(packets)
     }
 }
 

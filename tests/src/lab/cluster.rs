@@ -1,6 +1,7 @@
 //! The Kubernetes side of a lab: the API server, the objects an operator would apply, and kubectl.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 use super::router::{NODE_ASN, ROUTER_ASN};
 use super::{Lab, netns};
 
-/// Where the API server listens: a host behind the router.
+/// The host that the API server runs on, behind the router.
+pub const API_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 30, 0, 10));
+/// Where the API server listens.
 pub const API_ADDRESS: &str = "172.30.0.10:6443";
 
 /// A kubeconfig for the lab's API server.

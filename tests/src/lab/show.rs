@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::capture::{Capture, Packet};
 use super::probe::{self, Hops, Path};
-use super::{Lab, netns, wait};
+use super::{Lab, cluster, netns, wait};
 
 /// Routers between two pods on different nodes: the one node, the router, the other node.
 const HOPS_ACROSS: u8 = 3;
@@ -160,7 +160,7 @@ fn nothing_is_wrapped(lab: &Lab) -> Result<String> {
     ensure!(!paths.is_empty(), "no two pods are on different nodes");
     let capture = Capture::start(&lab.netns("tor"), &lab.dir().join("pods.pcap"))?;
     let hops = probe::matrix(&paths)?;
-    let packets = capture.finish()?;
+    let packets = capture.finish(cluster::API_HOST)?;
     ensure!(hops.iter().all(Option::is_some), "a ping was lost while capturing");
     let wrapped: Vec<&Packet> = packets.iter().filter(|packet| packet.is_encapsulated()).collect();
     ensure!(wrapped.is_empty(), "encapsulated packets at the router: {wrapped:?}");
@@ -221,7 +221,7 @@ fn nat_outgoing(lab: &Lab) -> Result<String> {
     for target in lab.outside_addresses() {
         ensure!(probe::ping(&pod.sandbox.netns, target)?.is_some(), "{} does not reach {target}", pod.name);
     }
-    let packets = capture.finish()?;
+    let packets = capture.finish(cluster::API_HOST)?;
     let [node4, _] = lab.node_addresses(&pod.node)?;
     let own6 = pod.addresses.iter().copied().find(IpAddr::is_ipv6);
     for (target, expected) in lab.outside_addresses().into_iter().zip([Some(node4), own6]) {
