@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(long, env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of the Leases: the one by which a replica leads, and those by which agents say that they live.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = "manx-system")]
     pub namespace: String,
     /// How long a node must be gone, and its agent silent, before its blocks are taken back (90s, 5m, 1h).
     #[arg(long, default_value = "5m", value_parser = duration)]

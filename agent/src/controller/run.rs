@@ -218,14 +218,19 @@ impl Leader {
                 }
             }
             if self.census.networks.contains(&node) {
-                let removed =
-                    bounded(self.networks.delete(node.as_str(), &DeleteParams::default())).await.map(drop);
-                report(removed, &format!("NodeNetwork {node}"));
-                let removed =
-                    bounded(self.leases.delete(&lease_name(&node), &DeleteParams::default())).await.map(drop);
-                report(removed, &format!("Lease {}", lease_name(&node)));
+                report(self.forget(&node).await, &format!("NodeNetwork {node}"));
             }
         }
+    }
+
+    async fn forget(&self, node: &NodeName) -> anyhow::Result<()> {
+        if let Some(network) = bounded(self.networks.get_opt(node.as_str())).await? {
+            // A node that comes back at this moment makes a new object, with another UID.
+            let preconditions = Preconditions { uid: network.uid(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            bounded(self.networks.delete(node.as_str(), &params)).await?;
+        }
+        bounded(self.leases.delete(&lease_name(node), &DeleteParams::default())).await.map(drop)
     }
 
     async fn reclaim(&self, block: BlockId, node: &NodeName) {

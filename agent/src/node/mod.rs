@@ -261,14 +261,19 @@ impl Node {
         full.map(|family| format!("no {family} address is free and no block is left")).collect()
     }
 
+    /// Whether a block is wanted and, as far as is known, no pool has one left.
+    pub fn short_of_blocks(&self) -> bool {
+        !self.exhausted.is_empty()
+    }
+
     fn is_full(&self, family: Family) -> bool {
         let usage = self.ipam.usage();
         !usage.blocks.iter().any(|block| Family::of(block.block.first()) == family && block.free > 0)
     }
 
     fn on_intent(&mut self, intent: Arc<Intent>, now: Instant) {
-        self.intent_known = true;
-        if intent.pools != self.intent.pools {
+        let first = !std::mem::replace(&mut self.intent_known, true);
+        if first || intent.pools != self.intent.pools {
             self.ipam.handle(manx_ipam::Input::SetPools(intent.pools.clone()), now);
         }
         self.intent = intent;

@@ -15,7 +15,8 @@ use manx_cni::rpc::{LINE_MAX, Reply, Request, RpcError, decode, encode};
 use manx_cni::spec::Code;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::oneshot::{self, channel as once};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 /// The longest wait for a request to be complete, and for a reply to be taken.
@@ -99,7 +100,7 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
 }
 
 async fn answer(request: Request, calls: &mpsc::Sender<Call>) -> Reply {
-    let (reply, answered) = oneshot::channel();
+    let (reply, answered) = once();
     if calls.send(Call { request, reply }).await.is_err() {
         return refusal(Code::TRY_AGAIN, "the agent is stopping", "try again");
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Makes a channel of changes keyed by `K`.
-pub fn channel<K: Ord, V>() -> (Sender<K, V>, Receiver<K, V>) {
+pub fn coalescing<K: Ord, V>() -> (Sender<K, V>, Receiver<K, V>) {
     let shared = Arc::new(Shared {
         queue: Mutex::new(Queue { changes: BTreeMap::new(), closed: false }),
         ready: Notify::new(),
@@ -98,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_last_value_of_a_key_is_delivered() {
-        let (sender, mut receiver) = channel();
+        let (sender, mut receiver) = coalescing();
         sender.send("a", 1);
         sender.send("b", 1);
         sender.send("a", 2);
@@ -107,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_exceeds_the_budget_is_delivered_by_the_next_call() {
-        let (sender, mut receiver) = channel();
+        let (sender, mut receiver) = coalescing();
         for key in 0..3 {
             sender.send(key, ());
         }
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_comes_after_the_last_change() {
-        let (sender, mut receiver) = channel();
+        let (sender, mut receiver) = coalescing();
         sender.send(1, ());
         drop(sender);
         assert_eq!(receiver.recv(8).await, Some(vec![(1, ())]));
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_restart_drops_what_was_not_read_yet() {
-        let (sender, mut receiver) = channel();
+        let (sender, mut receiver) = coalescing();
         sender.send(5, "old");
         sender.restart(0, "begin");
         sender.send(7, "new");
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_reader_is_woken_by_a_change() {
-        let (sender, mut receiver) = channel();
+        let (sender, mut receiver) = coalescing();
         let reader = tokio::spawn(async move { receiver.recv(8).await });
         tokio::task::yield_now().await;
         sender.send(7, 'x');

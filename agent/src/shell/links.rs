@@ -42,8 +42,8 @@ pub type Orders = deltas::Receiver<EndpointId, String>;
 /// # Errors
 /// When no thread, runtime or socket can be made.
 pub fn start(orders: Orders, news: deltas::Sender<EndpointId, News>) -> anyhow::Result<()> {
-    let (doomed, dooms) = deltas::channel();
-    let (gone_news, mut forwarded) = deltas::channel::<EndpointId, News>();
+    let (doomed, dooms) = deltas::coalescing();
+    let (gone_news, mut forwarded) = deltas::coalescing::<EndpointId, News>();
     let socket = Socket::route().context("opening a netlink socket")?;
     spawn("links", async move {
         let mut taker = Taker { socket, news, doomed };

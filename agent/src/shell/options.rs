@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, default_value = "127.0.0.1:9179")]
     pub health_listen: SocketAddr,
     /// The namespace of the Lease by which this agent says that it lives.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = "manx-system")]
     pub namespace: String,
     /// The MTU of pods; without it the configuration's, else that of the uplink.
     #[arg(long)]

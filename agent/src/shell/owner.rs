@@ -9,7 +9,7 @@ use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::{Attachment, Reply, RpcError};
 use manx_cni::spec::Code;
 use manx_cni::tombstone;
-use manx_ipam::{BlockId, EndpointId, RequestId, Usage};
+use manx_ipam::{BlockId, ClaimError, EndpointId, RequestId, Usage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ pub struct NodeReport {
     pub usage: Usage,
     /// What keeps pods from starting.
     pub obstacles: Vec<String>,
+    /// A block is wanted and, as far as this node knows, none is left.
+    pub short_of_blocks: bool,
 }
 
 /// Everything that the owner works with.
@@ -222,6 +224,11 @@ impl Owner {
                 self.recorded(written, true);
             }
             Output::Claim { block, pool } => ports.orders.send(block, Order::Claim { pool }),
+            // The record must say that a block is leaving before anybody else may have it.
+            Output::Release(block) if self.record_broken => {
+                let outcome = Err(ClaimError::Failed);
+                self.node.handle(Input::Released { block, outcome }, Instant::now());
+            }
             Output::Release(block) => ports.orders.send(block, Order::Release),
             Output::Reply { request, reply } => self.reply(request, reply),
             Output::Unlink { id, link } => ports.unlink.send(id, link),
@@ -266,7 +273,11 @@ impl Owner {
 
     fn report(&mut self, ports: &Ports) {
         self.changed = false;
-        let report = NodeReport { usage: self.node.usage(), obstacles: self.node.obstacles() };
+        let report = NodeReport {
+            usage: self.node.usage(),
+            obstacles: self.node.obstacles(),
+            short_of_blocks: self.node.short_of_blocks(),
+        };
         ports.report.send_replace(Arc::new(report));
     }
 }

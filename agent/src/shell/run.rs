@@ -61,11 +61,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let board = Board::new(inherited.copy.as_ref());
     let metrics = Metrics::default();
 
-    let (learned_in, learned) = deltas::channel();
+    let (learned_in, learned) = deltas::coalescing();
     let bgp = bgp::start(board.for_bgp(learned_in, metrics.clone(), stop.clone()), restarting)?;
     let kernel = kernel::start(board.for_kernel(learned, options.mtu, stop.clone()), options.route_metric)?;
-    let (orders_in, orders) = deltas::channel();
-    let (outcomes_in, outcomes) = deltas::channel();
+    let (orders_in, orders) = deltas::coalescing();
+    let (outcomes_in, outcomes) = deltas::coalescing();
     let (pod_events_in, pod_events) = mpsc::channel(64);
     let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in };
     let copy = inherited.copy.clone();
@@ -74,7 +74,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, threads))));
-    tokio::spawn(blocks::run(kube.clone(), me.clone(), orders, outcomes_in, board.blocks.clone()));
+    let wires = blocks::Wires {
+        orders,
+        outcomes: outcomes_in,
+        report: board.node.subscribe(),
+        published: board.blocks.clone(),
+    };
+    tokio::spawn(blocks::run(kube.clone(), me.clone(), wires));
     tokio::spawn(pod_events::run(kube.clone(), options.node_name, pod_events));
     let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
     tokio::spawn(heartbeat::run(leases, me.clone(), board.cluster.subscribe()));
@@ -161,8 +167,8 @@ fn start_owner(
     board: &Board,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
-    let (unlink, unlinks) = deltas::channel();
-    let (news_in, news) = deltas::channel();
+    let (unlink, unlinks) = deltas::coalescing();
+    let (news_in, news) = deltas::coalescing();
     links::start(unlinks, news_in)?;
     let (calls_in, calls) = mpsc::channel(CALLS);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -178,7 +184,7 @@ fn start_owner(
     let mut first: Vec<Input> = options.mtu.map(Input::Mtu).into_iter().collect();
     first.extend(inherited.ended.into_iter().map(Input::Ended));
     first.push(found);
-    first.extend(inherited.copy.map(|copy| Input::Blocks(copy.blocks)));
+    // What the copy says of blocks is not heeded: the record knows our own, and who owns the others may have changed.
     let recovered = recover(&inherited.record);
     let node =
         Node::new(NodeName::new(options.node_name.clone()), Limits::default(), recovered, Instant::now());

@@ -1,1 +1,431 @@
+//! Clusters in, intents out: no API server, no node.
 
+use kube::api::ObjectMeta;
+use manx_api::{
+    BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, FilterAction, FilterRule, IPPool,
+    IPPoolSpec, LabelSelector, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn,
+    PrefixAdvertisement, RouteReflector, SecretKeyRef,
+};
+use manx_bgp::{Community, Family, NextHopMode, Prefix, Source, Verdict};
+
+use super::*;
+use crate::node::cluster::Objects;
+
+/// A cluster that is built up object by object, seen from node1.
+#[derive(Default)]
+struct Scene {
+    cluster: Cluster,
+}
+
+fn put<K: kube::Resource + Clone>(objects: &mut Objects<K>, object: K) {
+    let name = object.meta().name.clone().expect("a name");
+    Arc::make_mut(objects).insert(name, Arc::new(object));
+}
+
+fn selector(key: &str, value: &str) -> LabelSelector {
+    let match_labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    LabelSelector { match_labels, ..LabelSelector::default() }
+}
+
+impl Scene {
+    /// Three dual-stack nodes and a pool of each family.
+    fn new() -> Self {
+        let mut scene = Self::default();
+        scene.node(["192.0.2.1", "2001:db8::1"], &[]);
+        for number in 1..=3 {
+            scene.network(number, true, true, &[]);
+        }
+        scene.pool("v4", "10.244.0.0/16", |_| {}).pool("v6", "fd00:10:244::/48", |_| {});
+        scene
+    }
+
+    fn node<const N: usize>(&mut self, addresses: [&str; N], labels: &[(&str, &str)]) -> &mut Self {
+        self.cluster.node = Some(Arc::new(OwnNode {
+            uid: "uid-1".to_owned(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            addresses: addresses.map(|address| address.parse().expect("an address")).into(),
+        }));
+        self
+    }
+
+    fn network(&mut self, number: u8, v4: bool, v6: bool, labels: &[(&str, &str)]) -> &mut Self {
+        let addresses = NodeAddresses {
+            ipv4: v4.then(|| Ipv4Addr::new(192, 0, 2, number)),
+            ipv6: v6.then(|| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into())),
+        };
+        let spec = NodeNetworkSpec {
+            addresses,
+            as_number: 64512,
+            router_id: Ipv4Addr::new(192, 0, 2, number),
+            cluster_id: None,
+            node_uid: format!("uid-{number}"),
+        };
+        let mut network = NodeNetwork::new(&format!("node{number}"), spec);
+        network.metadata = ObjectMeta {
+            labels: Some(
+                labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ),
+            ..network.metadata
+        };
+        put(&mut self.cluster.networks, network);
+        self
+    }
+
+    fn pool(&mut self, name: &str, cidr: &str, change: impl FnOnce(&mut IPPoolSpec)) -> &mut Self {
+        let mut spec = IPPoolSpec::new(cidr.parse().expect("a network"));
+        change(&mut spec);
+        put(&mut self.cluster.pools, IPPool::new(name, spec));
+        self
+    }
+
+    fn config(&mut self, change: impl FnOnce(&mut BGPConfigurationSpec)) -> &mut Self {
+        let mut spec = BGPConfigurationSpec::default();
+        change(&mut spec);
+        put(&mut self.cluster.configurations, BGPConfiguration::new("default", spec));
+        self
+    }
+
+    fn router(&mut self, change: impl FnOnce(&mut BGPPeerSpec)) -> &mut Self {
+        let address = "192.0.2.254".parse().expect("an address");
+        let mut spec = BGPPeerSpec::with_router(address, PeerAsn::Number(65000));
+        change(&mut spec);
+        put(&mut self.cluster.peers, BGPPeer::new("tor", spec));
+        self
+    }
+
+    fn filter(&mut self, name: &str, spec: BGPFilterSpec) -> &mut Self {
+        put(&mut self.cluster.filters, BGPFilter::new(name, spec));
+        self
+    }
+
+    fn block(&mut self, cidr: &str, node: &str) -> &mut Self {
+        Arc::make_mut(&mut self.cluster.blocks).insert(cidr.parse().expect("a block"), node.into());
+        self
+    }
+
+    fn intent(&self) -> Intent {
+        Intent::new(&self.cluster, &"node1".into())
+    }
+
+    fn bgp(&self) -> Arc<BgpIntent> {
+        self.intent().bgp.expect("the node has an address")
+    }
+
+    fn peer(&self, id: &str) -> PeerIntent {
+        let bgp = self.bgp();
+        bgp.peers
+            .get(&PeerId::from(id))
+            .cloned()
+            .unwrap_or_else(|| panic!("{id} is not among {:?}", bgp.peers.keys()))
+    }
+
+    /// Whether a prefix from outside is believed of the peer, and the rule that says so.
+    fn believed(&self, peer: &str, prefix: &str) -> (bool, Option<String>) {
+        let prefix: Prefix = prefix.parse().expect("a prefix");
+        let family = &self.peer(peer).config.families[&prefix.family()];
+        let (verdict, rule) = family.import.evaluate(&prefix, Source::External);
+        (matches!(verdict, Verdict::Accept(_)), rule.map(str::to_owned))
+    }
+
+    fn told(&self, peer: &str, prefix: &str, source: Source) -> bool {
+        let prefix: Prefix = prefix.parse().expect("a prefix");
+        let family = &self.peer(peer).config.families[&prefix.family()];
+        matches!(family.export.evaluate(&prefix, source).0, Verdict::Accept(_))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.intent().problems.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn ids(bgp: &BgpIntent) -> Vec<String> {
+    bgp.peers.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_full_mesh_has_one_session_with_each_other_node_that_carries_both_families() {
+    let scene = Scene::new();
+    assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3"]);
+    let peer = scene.peer("node/node2").config;
+    assert_eq!(peer.target, "192.0.2.2:179".parse().expect("an address"));
+    assert_eq!(peer.source, Some("192.0.2.1".parse().expect("an address")));
+    assert_eq!(peer.asn, Asn(64512));
+    let next_hops: Vec<NextHopMode> = peer.families.values().map(|family| family.next_hop).collect();
+    let own = |text: &str| NextHopMode::Own(text.parse().expect("an address"));
+    assert_eq!(next_hops, [own("192.0.2.1"), own("2001:db8::1")]);
+}
+
+#[test]
+fn a_node_without_ipv4_is_reached_over_ipv6_and_carries_only_that() {
+    let mut scene = Scene::new();
+    scene.network(2, false, true, &[]);
+    let peer = scene.peer("node/node2").config;
+    assert_eq!(peer.target, "[2001:db8::2]:179".parse().expect("an address"));
+    assert_eq!(peer.families.keys().copied().collect::<Vec<_>>(), [Family::Ipv6Unicast]);
+}
+
+#[test]
+fn nodes_without_a_common_family_have_no_session() {
+    let mut scene = Scene::new();
+    scene.node(["192.0.2.1"], &[]).network(2, false, true, &[]);
+    assert_eq!(ids(&scene.bgp()), ["node/node3"]);
+}
+
+#[test]
+fn without_an_internal_address_there_is_no_bgp_and_the_reason_is_said() {
+    let mut scene = Scene::new();
+    scene.node([], &[]);
+    let intent = scene.intent();
+    assert_eq!((intent.bgp, intent.network), (None, None));
+    assert_eq!(
+        scene.problems(),
+        ["Node node1: has no address of type InternalIP: the kubelet's --node-ip sets it"]
+    );
+}
+
+#[test]
+fn an_ipv6_only_node_has_a_router_id_of_its_own() {
+    let mut scene = Scene::new();
+    scene.node(["2001:db8::1"], &[]);
+    let one = scene.bgp().local.router_id;
+    scene.node(["2001:db8::2"], &[]);
+    assert_ne!(scene.bgp().local.router_id, one);
+}
+
+#[test]
+fn ordinary_nodes_peer_only_with_reflectors_and_reflectors_with_everybody() {
+    let mut scene = Scene::new();
+    let reflectors = RouteReflector { node_selector: selector("role", "rr"), cluster_id: None };
+    scene.config(|config| {
+        config.topology = Topology::RouteReflectors;
+        config.route_reflector = Some(reflectors);
+    });
+    let mut reflector = NodeNetwork::clone(&scene.cluster.networks["node3"]);
+    reflector.spec.cluster_id = Some(Ipv4Addr::new(192, 0, 2, 3));
+    put(&mut scene.cluster.networks, reflector);
+    assert_eq!(ids(&scene.bgp()), ["node/node3"]);
+    assert!(!scene.peer("node/node3").config.reflector_client);
+
+    scene.node(["192.0.2.1", "2001:db8::1"], &[("role", "rr")]);
+    assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3"]);
+    assert!(scene.peer("node/node2").config.reflector_client);
+    assert!(!scene.peer("node/node3").config.reflector_client);
+    assert_eq!(scene.intent().network.expect("published").spec.cluster_id, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert!(scene.told("node/node2", "10.244.7.0/26", Source::Internal));
+    assert!(!scene.told("node/node2", "10.244.7.0/26", Source::External));
+}
+
+#[test]
+fn only_prefixes_inside_pools_are_believed() {
+    let scene = Scene::new();
+    let rows = [
+        ("10.244.7.0/26", true),
+        ("10.244.7.9/32", true),
+        ("10.244.0.0/16", true),
+        ("10.0.0.0/8", false),
+        ("0.0.0.0/0", false),
+        ("192.0.2.0/24", false),
+        ("fd00:10:244:7::/122", true),
+        ("fd00::/16", false),
+        ("::/0", false),
+    ];
+    for (prefix, expected) in rows {
+        assert_eq!(scene.believed("node/node2", prefix).0, expected, "{prefix}");
+    }
+}
+
+#[test]
+fn nothing_is_believed_about_a_block_of_our_own_whatever_a_filter_says() {
+    let mut scene = Scene::new();
+    let anything = FilterRule::any("anything", FilterAction::Accept);
+    scene.filter("open", BGPFilterSpec { import_v4: vec![anything], ..BGPFilterSpec::default() });
+    scene.router(|peer| peer.filters = vec!["open".to_owned()]).block("10.244.1.0/26", "node1");
+    scene.block("10.244.2.0/26", "node2");
+    assert_eq!(scene.believed("peer/tor", "10.244.1.0/26"), (false, Some("own-blocks".to_owned())));
+    assert_eq!(scene.believed("peer/tor", "10.244.1.7/32"), (false, Some("own-blocks".to_owned())));
+    assert_eq!(scene.believed("peer/tor", "10.244.2.0/26"), (true, Some("open/anything".to_owned())));
+    assert_eq!(scene.believed("peer/tor", "0.0.0.0/0"), (true, Some("open/anything".to_owned())));
+}
+
+#[test]
+fn filters_come_before_the_defaults_in_both_directions() {
+    let mut scene = Scene::new();
+    let nothing = FilterRule::any("nothing", FilterAction::Reject);
+    let spec = BGPFilterSpec {
+        import_v4: vec![nothing.clone()],
+        export_v6: vec![nothing],
+        ..BGPFilterSpec::default()
+    };
+    scene.filter("shut", spec).router(|peer| peer.filters = vec!["shut".to_owned()]);
+    assert!(!scene.believed("peer/tor", "10.244.7.0/26").0);
+    assert!(scene.believed("peer/tor", "fd00:10:244:7::/122").0);
+    assert!(scene.told("peer/tor", "10.244.1.0/26", Source::Local));
+    assert!(!scene.told("peer/tor", "fd00:10:244:1::/122", Source::Local));
+}
+
+#[test]
+fn only_what_originates_here_is_told() {
+    let scene = &mut Scene::new();
+    scene.router(|_| {});
+    for peer in ["node/node2", "peer/tor"] {
+        assert!(scene.told(peer, "10.244.1.0/26", Source::Local), "{peer}");
+        assert!(!scene.told(peer, "10.244.2.0/26", Source::Internal), "{peer}");
+        assert!(!scene.told(peer, "10.244.2.0/26", Source::External), "{peer}");
+        assert!(!scene.told(peer, "192.0.2.0/24", Source::Local), "{peer}");
+    }
+}
+
+#[test]
+fn a_pool_that_is_not_advertised_stays_among_the_nodes() {
+    let mut scene = Scene::new();
+    scene.pool("v4", "10.244.0.0/16", |pool| pool.advertise = false).router(|_| {});
+    assert!(scene.told("node/node2", "10.244.1.0/26", Source::Local));
+    assert!(!scene.told("peer/tor", "10.244.1.0/26", Source::Local));
+}
+
+#[test]
+fn a_disabled_pool_stays_routed() {
+    let mut scene = Scene::new();
+    scene.pool("v4", "10.244.0.0/16", |pool| pool.disabled = true);
+    assert!(scene.believed("node/node2", "10.244.7.0/26").0);
+    assert!(scene.told("node/node2", "10.244.1.0/26", Source::Local));
+    assert!(scene.intent().pools.iter().any(|pool| pool.name == "v4" && pool.disabled));
+}
+
+#[test]
+fn a_router_is_peered_with_as_its_object_says() {
+    let mut scene = Scene::new();
+    scene.router(|peer| {
+        peer.hold_time_seconds = Some(9);
+        peer.ttl_security_hops = Some(2);
+        peer.passive = true;
+        peer.next_hop_mode = ApiNextHop::Keep;
+    });
+    let peer = scene.peer("peer/tor");
+    assert_eq!(peer.config.hold_time.seconds(), 9);
+    assert_eq!(peer.config.asn, Asn(65000));
+    assert!(peer.config.passive);
+    assert_eq!(peer.transport, Transport { ttl: Some(255), min_ttl: Some(254) });
+    assert!(peer.config.families.values().all(|family| family.next_hop == NextHopMode::Keep));
+}
+
+#[test]
+fn a_peer_object_counts_only_on_the_nodes_that_it_selects() {
+    let mut scene = Scene::new();
+    scene.router(|peer| peer.node_selector = Some(selector("rack", "a")));
+    assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3"]);
+    scene.node(["192.0.2.1", "2001:db8::1"], &[("rack", "a")]);
+    assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3", "peer/tor"]);
+}
+
+#[test]
+fn sessions_between_selected_nodes_are_known_at_both_ends() {
+    let mut scene = Scene::new();
+    scene.config(|config| config.topology = Topology::None);
+    scene.router(|peer| {
+        peer.peer_ip = None;
+        peer.as_number = PeerAsn::Internal;
+        peer.node_selector = Some(selector("role", "leaf"));
+        peer.peer_selector = Some(selector("role", "spine"));
+    });
+    scene.network(2, true, true, &[("role", "spine")]).network(3, true, true, &[("role", "leaf")]);
+    scene.node(["192.0.2.1"], &[("role", "leaf")]);
+    assert_eq!(ids(&scene.bgp()), ["node/node2"]);
+    scene.node(["192.0.2.1"], &[("role", "spine")]);
+    assert_eq!(ids(&scene.bgp()), ["node/node3"]);
+    scene.node(["192.0.2.1"], &[]);
+    assert_eq!(ids(&scene.bgp()), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_done_as_it_is_written_is_refused_and_the_rest_goes_on() {
+    let secret = SecretKeyRef { namespace: "a".to_owned(), name: "b".to_owned(), key: "c".to_owned() };
+    type Change = Box<dyn FnOnce(&mut BGPPeerSpec)>;
+    let rows: [(Change, &str); 5] = [
+        (Box::new(|peer| peer.password_secret_ref = Some(secret)), "TCP MD5 is not supported yet"),
+        (Box::new(|peer| peer.filters = vec!["gone".to_owned()]), "there is no BGPFilter gone"),
+        (Box::new(|peer| peer.as_number = PeerAsn::External), "asNumber External is not supported yet"),
+        (
+            Box::new(|peer| {
+                peer.peer_ip = None;
+                peer.interface = Some("eth1".to_owned());
+            }),
+            "peers by interface are not supported yet",
+        ),
+        (Box::new(|peer| peer.peer_ip = None), "exactly one of peerIP, interface and peerSelector"),
+    ];
+    for (change, text) in rows {
+        let mut scene = Scene::new();
+        scene.router(change);
+        let problems = scene.problems();
+        assert!(problems.len() == 1 && problems[0].starts_with("BGPPeer tor: "), "{problems:?}");
+        assert!(problems[0].contains(text), "{problems:?}");
+        assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3"]);
+    }
+}
+
+#[test]
+fn a_node_uses_the_pools_that_select_it_the_oldest_first() {
+    let mut scene = Scene::new();
+    scene.pool("gpu", "10.9.0.0/16", |pool| pool.node_selector = Some(selector("gpu", "yes")));
+    scene
+        .pool("services", "10.8.0.0/16", |pool| pool.allowed_uses = vec![manx_api::AllowedUse::LoadBalancer]);
+    let names = |scene: &Scene| scene.intent().pools.into_iter().map(|pool| pool.name).collect::<Vec<_>>();
+    assert_eq!(names(&scene), ["v4", "v6"]);
+    scene.node(["192.0.2.1"], &[("gpu", "yes")]);
+    assert_eq!(names(&scene), ["gpu", "v4", "v6"]);
+}
+
+#[test]
+fn a_pool_for_some_namespaces_is_for_their_pods_only() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.intent().pod_pools.of_namespace(Some("web")), BTreeSet::new());
+    scene.pool("red", "10.9.0.0/16", |pool| pool.namespace_selector = Some(selector("team", "red")));
+    let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
+    scene.cluster.namespaces = Arc::new(BTreeMap::from([("ours".to_owned(), labels)]));
+    let pools = scene.intent().pod_pools;
+    let names = |namespace| pools.of_namespace(namespace).into_iter().collect::<Vec<_>>();
+    assert_eq!(names(Some("ours")), ["red", "v4", "v6"]);
+    assert_eq!(names(Some("web")), ["v4", "v6"]);
+    assert_eq!(names(None), ["v4", "v6"]);
+}
+
+#[test]
+fn own_blocks_carry_the_communities_of_the_prefixes_they_lie_in() {
+    let mut scene = Scene::new();
+    scene.config(|config| {
+        config.communities = vec![NamedCommunity {
+            name: "pods".to_owned(),
+            value: manx_api::Community::Standard(64512, 100),
+        }];
+        config.prefix_advertisements = vec![PrefixAdvertisement {
+            cidr: "10.244.0.0/16".parse().expect("a network"),
+            communities: vec!["pods".to_owned(), "64512:1:2".to_owned()],
+        }];
+    });
+    let owned = ["10.244.1.0/26", "fd00:10:244::40/122"].map(|block| block.parse().expect("a block"));
+    let origins = scene.intent().announcement.origins(&owned.into());
+    let attributes = &origins[&"10.244.1.0/26".parse::<Prefix>().expect("a prefix")];
+    assert_eq!(attributes.communities, BTreeSet::from([Community(64512 << 16 | 100)]));
+    assert_eq!(attributes.large_communities.len(), 1);
+    assert!(origins[&"fd00:10:244::40/122".parse::<Prefix>().expect("a prefix")].communities.is_empty());
+}
+
+#[test]
+fn only_pools_with_nat_are_masqueraded_and_no_pool_is_outside() {
+    let mut scene = Scene::new();
+    scene.pool("v4", "10.244.0.0/16", |pool| pool.nat_outgoing = true);
+    let nat = scene.intent().nat;
+    assert_eq!(nat.sources.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.0.0/16"]);
+    assert_eq!(nat.inside.len(), 2);
+}
+
+#[test]
+fn the_published_network_says_what_peers_need() {
+    let mut scene = Scene::new();
+    scene.node(["192.0.2.1", "2001:db8::1", "192.0.2.99"], &[("rack", "a")]);
+    let network = scene.intent().network.expect("published");
+    assert_eq!(network.spec.addresses.ipv4, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!((network.spec.as_number, network.spec.node_uid.as_str()), (64512, "uid-1"));
+    assert_eq!(network.labels["rack"], "a");
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use manx_bgp::{
     ConnId, Direction, Input, Local, OriginAttributes, Output, PeerConfig, PeerId, PeerStatus, Prefix,
-    Snapshot, Speaker, StopReason,
+    Speaker, StopReason,
 };
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -134,7 +134,7 @@ impl Turn {
             let wake = earliest(self.speaker.deadline(), self.dirty.then_some(publish_at));
             tokio::select! {
                 biased;
-                () = links.stop.cancelled() => return self.stop(links),
+                () = links.stop.cancelled() => return self.stop(),
                 () = sleep_until(wake) => self.on_time(),
                 Ok(()) = links.intent.changed() => {
                     let intent = links.intent.borrow_and_update().clone();
@@ -313,16 +313,16 @@ impl Turn {
 
     fn publish(&mut self, sessions: &watch::Sender<Arc<Sessions>>) {
         let now = Instant::now();
-        let snapshot = self.speaker.snapshot(now);
-        let Snapshot { peers, settled, .. } = snapshot;
+        let (peers, settled) = (self.speaker.peers(now), self.speaker.settled());
         sessions.send_replace(Arc::new(Sessions { peers, settled, at: Some(now) }));
         self.dirty = false;
     }
 
     /// The process ends: sessions close without a NOTIFICATION, so that peers keep forwarding.
-    fn stop(&mut self, links: &Links) {
+    /// The kernel closes the sockets with the process.
+    fn stop(&mut self) {
         self.speaker.handle(Input::Stop(StopReason::Restart), Instant::now());
-        self.drain(links);
+        self.conns.clear();
     }
 
     /// Our identity changed: peers are told, since they must not keep routes of an AS that is no more.

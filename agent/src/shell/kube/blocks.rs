@@ -24,6 +24,7 @@ use super::watch::Blocks;
 use super::{FIELD_MANAGER, bounded, jitter, status_of};
 use crate::node::cluster::Objects;
 use crate::shell::deltas;
+use crate::shell::owner::NodeReport;
 
 /// What is to be done with a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +56,20 @@ const LIST_PAUSE: Duration = Duration::from_secs(5);
 /// Objects in one page of a list.
 const PAGE: u32 = 1000;
 
+/// What the owner works with.
+pub struct Wires {
+    /// Claims and releases to be made.
+    pub orders: deltas::Receiver<BlockId, Order>,
+    /// What became of them, one for each.
+    pub outcomes: deltas::Sender<BlockId, Outcome>,
+    /// Whether the node lacks blocks.
+    pub report: watch::Receiver<Arc<NodeReport>>,
+    /// Where the owners of all blocks are published.
+    pub published: watch::Sender<Option<Blocks>>,
+}
+
 /// Carries out orders and publishes the owners of all blocks, for as long as the process lives.
-pub async fn run(
-    client: Client,
-    me: NodeName,
-    mut orders: deltas::Receiver<BlockId, Order>,
-    outcomes: deltas::Sender<BlockId, Outcome>,
-    published: watch::Sender<Option<Blocks>>,
-) {
+pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
     let api: Api<IPBlock> = Api::all(client);
     let label = label_value(me.as_str());
     let selector = Config::default().labels(&format!("{NODE_LABEL}={label}"));
@@ -78,18 +85,27 @@ pub async fn run(
         list_due: Instant::now(),
         listed_at: None,
         list_failing: false,
-        published,
+        short_of_blocks: false,
+        published: wires.published,
     };
     loop {
         tokio::select! {
             Some(change) = own.next() => owner.absorb(change),
             () = tokio::time::sleep_until(owner.list_due) => owner.list().await,
-            Some(batch) = orders.recv(16) => {
+            // While a node lacks blocks, one that somebody returns should not wait for the next list.
+            Ok(()) = wires.report.changed() => {
+                owner.short_of_blocks = wires.report.borrow_and_update().short_of_blocks;
+                if owner.short_of_blocks {
+                    owner.list_soon();
+                }
+                continue;
+            }
+            Some(batch) = wires.orders.recv(16) => {
                 for (block, order) in batch {
                     let outcome = owner.carry_out(block, order).await;
                     // The map of owners first: an answer is never ahead of what it rests on.
                     owner.publish();
-                    outcomes.send(block, outcome);
+                    wires.outcomes.send(block, outcome);
                 }
                 continue;
             }
@@ -111,6 +127,7 @@ struct Owner {
     list_due: Instant,
     listed_at: Option<Instant>,
     list_failing: bool,
+    short_of_blocks: bool,
     published: watch::Sender<Option<Blocks>>,
 }
 
@@ -154,12 +171,9 @@ impl Owner {
         let cidr = Cidr::try_from(block.cidr()).expect("a block has no host bits");
         let object = IPBlock::claim(cidr, self.me.as_str(), pool);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let error = match bounded(self.api.create(&params, &object)).await {
-            Ok(_) => {
-                self.became_ours(block);
-                return Ok(());
-            }
-            Err(error) => error,
+        let Err(error) = bounded(self.api.create(&params, &object)).await else {
+            self.became_ours(block);
+            return Ok(());
         };
         if status_of(&error) != Some(409) {
             tracing::warn!(error = format!("{error:#}"), %block, "claiming a block failed");
@@ -236,7 +250,8 @@ impl Owner {
         match self.list_others().await {
             Ok(others) => {
                 self.others = Some(others);
-                self.list_due = Instant::now() + LIST_EVERY.mul_f64(0.75 + jitter(&self.label) / 2.0);
+                let pause = if self.short_of_blocks { LIST_PAUSE } else { LIST_EVERY };
+                self.list_due = Instant::now() + pause.mul_f64(0.75 + jitter(&self.label) / 2.0);
                 self.list_failing = false;
             }
             Err(error) => {
