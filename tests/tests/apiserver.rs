@@ -54,14 +54,17 @@ fn main() -> anyhow::Result<()> {
             .concat();
     let mut trials: Vec<Trial> =
         contract.iter().chain(&embedded_only).map(|test| trial("embedded", *test, None)).collect();
-    match RealServer::from_environment()? {
+    let server = RealServer::from_environment()?.map(Arc::new);
+    match &server {
         None => eprintln!("kube-apiserver: skipped, KUBE_APISERVER and ETCD do not name its binaries"),
         Some(server) => {
-            let server = Arc::new(server);
-            trials.extend(contract.iter().map(|test| trial("real", *test, Some(Arc::clone(&server)))));
+            trials.extend(contract.iter().map(|test| trial("real", *test, Some(Arc::clone(server)))));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Its processes end with it; `exit` would not wait for that.
+    drop(server);
+    conclusion.exit();
 }
 
 /// The tests with kubectl, if it is there; in CI it has to be.

@@ -9,8 +9,8 @@ use super::fields::{self, FieldSet, Place};
 use super::resource::Resource;
 use super::state::now;
 
-/// Who writes, and how. Two writers are the same owner when all of this is equal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who writes, and how.
+#[derive(Debug, Clone)]
 pub(crate) struct Writer {
     manager: String,
     apply: bool,
@@ -39,6 +39,17 @@ impl Writer {
             return Err(Failure::invalid(resource, &call.target.name, &[error]));
         }
         Ok(Self { apply: true, ..Self::update(call, resource) })
+    }
+}
+
+/// Whether two writers are the same owner: for those who apply, the version in which they do does not matter.
+impl PartialEq for Writer {
+    fn eq(&self, other: &Self) -> bool {
+        let identity = |writer: &Self| {
+            let version = if writer.apply { String::new() } else { writer.api_version.clone() };
+            (writer.manager.clone(), writer.apply, version, writer.subresource.clone())
+        };
+        identity(self) == identity(other)
     }
 }
 
@@ -77,12 +88,14 @@ impl Owner {
 
     /// As it is named in conflicts.
     fn description(&self) -> String {
-        let subresource = match self.writer.subresource.as_str() {
-            "" => String::new(),
-            subresource => format!(" with subresource {subresource:?}"),
-        };
-        let at = if self.writer.apply { String::new() } else { format!(" at {}", self.time) };
-        format!("conflict with {:?}{subresource} using {}{at}", self.writer.manager, self.writer.api_version)
+        let mut text = format!("conflict with {:?}", self.writer.manager);
+        if !self.writer.subresource.is_empty() {
+            text += &format!(" with subresource {:?}", self.writer.subresource);
+        }
+        if !self.writer.apply {
+            text += &format!(" using {}", self.writer.api_version);
+        }
+        text
     }
 }
 
@@ -195,6 +208,7 @@ pub(crate) fn apply(
     let own = entry(&mut owners, writer);
     let mut dropped = std::mem::replace(&mut own.fields, applied);
     own.time = now();
+    own.writer.api_version.clone_from(&writer.api_version);
     let mut kept = FieldSet::default();
     owners.iter().for_each(|owner| kept.add(&owner.fields));
     dropped.subtract(&kept);
