@@ -100,11 +100,12 @@ const BAD_WHEN_TRUE: [&str; 2] = ["Overlap", "Terminating"];
 
 /// The conditions of one object that say something is wrong.
 fn conditions<'a>(object: &'a str, listed: &'a [Condition]) -> impl Iterator<Item = String> + 'a {
-    listed.iter().filter(|condition| (condition.type_ == "Ready") != (condition.status == "True")).map(
-        move |condition| {
+    listed
+        .iter()
+        .filter(|condition| BAD_WHEN_TRUE.contains(&condition.type_.as_str()) == (condition.status == "True"))
+        .map(move |condition| {
             format!("{object}: {} ({}): {}", condition.type_, condition.reason, condition.message)
-        },
-    )
+        })
 }
 
 fn sessions(network: &NodeNetwork) -> &[Session] {
