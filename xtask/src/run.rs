@@ -29,6 +29,7 @@ pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
 pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
     setup()?;
     build(root, &["--release"])?;
+    static_plugin(root)?;
     let mut all = vec![name];
     all.extend(args);
     become_program(root, "release/manx-bench", &all)
@@ -39,6 +40,22 @@ pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()
 fn build(root: &Root, profile: &[&str]) -> anyhow::Result<()> {
     run(root.cargo(&["build", "--bins"]).args(profile).args(&PROGRAMS[..6]))?;
     run(root.cargo(&["build", "--bins"]).args(profile).args(&PROGRAMS[6..]))
+}
+
+/// Builds the plugin as it ships: without a dynamic linker, which would cost a third of a pod's start.
+///
+/// The target is named so that the flag does not reach macros, which are loaded dynamically.
+fn static_plugin(root: &Root) -> anyhow::Result<()> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut cargo = root.cargo(&["build", "--release", "-p", "manx-cni", "--target", &target]);
+    run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    let built = root.target().join(&target).join("release/manx-cni");
+    let place = root.target().join("release/manx-cni");
+    std::fs::remove_file(&place).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    std::fs::copy(&built, &place).map(drop).with_context(|| format!("copying {}", built.display()))
 }
 
 fn become_program(root: &Root, program: &str, args: &[&str]) -> anyhow::Result<()> {
