@@ -1,4 +1,4 @@
-//! Simulation, the lab, and the embedded API server that the tests run against.
+//! The lab, the embedded API server and the benchmarks, and the scenarios that run on them.
 
 pub mod apiserver;
 pub mod bench;
