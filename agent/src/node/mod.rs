@@ -266,9 +266,14 @@ impl Node {
         !self.exhausted.is_empty()
     }
 
+    /// Whether no pool that gives addresses to any pod has a free one here.
     fn is_full(&self, family: Family) -> bool {
+        let mut pools = self.intent.pools.iter().filter(|pool| pool.automatic && !pool.disabled);
         let usage = self.ipam.usage();
-        !usage.blocks.iter().any(|block| Family::of(block.block.first()) == family && block.free > 0)
+        !pools.any(|pool| {
+            let free = usage.pools.iter().find(|usage| usage.pool == pool.name).map_or(0, |usage| usage.free);
+            pool.family() == family && free > 0
+        })
     }
 
     fn on_intent(&mut self, intent: Arc<Intent>, now: Instant) {
@@ -387,6 +392,7 @@ impl Node {
     /// Carries the allocator's outputs over; gives the attachments that a GC collected.
     fn drain(&mut self, now: Instant) -> Vec<Attachment> {
         let mut collected = Vec::new();
+        let mut unlinks = Vec::new();
         let mut endpoints_changed = false;
         while let Some(output) = self.ipam.poll() {
             match output {
@@ -399,11 +405,13 @@ impl Node {
                     self.reply(request, Reply::Assigned(assignment(&endpoint, self.mtu)));
                 }
                 manx_ipam::Output::Refused { request, why } => self.refuse(request, &why),
-                manx_ipam::Output::Freed { request, endpoint } => self.on_freed(request, endpoint, now),
+                manx_ipam::Output::Freed { request, endpoint } => {
+                    unlinks.extend(self.on_freed(request, endpoint, now));
+                }
                 manx_ipam::Output::Collected(endpoint) => {
                     let Endpoint { id, link, .. } = endpoint;
                     collected.push(Attachment { container: id.container.clone(), ifname: id.ifname.clone() });
-                    self.outputs.push_back(Output::Unlink { id, link });
+                    unlinks.push(Output::Unlink { id, link });
                 }
                 manx_ipam::Output::Owned(owned) => {
                     self.owned = owned;
@@ -417,6 +425,8 @@ impl Node {
         if endpoints_changed {
             self.routes();
         }
+        // Routes go before their link does: what vanishes with it is then no surprise.
+        self.outputs.extend(unlinks);
         collected
     }
 
@@ -431,21 +441,24 @@ impl Node {
         }
     }
 
-    fn on_freed(&mut self, request: RequestId, endpoint: Option<Endpoint>, now: Instant) {
+    /// An endpoint is over: gives what follows once its routes are gone.
+    fn on_freed(&mut self, request: RequestId, endpoint: Option<Endpoint>, now: Instant) -> Vec<Output> {
         let link_of = |named: String| endpoint.map_or(named, |endpoint| endpoint.link);
         match self.freeing.remove(&request) {
             Some(Owed::Reply { id, link }) => {
                 self.unlinking.entry(id.clone()).or_default().push(request);
-                self.outputs.push_back(Output::Unlink { id, link: link_of(link) });
+                vec![Output::Unlink { id, link: link_of(link) }]
             }
             Some(Owed::Tombstone { attachment, link }) => {
                 let id =
                     EndpointId { container: attachment.container.clone(), ifname: attachment.ifname.clone() };
-                self.outputs.push_back(Output::Unlink { id, link: link_of(link) });
-                self.outputs.push_back(Output::Buried(attachment));
+                vec![Output::Unlink { id, link: link_of(link) }, Output::Buried(attachment)]
             }
-            Some(Owed::Nothing { id }) => self.ipam.handle(manx_ipam::Input::LinkGone { id }, now),
-            None => {}
+            Some(Owed::Nothing { id }) => {
+                self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
+                Vec::new()
+            }
+            None => Vec::new(),
         }
     }
 

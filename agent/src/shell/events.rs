@@ -22,6 +22,16 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
             metrics.sessions_established.inc();
             tracing::info!(%peer, %from, "the session is up");
         }
+        // Both sides connected at once, and the other connection goes on.
+        Bgp::StateChanged {
+            peer,
+            from: PeerState::Established,
+            to: PeerState::OpenSent | PeerState::OpenConfirm,
+        }
+        | Bgp::NotificationSent { peer, code: 6, subcode: 7, .. }
+        | Bgp::NotificationReceived { peer, code: 6, subcode: 7, .. } => {
+            tracing::debug!(%peer, "one of two connections is closed");
+        }
         Bgp::StateChanged { peer, from: PeerState::Established, to } => {
             metrics.sessions_lost.inc();
             tracing::warn!(%peer, %to, "the session is down");
