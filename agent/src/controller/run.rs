@@ -38,6 +38,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const SETTINGS: Settings = Settings {
     gather: Duration::from_millis(200),
     pause: Duration::from_secs(1),
+    longest_pause: Duration::from_secs(8),
     longest_backoff: Duration::from_secs(60),
 };
 

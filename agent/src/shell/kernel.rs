@@ -127,15 +127,16 @@ impl Owner {
             let publish_at = dirty.then_some(published + PUBLISH_PAUSE);
             let wake = [self.fib.deadline(), publish_at, self.nat.deadline()].into_iter().flatten().min();
             tokio::select! {
-                biased;
                 () = links.stop.cancelled() => return,
-                Ok(()) = links.local.changed() => {
-                    let local = Arc::clone(&links.local.borrow_and_update());
-                    let changes = self.wanted.set_local((*local).clone());
-                    self.desire(changes);
-                }
+                Ok(()) = links.local.changed() => self.on_local(&mut links),
                 event = monitor.next() => match event {
-                    Ok(event) => self.observe(event, &links),
+                    Ok(event) => {
+                        // What we no longer want is no surprise when it vanishes.
+                        if links.local.has_changed().unwrap_or(false) {
+                            self.on_local(&mut links);
+                        }
+                        self.observe(event, &links);
+                    }
                     Err(error) => {
                         tracing::error!(%error, "changes of the kernel cannot be seen; they are found by looking");
                         monitor = self.listen_again().await;
@@ -154,6 +155,12 @@ impl Owner {
             self.fib.handle(Input::Timeout, now);
         }
         self.nat.on_time(now);
+    }
+
+    fn on_local(&mut self, links: &mut Links) {
+        let local = Arc::clone(&links.local.borrow_and_update());
+        let changes = self.wanted.set_local((*local).clone());
+        self.desire(changes);
     }
 
     fn desire(&mut self, changes: Changes) {

@@ -133,7 +133,6 @@ impl Turn {
             }
             let wake = earliest(self.speaker.deadline(), self.dirty.then_some(publish_at));
             tokio::select! {
-                biased;
                 () = links.stop.cancelled() => return self.stop(),
                 () = sleep_until(wake) => self.on_time(),
                 Ok(()) = links.intent.changed() => {

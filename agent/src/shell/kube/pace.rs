@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) gather: Duration,
     /// The least time between two writes of one object.
     pub(crate) pause: Duration,
+    /// What that grows to, twice as long each time, while changes do not cease.
+    pub(crate) longest_pause: Duration,
     /// The longest wait after failures.
     pub(crate) longest_backoff: Duration,
 }
@@ -33,6 +35,7 @@ struct Object<V> {
     /// When it may be written; `None` when nothing is to be done.
     due: Option<Instant>,
     not_before: Option<Instant>,
+    pause: Duration,
     failures: u32,
 }
 
@@ -65,8 +68,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
 
     /// Takes the next object that is due.
     pub(crate) fn take(&mut self, now: Instant) -> Option<(K, V)> {
+        let Settings { pause, longest_pause, .. } = self.settings;
         let (key, object) =
             self.objects.iter_mut().find(|(_, object)| object.due.is_some_and(|due| due <= now))?;
+        let held_back = object.not_before.is_some() && object.due == object.not_before;
+        object.pause = if held_back { (object.pause * 2).min(longest_pause) } else { pause };
         object.due = None;
         object.busy = true;
         Some((key.clone(), object.wished.clone()))
@@ -79,12 +85,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
 
     /// The write of `value` is done.
     pub(crate) fn written(&mut self, key: &K, value: V, now: Instant) {
-        let Settings { pause, .. } = self.settings;
         let Some(object) = self.objects.get_mut(key) else { return };
         object.busy = false;
         object.failures = 0;
         object.written = Some(value);
-        object.not_before = Some(now + pause);
+        object.not_before = Some(now + object.pause);
         object.plan(now);
     }
 
@@ -102,7 +107,15 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
 
 impl<V: PartialEq> Object<V> {
     fn new(wished: V) -> Self {
-        Self { wished, written: None, busy: false, due: None, not_before: None, failures: 0 }
+        Self {
+            wished,
+            written: None,
+            busy: false,
+            due: None,
+            not_before: None,
+            pause: Duration::ZERO,
+            failures: 0,
+        }
     }
 
     fn plan(&mut self, earliest: Instant) {
@@ -125,6 +138,7 @@ mod tests {
     const SETTINGS: Settings = Settings {
         gather: Duration::from_millis(100),
         pause: Duration::from_secs(1),
+        longest_pause: Duration::from_secs(8),
         longest_backoff: Duration::from_secs(60),
     };
 
@@ -151,6 +165,31 @@ mod tests {
         pace.wish([("a", 2)], first);
         pace.written(&"a", 1, first);
         assert_eq!(pace.deadline(), Some(first + SETTINGS.pause));
+    }
+
+    #[test]
+    fn changes_that_do_not_cease_are_written_ever_less_often_until_there_is_quiet() {
+        let (mut pace, start) = pace();
+        pace.wish([("a", 0)], start);
+        let mut now = start + SETTINGS.gather;
+        let mut pauses = Vec::new();
+        for value in 1..8 {
+            let (key, written) = pace.take(now).expect("due");
+            pace.wish([("a", value)], now);
+            pace.written(&key, written, now);
+            let next = pace.deadline().expect("more to write");
+            pauses.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 8, 8, 8]);
+        pace.take(now).expect("due");
+        pace.written(&"a", 7, now);
+        let later = now + Duration::from_secs(60);
+        pace.wish([("a", 9)], later);
+        pace.take(later + SETTINGS.gather).expect("due");
+        pace.wish([("a", 10)], later + SETTINGS.gather);
+        pace.written(&"a", 9, later + SETTINGS.gather);
+        assert_eq!(pace.deadline(), Some(later + SETTINGS.gather + SETTINGS.pause));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Writes what this node says of itself: its NodeNetwork, and the status of its blocks.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,19 @@ use crate::shell::bgp::Sessions;
 use crate::shell::kernel::KernelReport;
 use crate::shell::owner::NodeReport;
 
-/// At most one write a second and object; the first of several changes waits for the others.
-const SETTINGS: Settings = Settings {
+/// Of the NodeNetwork: sessions that come up together are told together.
+const NETWORK: Settings = Settings {
     gather: Duration::from_millis(300),
     pause: Duration::from_secs(1),
+    longest_pause: Duration::from_secs(8),
+    longest_backoff: Duration::from_secs(60),
+};
+
+/// Of blocks: a block that fills while many pods start is told about once or twice.
+const BLOCKS: Settings = Settings {
+    gather: Duration::from_secs(2),
+    pause: Duration::from_secs(2),
+    longest_pause: Duration::from_secs(16),
     longest_backoff: Duration::from_secs(60),
 };
 
@@ -45,20 +55,18 @@ pub struct Sources {
     pub kernel: watch::Receiver<Arc<KernelReport>>,
 }
 
-/// An object that is written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    Network,
-    NetworkStatus,
-    Block(BlockId),
+/// A part of the NodeNetwork that is written at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Spec,
+    Status,
 }
 
 /// What is written to it.
 #[derive(Debug, Clone, PartialEq)]
 enum Body {
-    Network(OwnNetwork),
-    NetworkStatus(Box<NodeNetworkStatus>),
-    Block(IPBlockStatus),
+    Spec(OwnNetwork),
+    Status(Box<NodeNetworkStatus>),
 }
 
 /// Publishes for as long as the process lives.
@@ -67,17 +75,18 @@ pub async fn run(client: Client, me: NodeName, mut sources: Sources) {
         networks: Api::all(client.clone()),
         blocks: Api::all(client),
         me,
-        pace: Pace::new(SETTINGS),
+        network_pace: Pace::new(NETWORK),
+        block_pace: Pace::new(BLOCKS),
         status: NodeNetworkStatus::default(),
         counted_at: None,
+        params: PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
         uid: None,
     };
     loop {
         publisher.wish(&mut sources);
-        while let Some((target, body)) = publisher.pace.take(Instant::now()) {
-            publisher.write(target, body).await;
-        }
-        let due = publisher.pace.deadline();
+        publisher.write_due().await;
+        let due =
+            [publisher.network_pace.deadline(), publisher.block_pace.deadline()].into_iter().flatten().min();
         tokio::select! {
             Ok(()) = sources.intent.changed() => {}
             Ok(()) = sources.cluster.changed() => {}
@@ -101,9 +110,11 @@ struct Publisher {
     networks: Api<NodeNetwork>,
     blocks: Api<IPBlock>,
     me: NodeName,
-    pace: Pace<Target, Body>,
+    network_pace: Pace<Part, Body>,
+    block_pace: Pace<BlockId, IPBlockStatus>,
     status: NodeNetworkStatus,
     counted_at: Option<Instant>,
+    params: PatchParams,
     /// The UID of the NodeNetwork that our status was written to.
     uid: Option<String>,
 }
@@ -128,30 +139,27 @@ impl Publisher {
             problems: &problems,
         };
         self.set_status(&facts, now);
-        let mut wishes = vec![
-            (Target::Network, Body::Network(network.clone())),
-            (Target::NetworkStatus, Body::NetworkStatus(Box::new(self.status.clone()))),
-        ];
-        let blocks = status::blocks(&node.usage.blocks).into_iter();
-        wishes.extend(blocks.map(|(block, status)| (Target::Block(block), Body::Block(status))));
-        self.pace.wish(wishes, now);
+        let status = Box::new(self.status.clone());
+        let parts = [(Part::Spec, Body::Spec(network.clone())), (Part::Status, Body::Status(status))];
+        self.network_pace.wish(parts, now);
+        self.block_pace.wish(status::blocks(&node.usage.blocks), now);
     }
 
     /// Somebody deleted or changed our NodeNetwork: it is written again.
     fn notice_others(&mut self, cluster: &Cluster, network: &OwnNetwork, now: Instant) {
         let Some(seen) = cluster.networks.get(self.me.as_str()) else {
             if self.uid.take().is_some() {
-                self.pace.forget(&Target::Network, now);
+                self.network_pace.forget(&Part::Spec, now);
             }
             return;
         };
         if self.uid != seen.uid() {
             self.uid = seen.uid();
-            self.pace.forget(&Target::NetworkStatus, now);
+            self.network_pace.forget(&Part::Status, now);
         }
         let labelled = network.labels.iter().all(|(key, value)| seen.labels().get(key) == Some(value));
         if seen.spec != network.spec || !labelled {
-            self.pace.forget(&Target::Network, now);
+            self.network_pace.forget(&Part::Spec, now);
         }
     }
 
@@ -164,31 +172,28 @@ impl Publisher {
         }
     }
 
-    async fn write(&mut self, target: Target, body: Body) {
-        let written = match (&target, &body) {
-            (_, Body::Network(network)) => self.write_network(network).await,
-            (_, Body::NetworkStatus(status)) => {
-                let patch = whole(status, &["sessions", "blocks", "conditions"]);
-                let params = params();
-                let write = self.networks.patch_status(self.me.as_str(), &params, &patch);
-                bounded(write).await.map(drop)
-            }
-            (Target::Block(block), Body::Block(status)) => {
-                let patch = whole(status, &["allocations"]);
-                let (name, params) = (block.name(), params());
-                let write = self.blocks.patch_status(&name, &params, &patch);
-                bounded(write).await.map(drop)
-            }
-            (_, Body::Block(_)) => return,
-        };
-        match written {
-            Ok(()) => self.pace.written(&target, body, Instant::now()),
-            Err(error) => {
-                // What is not there yet is made by another write, or was released.
-                if status_of(&error) != Some(404) {
-                    tracing::warn!(error = format!("{error:#}"), object = ?target, "status cannot be written");
+    async fn write_due(&mut self) {
+        while let Some((part, body)) = self.network_pace.take(Instant::now()) {
+            let written = match &body {
+                Body::Spec(network) => self.write_network(network).await,
+                Body::Status(status) => {
+                    let patch = whole(status, &["sessions", "blocks", "conditions"]);
+                    let write = self.networks.patch_status(self.me.as_str(), &self.params, &patch);
+                    bounded(write).await.map(drop)
                 }
-                self.pace.failed(&target, jitter(self.me.as_str()), Instant::now());
+            };
+            match told(written, &part) {
+                true => self.network_pace.written(&part, body, Instant::now()),
+                false => self.network_pace.failed(&part, jitter(self.me.as_str()), Instant::now()),
+            }
+        }
+        while let Some((block, status)) = self.block_pace.take(Instant::now()) {
+            let patch = whole(&status, &["allocations"]);
+            let name = block.name();
+            let written = bounded(self.blocks.patch_status(&name, &self.params, &patch)).await.map(drop);
+            match told(written, &block) {
+                true => self.block_pace.written(&block, status, Instant::now()),
+                false => self.block_pace.failed(&block, jitter(&name), Instant::now()),
             }
         }
     }
@@ -212,8 +217,17 @@ fn whole(status: &impl Serialize, lists: &[&str]) -> Patch<Value> {
     Patch::Merge(json!({ "status": status }))
 }
 
-fn params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+/// Whether a write succeeded; what is not there (yet) is made by another write, or was released.
+fn told(written: anyhow::Result<()>, what: &impl Debug) -> bool {
+    match written {
+        Ok(()) => true,
+        Err(error) => {
+            if status_of(&error) != Some(404) {
+                tracing::warn!(error = format!("{error:#}"), object = ?what, "status cannot be written");
+            }
+            false
+        }
+    }
 }
 
 fn without_counters(status: &NodeNetworkStatus) -> NodeNetworkStatus {

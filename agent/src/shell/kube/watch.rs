@@ -87,20 +87,21 @@ pub async fn run(
     owner.publish();
     let mut namespaces_followed = false;
     loop {
-        tokio::select! {
+        let news = tokio::select! {
             Some(update) = updates.next() => owner.absorb(update),
             Ok(()) = blocks.changed() => {
-                if let Some(blocks) = blocks.borrow_and_update().clone() {
-                    owner.cluster.blocks = blocks;
-                }
+                let blocks = blocks.borrow_and_update().clone();
+                blocks.is_some_and(|blocks| owner.set_blocks(blocks))
             }
             () = sleep_until(owner.copy_due) => {
                 owner.copy();
                 continue;
             }
+        };
+        if news {
+            gather(&mut updates, &mut owner).await;
+            owner.publish();
         }
-        gather(&mut updates, &mut owner).await;
-        owner.publish();
         if !namespaces_followed && owner.selects_namespaces() {
             updates.push(kind::<Namespace>(&client, Config::default(), Update::Namespaces));
             namespaces_followed = true;
@@ -170,21 +171,29 @@ impl Owner {
         }
     }
 
-    fn absorb(&mut self, update: Update) {
+    /// Takes a change in; false when it is none to us, which the status of an object never is.
+    fn absorb(&mut self, update: Update) -> bool {
         let cluster = &mut self.cluster;
-        let kind = match update {
-            Update::Pools(change) => take_in(&mut cluster.pools, change),
-            Update::Configurations(change) => take_in(&mut cluster.configurations, change),
-            Update::Peers(change) => take_in(&mut cluster.peers, change),
-            Update::Filters(change) => take_in(&mut cluster.filters, change),
-            Update::Networks(change) => take_in(&mut cluster.networks, change),
-            Update::Node(change) => own_node(&mut cluster.node, change),
-            Update::Namespaces(change) => {
-                labels(&mut cluster.namespaces, change);
-                None
+        let (kind, news) = match update {
+            Update::Pools(change) => take_in(&mut cluster.pools, change, |pool| pool.status = None),
+            Update::Configurations(change) => {
+                take_in(&mut cluster.configurations, change, |config| config.status = None)
             }
+            Update::Peers(change) => take_in(&mut cluster.peers, change, |peer| peer.status = None),
+            Update::Filters(change) => take_in(&mut cluster.filters, change, |filter| filter.status = None),
+            Update::Networks(change) => {
+                take_in(&mut cluster.networks, change, |network| network.status = None)
+            }
+            Update::Node(change) => own_node(&mut cluster.node, change),
+            Update::Namespaces(change) => (None, labels(&mut cluster.namespaces, change)),
         };
-        self.seen.extend(kind);
+        kind.is_some_and(|kind| self.seen.insert(kind)) || news
+    }
+
+    fn set_blocks(&mut self, blocks: Blocks) -> bool {
+        let news = self.cluster.blocks != blocks;
+        self.cluster.blocks = blocks;
+        news
     }
 
     fn selects_namespaces(&self) -> bool {
@@ -220,28 +229,48 @@ impl Owner {
     }
 }
 
-/// Carries a change out; gives the kind when all of its objects are known now.
-fn take_in<K: Resource<DynamicType = ()> + Clone>(
+/// Carries a change out, less what is of no interest here. Gives the kind when all of its objects are known
+/// now, and whether anything is new.
+fn take_in<K: Resource<DynamicType = ()> + Clone + PartialEq>(
     objects: &mut Objects<K>,
     change: Change<K>,
-) -> Option<&'static str> {
+    strip: fn(&mut K),
+) -> (Option<&'static str>, bool) {
+    let lean = |mut object: K| {
+        strip(&mut object);
+        let metadata = object.meta_mut();
+        (metadata.resource_version, metadata.generation, metadata.annotations) = (None, None, None);
+        object
+    };
+    let change = match change {
+        Change::All(all) => Change::All(all.into_iter().map(|(name, object)| (name, lean(object))).collect()),
+        Change::Applied(object) => Change::Applied(lean(object)),
+        deleted @ Change::Deleted(_) => deleted,
+    };
     let whole = matches!(change, Change::All(_));
+    let before = Arc::clone(objects);
+    let known = matches!(&change, Change::Applied(object) if before.get(&object.name_any()).is_some_and(|old| **old == *object));
+    if known {
+        return (None, false);
+    }
     absorb(objects, change);
-    whole.then(std::any::type_name::<K>)
+    (whole.then(std::any::type_name::<K>), before != *objects)
 }
 
-fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> Option<&'static str> {
+fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> (Option<&'static str>, bool) {
     let whole = matches!(change, Change::All(_));
     let read = match change {
         Change::All(nodes) => nodes.values().next().map(OwnNode::read),
         Change::Applied(object) => Some(OwnNode::read(&object)),
         Change::Deleted(_) => None,
     };
+    let news = node.as_deref() != read.as_ref();
     *node = read.map(Arc::new);
-    whole.then_some("Node")
+    (whole.then_some("Node"), news)
 }
 
-fn labels(known: &mut Arc<BTreeMap<String, BTreeMap<String, String>>>, change: Change<Namespace>) {
+fn labels(known: &mut Arc<BTreeMap<String, BTreeMap<String, String>>>, change: Change<Namespace>) -> bool {
+    let before = Arc::clone(known);
     let known = Arc::make_mut(known);
     match change {
         Change::All(all) => {
@@ -253,5 +282,31 @@ fn labels(known: &mut Arc<BTreeMap<String, BTreeMap<String, String>>>, change: C
         Change::Deleted(name) => {
             known.remove(&name);
         }
+    }
+    *before != *known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_an_object_is_no_news() {
+        let mut pools = Objects::default();
+        let strip = |pool: &mut IPPool| pool.status = None;
+        let mut pool = IPPool::example();
+        assert!(take_in(&mut pools, Change::Applied(pool.clone()), strip).1);
+        pool.status = Some(manx_api::IPPoolStatus { used: 7, ..Default::default() });
+        pool.metadata.resource_version = Some("8".to_owned());
+        assert!(!take_in(&mut pools, Change::Applied(pool.clone()), strip).1);
+        pool.spec.disabled = true;
+        assert!(take_in(&mut pools, Change::Applied(pool), strip).1);
+    }
+
+    #[test]
+    fn a_kind_is_known_once_it_was_listed_even_if_there_is_none_of_it() {
+        let mut pools = Objects::default();
+        let (kind, news) = take_in(&mut pools, Change::<IPPool>::All(BTreeMap::new()), |_| {});
+        assert!(kind.is_some() && !news);
     }
 }
