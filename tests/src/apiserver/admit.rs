@@ -151,6 +151,10 @@ pub(crate) fn defaults(resource: &Resource, object: &mut Value) {
         }
         ("", "pods") => {
             fill(object, &["status", "phase"], "Pending");
+            fill(object, &["status", "qosClass"], "BestEffort");
+            if object["spec"]["terminationGracePeriodSeconds"].is_null() {
+                object["spec"]["terminationGracePeriodSeconds"] = 30.into();
+            }
             fill(object, &["spec", "restartPolicy"], "Always");
             fill(object, &["spec", "dnsPolicy"], "ClusterFirst");
             fill(object, &["spec", "schedulerName"], "default-scheduler");
@@ -210,8 +214,8 @@ pub(crate) fn namespace_alive(state: &mut State, resource: &Resource, call: &Cal
     }
 }
 
-/// Rules for the metadata of every object.
-pub(crate) fn metadata_violations(resource: &Resource, object: &Value) -> Vec<FieldError> {
+/// Rules that no schema states: for the metadata of every object, and for pods.
+pub(crate) fn violations(resource: &Resource, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
@@ -234,6 +238,10 @@ pub(crate) fn metadata_violations(resource: &Resource, object: &Value) -> Vec<Fi
         if !is_qualified(&key.to_lowercase()) {
             errors.push(FieldError::invalid("metadata.annotations", &key.as_str().into(), QUALIFIED));
         }
+    }
+    let is_pod = (resource.group.as_str(), resource.plural.as_str()) == ("", "pods");
+    if is_pod && object["spec"]["containers"].as_array().is_none_or(Vec::is_empty) {
+        errors.push(FieldError::required("spec.containers", ""));
     }
     for finalizer in metadata["finalizers"].as_array().into_iter().flatten() {
         if !finalizer.as_str().is_some_and(is_qualified) {

@@ -13,11 +13,11 @@ fn is_definition(resource: &Resource) -> bool {
     resource.group == "apiextensions.k8s.io" && resource.plural == "customresourcedefinitions"
 }
 
-/// Checks a definition and fills in its names and status; leaves every other object alone.
+/// Checks a definition and fills in its names; leaves every other object alone.
 ///
 /// # Errors
 /// 422 with one cause for each part of the definition that cannot be used.
-pub(crate) fn complete(resource: &Resource, object: &mut Value, live: Option<&Value>) -> Result<(), Failure> {
+pub(crate) fn complete(resource: &Resource, object: &mut Value) -> Result<(), Failure> {
     if !is_definition(resource) {
         return Ok(());
     }
@@ -36,8 +36,14 @@ pub(crate) fn complete(resource: &Resource, object: &mut Value, live: Option<&Va
     if !errors.is_empty() {
         return Err(Failure::invalid(resource, &text(object, "/metadata/name"), &errors));
     }
-    object["status"] = status(object, live);
     Ok(())
+}
+
+/// Sets the status of a definition, which is the server's own; leaves every other object alone.
+pub(crate) fn establish(resource: &Resource, object: &mut Value, live: Option<&Value>) {
+    if is_definition(resource) {
+        object["status"] = status(object, live);
+    }
 }
 
 fn violations(object: &Value) -> Vec<FieldError> {

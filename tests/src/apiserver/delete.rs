@@ -114,15 +114,23 @@ fn preconditions(
     live: &Value,
     options: &DeleteOptions,
 ) -> Result<(), Failure> {
-    let checks =
-        [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)];
-    for (label, field, wanted) in checks {
+    let recreated = "The object might have been deleted and then recreated";
+    let checks = [
+        ("UID", "uid", &options.uid, recreated),
+        (
+            "ResourceVersion",
+            "resourceVersion",
+            &options.resource_version,
+            "The object might have been modified",
+        ),
+    ];
+    for (label, field, wanted, perhaps) in checks {
         let found = live["metadata"][field].as_str().unwrap_or_default();
         if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
             let why = format!(
-                "Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"
+                "the {label} in the precondition ({wanted}) does not match the {label} in record ({found}). {perhaps}"
             );
-            return Err(Failure::conflict(resource, name, &why));
+            return Err(Failure::precondition(resource, name, &why));
         }
     }
     Ok(())

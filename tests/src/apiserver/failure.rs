@@ -90,6 +90,14 @@ impl Failure {
         Self::about(404, "NotFound", message, resource, name)
     }
 
+    /// No resource of this name is served. In a group that is not the API server's own, the real one does not even
+    /// answer with a `Status` then.
+    pub(crate) fn no_such_resource(group: &str) -> Self {
+        let own = group.is_empty() || group == "apps" || group.ends_with(".k8s.io");
+        let details = if own { json!({}) } else { Value::Null };
+        Self { details, ..Self::no_such_path() }
+    }
+
     /// Nothing is served at this path.
     pub(crate) fn no_such_path() -> Self {
         let mut failure = Self::plain(404, "NotFound", "the server could not find the requested resource");
@@ -128,10 +136,7 @@ impl Failure {
             [one] => one.to_string(),
             many => format!("[{}]", many.iter().map(FieldError::to_string).collect::<Vec<_>>().join(", ")),
         };
-        let kind = match resource.group.as_str() {
-            "" => resource.kind.clone(),
-            group => format!("{}.{group}", resource.kind),
-        };
+        let kind = resource.qualified_kind();
         let causes: Vec<Value> = errors
             .iter()
             .map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field}))
@@ -168,9 +173,33 @@ impl Failure {
     }
 
     /// The body is in a format that is not spoken here.
-    pub(crate) fn unsupported_media_type(content_type: &str) -> Self {
-        let message = format!("the body of the request was in an unknown format ({content_type})");
+    pub(crate) fn unsupported_media_type(accepted: &str) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {accepted}"
+        );
         Self::plain(415, "UnsupportedMediaType", message)
+    }
+
+    /// The request is well-formed and cannot be carried out.
+    pub(crate) fn unprocessable(message: &str) -> Self {
+        Self { details: json!({}), ..Self::plain(422, "Invalid", message) }
+    }
+
+    /// The options of a request break rules.
+    pub(crate) fn invalid_options(kind: &str, error: &FieldError) -> Self {
+        let cause = json!({"reason": error.reason, "message": error.message, "field": error.field});
+        let details = json!({"group": "meta.k8s.io", "kind": kind, "causes": [cause]});
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {error}");
+        Self { details, ..Self::plain(422, "Invalid", message) }
+    }
+
+    /// A precondition of a deletion does not hold.
+    pub(crate) fn precondition(resource: &Resource, name: &str, why: &str) -> Self {
+        let kind = resource.qualified_kind();
+        let message = format!("Operation cannot be fulfilled on {kind} \"{name}\": {why}");
+        let mut failure = Self::about(409, "Conflict", message, resource, name);
+        failure.details["kind"] = resource.kind.clone().into();
+        failure
     }
 
     /// The history that was asked for is gone.

@@ -158,14 +158,11 @@ impl<'a> Place<'a> {
         Self { node, built_in: self.built_in, path: self.path.clone() }
     }
 
-    /// Whether the value is an object with named fields, which nobody owns as such, rather than a map.
+    /// Whether the value is a built-in object with named fields, which nobody owns as such, rather than a map.
     fn is_struct(&self, value: &Value) -> bool {
         const MAPS: [&str; 6] = ["labels", "annotations", "data", "nodeSelector", "capacity", "allocatable"];
-        match self.node {
-            _ if !value.is_object() => false,
-            Some(node) => !node.properties.is_empty(),
-            None => self.built_in && !MAPS.iter().any(|map| self.path.ends_with(&format!("/{map}"))),
-        }
+        let is_map = MAPS.iter().any(|map| self.path.ends_with(&format!("/{map}")));
+        value.is_object() && (self.path.is_empty() || (self.built_in && !is_map))
     }
 
     fn nature(&self, value: &Value) -> Nature {
@@ -225,6 +222,24 @@ pub(crate) fn of_value(place: &Place<'_>, value: &Value) -> FieldSet {
     }
 }
 
+/// All fields of a value that came or went as a whole, the maps and lists in it included.
+fn whole(place: &Place<'_>, value: &Value) -> FieldSet {
+    if value.is_null() {
+        return FieldSet::default();
+    }
+    match place.parts(value) {
+        Some(parts) if !parts.is_empty() => {
+            let below = parts.into_iter().map(|(step, place, value)| {
+                let mut set = whole(&place, value);
+                set.owned |= !step.starts_with("f:");
+                (step, set)
+            });
+            FieldSet { owned: !place.is_struct(value), below: below.collect() }
+        }
+        _ => FieldSet::leaf(),
+    }
+}
+
 /// What differs between two values.
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
@@ -240,15 +255,8 @@ pub(crate) fn difference(place: &Place<'_>, old: &Value, new: &Value) -> Differe
         return Difference::default();
     }
     let (Some(had), Some(has)) = (place.parts(old), place.parts(new)) else {
-        let whole = |value: &Value| match value {
-            Value::Null => FieldSet::default(),
-            value => {
-                let set = of_value(place, value);
-                FieldSet { owned: set.owned || !place.is_struct(value), ..set }
-            }
-        };
-        let changed = whole(new);
-        let mut removed = whole(old);
+        let changed = whole(place, new);
+        let mut removed = whole(place, old);
         removed.subtract(&changed);
         return Difference { changed, removed };
     };
@@ -268,7 +276,7 @@ pub(crate) fn difference(place: &Place<'_>, old: &Value, new: &Value) -> Differe
     let (lost, item) = (had.into_iter().filter(|(step, _)| !kept.contains(step)), place.item());
     for (step, value) in lost {
         let place = step.strip_prefix("f:").map_or_else(|| item.clone(), |key| place.child(key));
-        found.removed.below.insert(step, FieldSet { owned: true, ..of_value(&place, value) });
+        found.removed.below.insert(step, FieldSet { owned: true, ..whole(&place, value) });
     }
     found
 }

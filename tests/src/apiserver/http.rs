@@ -177,6 +177,9 @@ fn objects(
     }
 }
 
+/// The formats in which objects are read.
+const ACCEPTED: &str = "application/json, application/yaml";
+
 fn parse_body(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
     match content_type {
         "" | "application/json" | "*/*" => serde_json::from_slice(body)
@@ -186,9 +189,9 @@ fn parse_body(content_type: &str, body: &[u8]) -> Result<Value, Failure> {
             .map_or_else(|| serde_yaml_ng::from_slice(body), Ok)
             .map_err(|why| Failure::bad_request(format!("the body of the request is not YAML: {why}"))),
         "application/vnd.kubernetes.protobuf" => {
-            protobuf::read(body).ok_or_else(|| Failure::unsupported_media_type(content_type))
+            protobuf::read(body).ok_or_else(|| Failure::unsupported_media_type(ACCEPTED))
         }
-        other => Err(Failure::unsupported_media_type(other)),
+        _ => Err(Failure::unsupported_media_type(ACCEPTED)),
     }
 }
 
@@ -207,6 +210,9 @@ pub(crate) fn typed(code: u16, content_type: &'static str, body: impl Into<Bytes
 
 /// A `Status`, with `Retry-After` if it asks for patience.
 pub(crate) fn refusal(failure: &Failure) -> Response<Body> {
+    if failure.code == 404 && failure.details.is_null() {
+        return typed(404, "text/plain; charset=utf-8", "404 page not found\n");
+    }
     let mut response = json(failure.code, &failure.status());
     if let Some(seconds) = failure.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

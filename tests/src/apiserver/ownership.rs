@@ -36,7 +36,7 @@ impl Writer {
     pub(crate) fn apply(call: &Call, resource: &Resource) -> Result<Self, Failure> {
         if call.query.text("fieldManager").is_empty() {
             let error = FieldError::required("fieldManager", "is required for apply patch");
-            return Err(Failure::invalid(resource, &call.target.name, &[error]));
+            return Err(Failure::invalid_options("PatchOptions", &error));
         }
         Ok(Self { apply: true, ..Self::update(call, resource) })
     }

@@ -35,7 +35,12 @@ pub(crate) fn patch(
         "application/strategic-merge-patch+json" if resource.built_in().is_some() => {
             merge::strategic(&mut new, body, "");
         }
-        other => return Err(Failure::unsupported_media_type(other)),
+        _ => {
+            let strategic = "application/strategic-merge-patch+json, application/apply-patch+yaml";
+            let last = if resource.built_in().is_some() { strategic } else { "application/apply-patch+yaml" };
+            let accepted = format!("application/json-patch+json, application/merge-patch+json, {last}");
+            return Err(Failure::unsupported_media_type(&accepted));
+        }
     }
     admit::identity(resource, call, &mut new)?;
     let writer = Writer::update(call, resource);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::call::Call;
-use super::failure::Failure;
+use super::failure::{Failure, FieldError};
 use super::resource::Resource;
 use super::selector::Selector;
 use super::state::State;
@@ -52,7 +52,7 @@ pub(crate) fn list(state: &mut State, call: &Call, resource: &Resource) -> Resul
         .collect();
     let size = limit.and_then(|l| usize::try_from(l).ok()).unwrap_or(usize::MAX);
     let remaining = selected.len().saturating_sub(size);
-    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "continue": ""});
     if remaining > 0 {
         let (last, _) = &selected[size - 1];
         metadata["continue"] = token(revision, last).into();
@@ -113,10 +113,18 @@ fn start(state: &State, call: &Call) -> Result<(u64, Option<Key>), Failure> {
     match (query.text("resourceVersionMatch"), query.number("resourceVersion")?) {
         ("Exact", Some(revision)) if revision > 0 => Ok((revision, None)),
         ("Exact" | "NotOlderThan", None) => {
-            Err(Failure::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            Err(forbidden_match(why))
         }
         _ => Ok((current, None)),
     }
+}
+
+/// A `resourceVersionMatch` that does not go with the other parameters.
+pub(crate) fn forbidden_match(why: &str) -> Failure {
+    let field = "resourceVersionMatch";
+    let error = FieldError::with_reason(field, "FieldValueForbidden", format!("Forbidden: {why}"));
+    Failure::invalid_options("ListOptions", &error)
 }
 
 fn too_old(call: &Call) -> Failure {

@@ -73,6 +73,14 @@ impl Resource {
         }
     }
 
+    /// The kind in messages: `Pod`, `IPPool.manx.dev`.
+    pub(crate) fn qualified_kind(&self) -> String {
+        match self.group.as_str() {
+            "" => self.kind.clone(),
+            group => format!("{}.{group}", self.kind),
+        }
+    }
+
     /// `v1`, `manx.dev/v1alpha1`.
     pub(crate) fn api_version(&self) -> String {
         match self.group.as_str() {

@@ -49,7 +49,7 @@ impl State {
         let resource = self
             .registry
             .find(&target.group, &target.version, &target.plural)
-            .ok_or_else(Failure::no_such_path)?;
+            .ok_or_else(|| Failure::no_such_resource(&target.group))?;
         let served = match target.subresource.as_str() {
             "" => true,
             "status" => resource.status,

@@ -82,7 +82,10 @@ fn cells(resource: &Resource, stored: &Value) -> Vec<Value> {
         Origin::BuiltIn(_) => built_in::columns(resource)
             .iter()
             .map(|(_, kind, _, cell)| match cell {
-                Cell::Path(path) => typed(kind, jsonpath::first(path, stored)),
+                Cell::Path(path) => match typed(kind, jsonpath::first(path, stored)) {
+                    Value::Null if *kind == "string" => "".into(),
+                    cell => cell,
+                },
                 Cell::Computed(compute) => compute(stored),
             })
             .collect(),

@@ -142,9 +142,8 @@ fn streaming_list(call: &Call) -> Result<Option<bool>, Failure> {
         return Ok(None);
     }
     if query.text("resourceVersionMatch") != "NotOlderThan" {
-        return Err(Failure::bad_request(
-            "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        return Err(read::forbidden_match(why));
     }
     Ok(Some(query.flag("sendInitialEvents")))
 }

@@ -58,9 +58,10 @@ pub(crate) fn insert(
     let object = resource.kept(object);
     let mut object = initial(resource, object);
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    crd::complete(resource, &mut object, None)?;
+    crd::complete(resource, &mut object)?;
     check(resource, &object, None, &name)?;
     ownership::record(resource, &Value::Null, &mut object, writer);
+    crd::establish(resource, &mut object, None);
     let key = key_in(&object);
     if state.store.collection(&resource.storage).get(&key).is_some() {
         return Err(Failure::already_exists(resource, &name));
@@ -142,9 +143,10 @@ pub(crate) fn replace(
     if (resource.group.as_str(), resource.plural.as_str()) == ("", "secrets") {
         admit::string_data(&mut new);
     }
-    crd::complete(resource, &mut new, Some(live))?;
+    crd::complete(resource, &mut new)?;
     check(resource, &new, Some(live), name)?;
     ownership::record(resource, live, &mut new, writer);
+    crd::establish(resource, &mut new, Some(live));
     count_generation(resource, live, &mut new);
     if same_but_for_times(live, &new) {
         return Ok(Written { code: 200, object: Arc::clone(live), warnings });
@@ -221,15 +223,15 @@ fn keep_system_metadata(live: &Value, new: &mut Value) {
 }
 
 fn check(resource: &Resource, new: &Value, live: Option<&Value>, name: &str) -> Result<(), Failure> {
-    let mut errors = admit::metadata_violations(resource, new);
+    let mut errors = admit::violations(resource, new);
     if let Some(live) = live.filter(|live| live["metadata"]["deletionTimestamp"].is_string()) {
         let of = |object: &Value| object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
         let had = of(live);
         let added: Vec<Value> = of(new).into_iter().filter(|f| !had.contains(f)).collect();
         if !added.is_empty() {
+            let list = added.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
             let message = format!(
-                "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {}",
-                Value::from(added)
+                "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}",
             );
             errors.push(FieldError::with_reason("metadata.finalizers", "FieldValueForbidden", message));
         }

@@ -21,7 +21,7 @@ fn step(target: &mut Value, operation: &Value) -> Result<(), Failure> {
         "add" => add(target, path, value(operation)?),
         "remove" => remove(target, path).map(drop),
         "replace" => {
-            let place = target.pointer_mut(path).ok_or_else(|| missing(verb, path))?;
+            let place = target.pointer_mut(path).ok_or_else(unprocessable)?;
             *place = value(operation)?;
             Ok(())
         }
@@ -31,11 +31,11 @@ fn step(target: &mut Value, operation: &Value) -> Result<(), Failure> {
         }
         "copy" => {
             let from = pointer(operation, "from")?;
-            let copied = target.pointer(from).cloned().ok_or_else(|| missing(verb, from))?;
+            let copied = target.pointer(from).cloned().ok_or_else(unprocessable)?;
             add(target, path, copied)
         }
         "test" if target.pointer(path) == Some(&value(operation)?) => Ok(()),
-        "test" => Err(unprocessable(format!("testing value {path} failed"))),
+        "test" => Err(unprocessable()),
         other => Err(Failure::bad_request(format!("unknown JSON patch operation {other:?}"))),
     }
 }
@@ -68,15 +68,15 @@ fn add(target: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
         }
         Some(Value::Array(list)) => {
             let index = key.parse().ok().filter(|index| *index <= list.len());
-            list.insert(index.ok_or_else(|| missing("add", path))?, value);
+            list.insert(index.ok_or_else(unprocessable)?, value);
             Ok(())
         }
-        _ => Err(missing("add", path)),
+        _ => Err(unprocessable()),
     }
 }
 
 fn remove(target: &mut Value, path: &str) -> Result<Value, Failure> {
-    let (parent, token) = path.rsplit_once('/').ok_or_else(|| missing("remove", path))?;
+    let (parent, token) = path.rsplit_once('/').ok_or_else(unprocessable)?;
     let key = token.replace("~1", "/").replace("~0", "~");
     let removed = match target.pointer_mut(parent) {
         Some(Value::Object(map)) => map.remove(&key),
@@ -85,16 +85,12 @@ fn remove(target: &mut Value, path: &str) -> Result<Value, Failure> {
         }
         _ => None,
     };
-    removed.ok_or_else(|| missing("remove", path))
+    removed.ok_or_else(unprocessable)
 }
 
-fn missing(verb: &str, path: &str) -> Failure {
-    unprocessable(format!("{verb} operation does not apply: doc is missing path: {path:?}"))
-}
-
-fn unprocessable(why: String) -> Failure {
-    let message = format!("the server rejected our request due to an error in our request: {why}");
-    Failure::injected(422, &message, None)
+/// An operation that cannot be carried out; the API server does not say which.
+fn unprocessable() -> Failure {
+    Failure::unprocessable("the server rejected our request due to an error in our request")
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 }
 
 fn wanted_type(node: &Node) -> &str {
-    if node.int_or_string { "integer or string" } else { &node.kind }
+    if node.int_or_string { "integer,string" } else { &node.kind }
 }
 
 fn has_type(node: &Node, value: &Value) -> bool {
@@ -74,17 +74,15 @@ fn string(node: &Node, text: &str, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(max) = node.max_length.filter(|max| length > *max) {
         let message = format!("Too long: may not be more than {max} bytes");
         errors.push(FieldError::with_reason(path, "FieldValueTooLong", message));
-    }
-    if let Some(min) = node.min_length.filter(|min| length < *min) {
+    } else if let Some(min) = node.min_length.filter(|min| length < *min) {
         errors.push(invalid(path, &value, format!("should be at least {min} chars long")));
-    }
-    if let Some(pattern) = node.pattern.as_ref().filter(|p| !p.is_match(text)) {
+    } else if let Some(pattern) = node.pattern.as_ref().filter(|p| !p.is_match(text)) {
         errors.push(invalid(path, &value, format!("should match '{pattern}'")));
     }
     if !format::holds(&node.format, text) {
         let message =
             format!("Invalid value: {value}: {path} in body must be of type {}: {value}", node.format);
-        errors.push(FieldError::with_reason(path, "FieldValueInvalid", message));
+        errors.push(FieldError::with_reason(path, "FieldValueTypeInvalid", message));
     }
 }
 
@@ -139,7 +137,8 @@ fn duplicates(node: &Node, list: &[Value], path: &str, errors: &mut Vec<FieldErr
         if let Some(identity) = identity
             && identities[..index].iter().flatten().any(|earlier| earlier == identity)
         {
-            let message = format!("Duplicate value: {identity}");
+            let go_type = if identity.is_object() { "map[string]interface {}" } else { "" };
+            let message = format!("Duplicate value: {go_type}{identity}");
             let field = format!("{path}[{index}]");
             errors.push(FieldError::with_reason(&field, "FieldValueDuplicate", message));
         }
@@ -179,7 +178,7 @@ fn logic(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     };
     let mut broken = |why: String| {
         let shown = Value::from(if value.is_object() { "" } else { type_name(value) });
-        errors.push(FieldError::invalid(path, &shown, &why));
+        errors.push(FieldError::invalid("<nil>", &shown, &why));
     };
     if !node.all_of.iter().all(&holds) {
         broken(format!("\"{path}\" must validate all the schemas (allOf)"));
