@@ -4,7 +4,8 @@
 //! 410, bookmarks, finalizers, status as a subresource, server-side apply, CRDs with their schemas and CEL rules,
 //! tables for `kubectl get`. The contract suite in `tests/tests/apiserver.rs` runs against it and, where the
 //! binaries are there, against the real one. It has no authentication, no admission webhooks, no garbage collector
-//! and no controllers; nothing survives a restart.
+//! and no controllers; nothing survives a restart. As in a real cluster, a pod that is deleted while bound to a node only
+//! gets a deletionTimestamp: whoever plays its kubelet deletes it with grace period 0.
 //!
 //! A request runs through `http` (routing, faults, log) to a verb (`read`, `write`, `patch`, `delete`, `watch`) under
 //! one briefly held lock on `state::State`. Other processes inject faults and read the log by the paths of `admin`.
