@@ -166,3 +166,74 @@ fn since(seconds: Option<u64>) -> Timestamp {
     let seconds = seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use manx_api::is_true;
+    use manx_bgp::{Asn, PeerId};
+
+    use super::*;
+
+    fn peer(state: PeerState, since: u64) -> PeerStatus {
+        PeerStatus {
+            peer: PeerId::from("node/node2"),
+            state,
+            since: Duration::from_secs(since),
+            asn: Asn(64512),
+            router_id: None,
+            local: None,
+            remote: None,
+            hold_time: None,
+            capabilities: Vec::new(),
+            families: BTreeMap::new(),
+            established: 1,
+            dropped: 0,
+            messages_in: 0,
+            messages_out: 0,
+            faults: 0,
+            last_error: None,
+            retry_in: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).expect("a time")
+    }
+
+    #[test]
+    fn a_status_without_news_is_equal_however_much_later_it_is_made() {
+        let before = {
+            let peers = [peer(PeerState::Established, 5)];
+            network(&NodeNetworkStatus::default(), &Facts { peers: &peers, ..Facts::default() }, "1", at(0))
+        };
+        let peers = [peer(PeerState::Established, 66)];
+        let after = network(&before, &Facts { peers: &peers, ..Facts::default() }, "1", at(60));
+        assert_eq!(after, before);
+        assert_eq!(after.sessions_up, "1/1");
+    }
+
+    #[test]
+    fn a_session_that_changed_its_state_has_a_new_start() {
+        let peers = [peer(PeerState::Established, 60)];
+        let before =
+            network(&NodeNetworkStatus::default(), &Facts { peers: &peers, ..Facts::default() }, "1", at(60));
+        let peers = [peer(PeerState::Idle, 1)];
+        let after = network(&before, &Facts { peers: &peers, ..Facts::default() }, "1", at(100));
+        assert_eq!((before.sessions[0].since.0, after.sessions[0].since.0), (at(0), at(99)));
+    }
+
+    #[test]
+    fn what_is_wrong_stands_in_a_condition_and_goes_with_it() {
+        let stats = Stats { blocked: BTreeMap::from([(Why::NextHop, 2)]), ..Stats::default() };
+        let obstacles = ["no pool".to_owned()];
+        let facts = Facts { routes: Some(&stats), obstacles: &obstacles, ..Facts::default() };
+        let status = network(&NodeNetworkStatus::default(), &facts, "1", at(0));
+        assert!(!is_true(&status.conditions, "Ready"));
+        let routes = manx_api::condition(&status.conditions, "RoutesInstalled").expect("set");
+        assert_eq!(routes.message, "2 routes whose next hop the kernel cannot reach");
+        let status = network(&status, &Facts::default(), "1", at(9));
+        assert!(is_true(&status.conditions, "Ready") && is_true(&status.conditions, "RoutesInstalled"));
+    }
+}

@@ -114,3 +114,56 @@ async fn answer(request: Request, calls: &mpsc::Sender<Call>) -> Reply {
 fn refusal(code: Code, msg: &str, details: &str) -> Reply {
     Reply::Error(RpcError { code: code.0, msg: msg.to_owned(), details: details.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A socket behind which every status call is answered with "ready".
+    fn answering() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("agent.sock");
+        let (calls_in, mut calls) = mpsc::channel::<Call>(4);
+        tokio::spawn(serve(listen(&path).expect("listening"), calls_in));
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                let _gone = call.reply.send(Reply::Ready);
+            }
+        });
+        (dir, path)
+    }
+
+    async fn exchange(path: &Path, line: &[u8]) -> Reply {
+        let mut stream = UnixStream::connect(path).await.expect("connected");
+        stream.write_all(line).await.expect("written");
+        stream.shutdown().await.expect("ended");
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).await.expect("read");
+        decode(&reply).expect("a reply")
+    }
+
+    #[tokio::test]
+    async fn a_call_is_answered_with_one_line() {
+        let (_dir, path) = answering();
+        assert_eq!(exchange(&path, &encode(&Request::Status)).await, Reply::Ready);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_no_request_is_refused_with_the_reason() {
+        let (_dir, path) = answering();
+        for line in [&b"{\"status\n"[..], b"hello\n", b"\"status\""] {
+            let Reply::Error(error) = exchange(&path, line).await else { panic!("refused") };
+            assert_eq!(error.code, Code::DECODE.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_old_socket_is_replaced_and_the_new_one_is_for_root_only() {
+        let (_dir, path) = answering();
+        listen(&path).expect("listening again");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
