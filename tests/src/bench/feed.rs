@@ -13,14 +13,14 @@ use anyhow::{Context, Result, ensure};
 /// The length of a message header (RFC 4271 §4.1).
 const HEADER: usize = 19;
 
-/// A table of IPv4 routes: consecutive /24 networks, spread over next hops in turn.
+/// A table of IPv4 routes: consecutive /26 networks, as blocks of pods are, spread over next hops in turn.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// The AS that the routes come from, and how often it stands in their path.
     pub asn: u32,
     /// Length of the AS_PATH.
     pub path: usize,
-    /// First network; the following ones are the next /24 each.
+    /// First network; the following ones are the next /26 each.
     pub first: Ipv4Addr,
     /// How many networks.
     pub routes: u32,
@@ -33,7 +33,7 @@ pub struct Table {
 impl Table {
     /// The network number `index` of the table.
     pub fn network(&self, index: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.first) + (index << 8))
+        Ipv4Addr::from(u32::from(self.first) + (index << 6))
     }
 
     /// The whole table as UPDATE messages, ready to be written.
@@ -64,8 +64,8 @@ impl Table {
         body.extend(u16::try_from(attributes.len()).expect("few attributes").to_be_bytes());
         body.extend(attributes);
         for index in networks {
-            body.push(24);
-            body.extend(&self.network(index).octets()[..3]);
+            body.push(26);
+            body.extend(self.network(index).octets());
         }
         message(2, &body, bytes);
     }
@@ -184,9 +184,9 @@ mod tests {
         let table = Table { asn: 65100, path: 1, first, routes: 3, per_update: 2, next_hops: hops };
         let bytes = table.updates();
         let first_length = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
-        assert_eq!(first_length, HEADER + 4 + 4 + 9 + 7 + 8);
-        assert_eq!(bytes.len(), first_length + first_length - 4);
-        assert_eq!(&bytes[first_length - 4..first_length], [24, 20, 0, 1]);
-        assert_eq!(&bytes[bytes.len() - 4..], [24, 20, 0, 2]);
+        assert_eq!(first_length, HEADER + 4 + 4 + 9 + 7 + 10);
+        assert_eq!(bytes.len(), first_length + first_length - 5);
+        assert_eq!(&bytes[first_length - 5..first_length], [26, 20, 0, 0, 64]);
+        assert_eq!(&bytes[bytes.len() - 5..], [26, 20, 0, 0, 128]);
     }
 }

@@ -192,7 +192,7 @@ fn manx<T>(body: impl FnOnce(&Subject<'_>) -> Result<T>) -> Result<T> {
     let lab = Lab::up(&Options { name: "benchfib".to_owned(), nodes: 1, ..Options::default() })?;
     let mut objects = vec![json!({
         "apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "fed"},
-        "spec": {"cidr": "20.0.0.0/7", "blockSize": 26, "assignmentMode": "Manual"}
+        "spec": {"cidr": "20.0.0.0/8", "blockSize": 26, "assignmentMode": "Manual"}
     })];
     for host in [2, 3] {
         objects.push(json!({
@@ -203,7 +203,7 @@ fn manx<T>(body: impl FnOnce(&Subject<'_>) -> Result<T>) -> Result<T> {
     }
     objects.push(json!({
         "apiVersion": "manx.dev/v1alpha1", "kind": "BGPFilter", "metadata": {"name": "fed"},
-        "spec": {"importV4": [{"action": "Accept", "cidr": "20.0.0.0/7", "matchOperator": "In"}]}
+        "spec": {"importV4": [{"action": "Accept", "cidr": "20.0.0.0/8", "matchOperator": "In"}]}
     }));
     let (netns, feed) = (lab.netns("node1"), lab.netns("feed"));
     feeders(&netns, &feed)?;
