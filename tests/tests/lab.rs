@@ -74,20 +74,8 @@ fn lab_with_pods(nodes: usize) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Waits until each pod reaches each other pod and the outside reaches all of them, on both families.
 fn everyone_is_reached(lab: &Lab) -> Result<()> {
-    let mut paths = show::pod_paths(lab);
-    paths.extend(show::outside_paths(lab));
-    let mut missing = paths.clone();
-    let outcome = wait::until("every pod is reached", CONVERGENCE, || {
-        let hops = probe::matrix(&missing)?;
-        let mut answers = hops.iter();
-        missing.retain(|_| answers.next().is_some_and(Option::is_none));
-        Ok(missing.is_empty())
-    });
-    outcome.with_context(|| format!("not reached: {missing:?}"))?;
-    ensure!(probe::matrix(&paths)?.iter().all(Option::is_some), "a pod that was reached is no longer");
-    Ok(())
+    show::until_reached(lab, CONVERGENCE)
 }
 
 /// The blocks of `node` (all with `None`), from the API server.

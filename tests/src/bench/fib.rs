@@ -203,7 +203,7 @@ fn manx<T>(body: impl FnOnce(&Subject<'_>) -> Result<T>) -> Result<T> {
     }
     objects.push(json!({
         "apiVersion": "manx.dev/v1alpha1", "kind": "BGPFilter", "metadata": {"name": "fed"},
-        "spec": {"importV4": [{"action": "Accept", "cidr": "20.0.0.0/8", "matchOperator": "In"}]}
+        "spec": {"importV4": [{"name": "fed", "action": "Accept", "cidr": "20.0.0.0/8", "matchOperator": "In"}]}
     }));
     let (netns, feed) = (lab.netns("node1"), lab.netns("feed"));
     feeders(&netns, &feed)?;

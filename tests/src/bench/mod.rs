@@ -52,8 +52,8 @@ pub fn median(samples: &[f64]) -> f64 {
 /// Prints the rows as a table.
 pub fn print(rows: &[Row]) {
     println!(
-        "{:<58} {:<18} {:>4} {:>12} {:>12} {:>5} {:>8}  {}",
-        "what", "peer", "runs", "ours", "peer's", "unit", "ratio", "target"
+        "{:<58} {:<18} {:>4} {:>12} {:>12} {:>5} {:>8}  target",
+        "what", "peer", "runs", "ours", "peer's", "unit", "ratio"
     );
     for row in rows {
         println!(

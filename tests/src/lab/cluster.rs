@@ -150,7 +150,7 @@ impl Lab {
         let name = name.to_owned();
         with_client(&self.netns("cp"), |client| async move {
             let api = dynamic_api(client, &serde_json::from_value(object)?)?;
-            match api.delete(&name, &DeleteParams::default()).await {
+            match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 other => other.map(drop).map_err(Into::into),
             }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::capture::{Capture, Packet};
 use super::probe::{self, Hops, Path};
@@ -51,6 +51,7 @@ pub fn status(lab: &Lab) -> Result<()> {
     wait::until("every session of the router is up", Duration::from_secs(30), || {
         Ok(lab.router().established()? == lab.nodes().len())
     })?;
+    until_reached(lab, Duration::from_secs(30))?;
     for kind in ["ippools", "ipblocks", "nodenetworks", "bgppeers", "nodes", "pods"] {
         println!("\n$ kubectl get {kind}");
         print!("{}", lab.kubectl(&["get", kind])?);
@@ -93,6 +94,25 @@ pub fn outside_paths(lab: &Lab) -> Vec<Path> {
         }
     }
     paths
+}
+
+/// Waits until each pod reaches each other pod and the outside reaches all of them, on both families.
+///
+/// # Errors
+/// Names the ways that are still closed after `limit`, or one that closed again meanwhile.
+pub fn until_reached(lab: &Lab, limit: Duration) -> Result<()> {
+    let mut paths = pod_paths(lab);
+    paths.extend(outside_paths(lab));
+    let mut missing = paths.clone();
+    let outcome = wait::until("every pod is reached", limit, || {
+        let hops = probe::matrix(&missing)?;
+        let mut answers = hops.iter();
+        missing.retain(|_| answers.next().is_some_and(Option::is_none));
+        Ok(missing.is_empty())
+    });
+    outcome.with_context(|| format!("not reached: {missing:?}"))?;
+    ensure!(probe::matrix(&paths)?.iter().all(Option::is_some), "a pod that was reached is no longer");
+    Ok(())
 }
 
 fn pods_reach_pods(lab: &Lab) -> Result<String> {
