@@ -41,6 +41,8 @@ struct Subject<'a> {
     feed: String,
     /// The process whose processor time counts.
     process: &'a str,
+    /// The address on which it takes sessions.
+    address: Ipv4Addr,
 }
 
 /// What one run measured.
@@ -166,7 +168,7 @@ impl Subject<'_> {
     fn session(&self, host: u8) -> Result<Session> {
         netns::enter(&self.feed, || {
             let source = Ipv4Addr::new(10, 98, 0, host);
-            let target = SocketAddr::from(([10, 98, 0, 1], 179));
+            let target = SocketAddr::from((self.address, 179));
             Session::open(target, source, FEED_ASN, PATIENCE)
                 .with_context(|| format!("{} takes no session from {source}", self.name))
         })
@@ -208,7 +210,9 @@ fn manx<T>(body: impl FnOnce(&Subject<'_>) -> Result<T>) -> Result<T> {
     let (netns, feed) = (lab.netns("node1"), lab.netns("feed"));
     feeders(&netns, &feed)?;
     lab.apply(&objects)?;
-    body(&Subject { name: "manx-agent", netns, feed, process: "manx-agent" })
+    // The agent listens on the node's own addresses.
+    let address = Ipv4Addr::new(172, 30, 1, 2);
+    body(&Subject { name: "manx-agent", netns, feed, process: "manx-agent", address })
 }
 
 /// Runs `body` against a fresh BIRD.
@@ -222,7 +226,8 @@ fn bird<T>(body: impl FnOnce(&Subject<'_>) -> Result<T>) -> Result<T> {
     let config = folder.path().join("bird.conf");
     std::fs::write(&config, bird_config())?;
     start_bird(&netns, &config)?;
-    let result = body(&Subject { name: "BIRD", netns, feed, process: "bird" });
+    let result =
+        body(&Subject { name: "BIRD", netns, feed, process: "bird", address: Ipv4Addr::new(10, 98, 0, 1) });
     Lab::down_by_name(NAME)?;
     result
 }
@@ -257,7 +262,8 @@ fn feeders(subject: &str, feed: &str) -> Result<()> {
     netns::wire(
         &netns::End { netns: subject, link: "feed", addresses: &own },
         &netns::End { netns: feed, link: "eth0", addresses: &hosts },
-    )
+    )?;
+    netns::ip(&["-n", feed, "route", "add", "default", "via", "10.98.0.1"])
 }
 
 /// Looks at `condition` every two milliseconds.
