@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use manx_api::{
-    BGPFilter, BGPPeer, BGPPeerSpec, GracefulRestart, MaxPrefixes, NextHopMode as ApiNextHop, NodeNetwork,
-    PeerAddress, PeerAsn, PeerTarget, SourceAddress, Topology, selects,
+    BGPFilter, BGPPeer, BGPPeerSpec, DEFAULT_CONFIGURATION, GracefulRestart, MaxPrefixes,
+    NextHopMode as ApiNextHop, NodeNetwork, PeerAddress, PeerAsn, PeerTarget, SourceAddress, Topology,
+    selects,
 };
 use manx_bgp::{Asn, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId};
 
@@ -20,10 +21,16 @@ const MAX_PREFIXES: u32 = 65_536;
 /// The first pause between two attempts to connect; it doubles from there.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const BGP_PORT: u16 = 179;
+/// What to say to somebody who sets a pace of keepalives, which the speaker derives from the hold time.
+const OWN_PACE: &str = "keepaliveTimeSeconds is not carried out yet: keepalives go out every third of the hold time; \
+                        set holdTimeSeconds instead";
 
 /// All sessions of this node.
 pub(super) fn all(view: &View<'_>, problems: &mut BTreeSet<Problem>) -> BTreeMap<PeerId, PeerIntent> {
     let mut peers = BTreeMap::new();
+    if view.config.keepalive_time_seconds.is_some() {
+        problems.insert(Problem::new("BGPConfiguration", DEFAULT_CONFIGURATION, OWN_PACE));
+    }
     for network in view.cluster.networks.values().filter(|network| view.in_mesh(network)) {
         let wanted = Wanted { spec: None, filters: Vec::new() };
         if let Some(peer) = wanted.with_node(view, network) {
@@ -68,6 +75,9 @@ fn of_object(
 ) -> Vec<(PeerId, PeerIntent)> {
     let name = object.name_any();
     let chosen_here = selects(object.spec.node_selector.as_ref(), &view.node.labels);
+    if chosen_here && object.spec.keepalive_time_seconds.is_some() {
+        problems.insert(Problem::new("BGPPeer", &name, OWN_PACE));
+    }
     let mut refuse = |text: String| {
         problems.insert(Problem::new("BGPPeer", &name, text));
         Vec::new()

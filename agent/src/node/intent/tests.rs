@@ -293,6 +293,17 @@ fn a_disabled_pool_stays_routed() {
 }
 
 #[test]
+fn a_pace_of_keepalives_is_said_not_to_be_carried_out_and_the_session_stays() {
+    let mut scene = Scene::new();
+    scene.config(|config| config.keepalive_time_seconds = Some(5));
+    scene.router(|peer| peer.keepalive_time_seconds = Some(5));
+    let problems = scene.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.contains("keepaliveTimeSeconds")), "{problems:?}");
+    assert!(ids(&scene.bgp()).contains(&"peer/tor".to_owned()));
+}
+
+#[test]
 fn a_router_is_peered_with_as_its_object_says() {
     let mut scene = Scene::new();
     scene.router(|peer| {
