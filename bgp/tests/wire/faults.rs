@@ -30,12 +30,9 @@ enum Outcome {
 use Outcome::{Disabled, Discarded, Fine, Reset, Withdrawn};
 
 fn outcome(octets: &[u8], dialect: &Dialect) -> Outcome {
-    let Decoded { message, faults } = match decode(octets, dialect) {
-        Ok(decoded) => decoded,
-        Err(_) => {
-            let (code, subcode, _) = answer(octets, dialect);
-            return Reset(code, subcode);
-        }
+    let Ok(Decoded { message, faults }) = decode(octets, dialect) else {
+        let (code, subcode, _) = answer(octets, dialect);
+        return Reset(code, subcode);
     };
     let Message::Update(update) = message else { panic!("not an UPDATE: {message:?}") };
     match faults.iter().max_by_key(|fault| fault.action) {

@@ -23,12 +23,12 @@ fn same(octets: &[u8], message: &Message, dialect: &Dialect) {
 }
 
 fn open(capabilities: Vec<Capability>) -> Open {
-    let router_id = RouterId::new([10, 99, 0, 1].into()).unwrap();
+    let router_id = RouterId::new([10, 99, 0, 1].into()).expect("not zero");
     Open { asn: Asn(64512), hold_secs: 90, router_id, capabilities }
 }
 
 fn next_hop(text: &str) -> NextHop {
-    text.parse::<IpAddr>().unwrap().into()
+    text.parse::<IpAddr>().expect("an address").into()
 }
 
 fn announced(attributes: Attributes, prefixes: &[&str]) -> Message {
@@ -552,7 +552,7 @@ fn thousands(family: Family, count: u32) -> Vec<Prefix> {
         Family::Ipv6Unicast => IpAddr::V6((0xfd00_u128 << 112 | u128::from(n) << 64).into()),
     };
     let len = if family == Family::Ipv4Unicast { 26 } else { 64 };
-    (0..count).map(|n| Prefix::masked(address(n), len).unwrap()).collect()
+    (0..count).map(|n| Prefix::masked(address(n), len).expect("a length of the family")).collect()
 }
 
 #[test]
