@@ -16,6 +16,10 @@ const PACKET_HEADER: usize = 16;
 /// Length of the LINUX_SLL2 header that `-i any` puts before the IP packet.
 const SLL2_HEADER: usize = 20;
 
+/// Octets kept of each packet: all headers. In immediate mode every slot of the kernel's ring has this size, and a ring
+/// of few slots loses packets.
+const SNAP_LENGTH: &str = "160";
+
 /// A capture that runs until [`Capture::finish`].
 pub struct Capture {
     netns: String,
@@ -57,7 +61,21 @@ impl Capture {
     pub fn start(netns: &str, file: &Path) -> Result<Self> {
         let log = file.with_extension("log");
         let child = netns::command(netns, "tcpdump")
-            .args(["-i", "any", "-y", "LINUX_SLL2", "-U", "--immediate-mode", "-Z", "root", "-w"])
+            .args([
+                "-i",
+                "any",
+                "-y",
+                "LINUX_SLL2",
+                "-U",
+                "--immediate-mode",
+                "-s",
+                SNAP_LENGTH,
+                "-B",
+                "4096",
+                "-Z",
+                "root",
+                "-w",
+            ])
             .arg(file)
             .arg("not tcp and not arp")
             .stdin(Stdio::null())
