@@ -35,11 +35,6 @@ const V6_RULES: (&str, &str) = (
     status = "BGPFilterStatus",
     derive = "PartialEq",
     doc = "Ordered rules on what is believed of a peer (import) and what is told to it (export). The first rule that matches decides.",
-    printcolumn(
-        name = "ACCEPTED",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
-    ),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct BGPFilterSpec {

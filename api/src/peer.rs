@@ -24,11 +24,6 @@ use crate::{Address, GracefulRestart, LabelSelector, MaxPrefixes, PeerAddress, P
     printcolumn(name = "ASN", type_ = "string", json_path = ".spec.asNumber"),
     printcolumn(name = "NEXTHOP", type_ = "string", json_path = ".spec.nextHopMode", priority = 1),
     printcolumn(name = "FILTERS", type_ = "string", json_path = ".spec.filters", priority = 1),
-    printcolumn(
-        name = "ACCEPTED",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
-    ),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
