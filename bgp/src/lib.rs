@@ -58,7 +58,7 @@ pub use config::{
 };
 pub use event::{Event, FaultAction, PeerState};
 pub use policy::{Changes, Policy, PrefixMatch, Rule, Source, Verdict};
-pub use prefix::{Asn, Families, Family, HostBits, Ipv4Prefix, Ipv6Prefix, Prefix, RouterId};
+pub use prefix::{Asn, Families, Family, Gateway, HostBits, Ipv4Prefix, Ipv6Prefix, Prefix, RouterId};
 pub use rib::decision::Step;
 pub use snapshot::{FamilyStatus, ImportStatus, PathStatus, PeerStatus, RouteStatus, Snapshot};
 pub use speaker::{Direction, Input, Output, Speaker, StopReason};

@@ -352,6 +352,52 @@ pub enum PrefixParseError {
     HostBits(#[from] HostBits),
 }
 
+/// A next hop, as routes lead to it: an address and, where that alone says too little, its link.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gateway {
+    /// The address.
+    pub address: IpAddr,
+    /// The index of the link that a link-local address is on; 0 for every other address.
+    pub zone: u32,
+}
+
+impl Gateway {
+    /// An address as a session gives it: the zone counts only if the address is link-local (RFC 4007 §6).
+    pub fn on_link(address: IpAddr, zone: u32) -> Self {
+        let zone = if is_link_local(address) { zone } else { 0 };
+        Self { address, zone }
+    }
+}
+
+impl From<IpAddr> for Gateway {
+    fn from(address: IpAddr) -> Self {
+        Self { address, zone: 0 }
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.zone {
+            0 => fmt::Display::fmt(&self.address, f),
+            zone => write!(f, "{}%{zone}", self.address),
+        }
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether an address means something on one link only: fe80::/10 (RFC 4291 §2.5.6).
+pub(crate) const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// The number of an autonomous system, four octets wide (RFC 6793).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Asn(pub u32);
@@ -470,6 +516,14 @@ mod tests {
             assert_eq!(Prefix::new(IpNetwork::from(prefix(text))), Ok(prefix(text)));
             assert_eq!(prefix(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_gateway_has_a_zone_only_if_its_address_is_link_local() {
+        let gateway = |address: &str| Gateway::on_link(address.parse().unwrap(), 3);
+        assert_eq!(gateway("fe80::1").to_string(), "fe80::1%3");
+        assert_eq!(gateway("fd00::1"), Gateway::from("fd00::1".parse::<IpAddr>().unwrap()));
+        assert_eq!(gateway("169.254.0.1").to_string(), "169.254.0.1");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::PeerId;
 use crate::event::PeerState;
-use crate::prefix::{Asn, Family, Prefix, RouterId};
+use crate::prefix::{Asn, Family, Gateway, Prefix, RouterId};
 use crate::rib::decision::Step;
 
 /// Everything, in the order of peer names and of prefixes.
@@ -90,7 +90,7 @@ pub struct RouteStatus {
     /// The step that preferred it to the runner-up.
     pub step: Option<Step>,
     /// The next hops in use; empty for our own.
-    pub next_hops: BTreeSet<IpAddr>,
+    pub next_hops: BTreeSet<Gateway>,
 }
 
 /// One path.

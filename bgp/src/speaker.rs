@@ -13,7 +13,7 @@ use crate::peer::outbox::Outbox;
 use crate::peer::session::Link;
 use crate::peer::{Core, Peer};
 use crate::policy::Policy;
-use crate::prefix::{Family, Prefix};
+use crate::prefix::{Family, Gateway, Prefix};
 use crate::rib::{Names, PeerIndex, Rib};
 use crate::snapshot::{PeerStatus, Snapshot};
 use crate::wire::Notification;
@@ -114,7 +114,7 @@ pub enum Output {
         /// Which prefix.
         prefix: Prefix,
         /// Where to; traffic is shared among them.
-        next_hops: BTreeSet<IpAddr>,
+        next_hops: BTreeSet<Gateway>,
     },
     /// Once after the start: every live peer has sent End-of-RIB, or the wait is over, or there are no peers.
     /// Routes of an earlier life that have not come again may go now.

@@ -60,8 +60,8 @@ pub struct Route {
 
 impl Route {
     /// Through these next hops, which need not be on-link.
-    pub fn via(next_hops: impl IntoIterator<Item = IpAddr>) -> Self {
-        Self { to: RouteTo::Via(next_hops.into_iter().collect()), source: None }
+    pub fn via<G: Into<Gateway>>(next_hops: impl IntoIterator<Item = G>) -> Self {
+        Self { to: RouteTo::Via(next_hops.into_iter().map(Into::into).collect()), source: None }
     }
 
     /// Straight out of the link of this name.
@@ -78,12 +78,36 @@ impl Route {
 /// Where a wanted route leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTo {
-    /// Next hops as BGP gives them: shared evenly, resolved through the kernel's own routes.
-    Via(BTreeSet<IpAddr>),
+    /// Next hops as BGP gives them: shared evenly, resolved through the kernel's own routes unless their link is known.
+    Via(BTreeSet<Gateway>),
     /// The link of this name.
     Link(String),
     /// Packets are dropped.
     Blackhole,
+}
+
+/// A next hop as BGP gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gateway {
+    /// Its address.
+    pub address: IpAddr,
+    /// The index of the link on which it is, as a link-local address needs it; without one the kernel is asked.
+    pub link: Option<u32>,
+}
+
+impl From<IpAddr> for Gateway {
+    fn from(address: IpAddr) -> Self {
+        Self { address, link: None }
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.link {
+            Some(link) => write!(f, "{}%{link}", self.address),
+            None => fmt::Display::fmt(&self.address, f),
+        }
+    }
 }
 
 /// A neighbour that takes our packets: what is left of a next hop once it is resolved.

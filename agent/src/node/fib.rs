@@ -5,10 +5,9 @@
 //! the new one has settled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use manx_bgp::Prefix;
+use manx_bgp::{Gateway, Prefix};
 use manx_ipam::{BlockId, Endpoint};
 use manx_kernel::model::{Route, RouteKey};
 
@@ -55,7 +54,7 @@ pub struct Wanted {
 
 #[derive(Debug)]
 struct Learned {
-    next_hops: BTreeSet<IpAddr>,
+    next_hops: BTreeSet<Gateway>,
     /// Said by the present speaker, not only by one before it.
     fresh: bool,
 }
@@ -92,7 +91,7 @@ impl Wanted {
     }
 
     /// A best route changed; without next hops it is withdrawn.
-    pub fn learn(&mut self, prefix: Prefix, next_hops: BTreeSet<IpAddr>) -> Changes {
+    pub fn learn(&mut self, prefix: Prefix, next_hops: BTreeSet<Gateway>) -> Changes {
         if next_hops.is_empty() {
             self.learned.remove(&prefix);
         } else {
@@ -122,7 +121,7 @@ impl Wanted {
             let own = self.local.get(&network).filter(|route| self.local_key(network, route) == key);
             return (key, own.map(local_route));
         }
-        (key, learned.map(|learned| Route::via(learned.next_hops.iter().copied())))
+        (key, learned.map(|learned| Route::via(learned.next_hops.iter().map(gateway))))
     }
 
     fn inside_ours(&self, network: IpNetwork) -> bool {
@@ -143,6 +142,14 @@ fn local_route(route: &LocalRoute) -> Route {
     match route {
         LocalRoute::Pod(link) => Route::link(link.clone()),
         LocalRoute::Block => Route::blackhole(),
+    }
+}
+
+/// A next hop in the kernel's terms: with a zone its link is known.
+fn gateway(gateway: &Gateway) -> manx_kernel::model::Gateway {
+    manx_kernel::model::Gateway {
+        address: gateway.address,
+        link: (gateway.zone != 0).then_some(gateway.zone),
     }
 }
 
@@ -175,8 +182,9 @@ mod tests {
         Prefix::new(network(text)).expect("no host bits")
     }
 
-    fn hops(text: &str) -> BTreeSet<IpAddr> {
-        text.split_whitespace().map(|hop| hop.parse().expect("an address")).collect()
+    fn hops(text: &str) -> BTreeSet<Gateway> {
+        let address = |hop: &str| hop.parse::<std::net::IpAddr>().expect("an address");
+        text.split_whitespace().map(|hop| address(hop).into()).collect()
     }
 
     fn key(text: &str) -> RouteKey {
@@ -226,7 +234,10 @@ mod tests {
         wanted.set_local(block());
         wanted.learn(prefix("10.244.1.0/26"), hops("192.0.2.1"));
         let changes = wanted.set_local(LocalRoutes::new());
-        assert_eq!(changes, [(key("10.244.1.0/26"), Some(Route::via(hops("192.0.2.1"))))]);
+        assert_eq!(
+            changes,
+            [(key("10.244.1.0/26"), Some(Route::via(hops("192.0.2.1").iter().map(gateway))))]
+        );
     }
 
     #[test]
@@ -300,7 +311,7 @@ mod tests {
         let theirs = wanted.learned.iter().map(|(prefix, learned)| (IpNetwork::from(*prefix), learned));
         let theirs = theirs.filter(|(network, _)| !wanted.local.keys().any(|own| covers(*own, *network)));
         let theirs = theirs.map(|(network, learned)| {
-            (RouteKey::main(network, 0), Route::via(learned.next_hops.iter().copied()))
+            (RouteKey::main(network, 0), Route::via(learned.next_hops.iter().map(gateway)))
         });
         theirs.chain(ours).collect()
     }

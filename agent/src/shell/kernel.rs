@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use manx_bgp::Gateway;
 use manx_kernel::fib::{Config, Fib, Input, Output, Stats};
 use manx_kernel::model::{Dump, Event};
 use manx_kernel::netlink::Kernel;
@@ -45,7 +46,7 @@ pub struct Links {
     /// Routes of our own.
     pub local: watch::Receiver<Arc<LocalRoutes>>,
     /// Routes that BGP found.
-    pub learned: deltas::Receiver<Learned, BTreeSet<IpAddr>>,
+    pub learned: deltas::Receiver<Learned, BTreeSet<Gateway>>,
     /// Where the report goes.
     pub report: watch::Sender<Arc<KernelReport>>,
     /// Where the MTU of the uplink goes, once it is known.
@@ -169,7 +170,7 @@ impl Owner {
         }
     }
 
-    fn learn(&mut self, batch: Vec<(Learned, BTreeSet<IpAddr>)>) {
+    fn learn(&mut self, batch: Vec<(Learned, BTreeSet<Gateway>)>) {
         let mut changes = Changes::new();
         let mut settled = false;
         for (learned, next_hops) in batch {

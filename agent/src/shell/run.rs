@@ -12,14 +12,13 @@
 //! word, so that peers keep forwarding (RFC 4724 §4). The kernel closes the sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use manx_bgp::{OriginAttributes, Prefix};
+use manx_bgp::{Gateway, OriginAttributes, Prefix};
 use manx_cni::rpc::DelRequest;
 use manx_cni::tombstone;
 use manx_ipam::{BlockId, Endpoint, EndpointId, Limits, NodeName, recover};
@@ -260,7 +259,7 @@ impl Board {
 
     fn for_kernel(
         &self,
-        learned: deltas::Receiver<bgp::Learned, BTreeSet<IpAddr>>,
+        learned: deltas::Receiver<bgp::Learned, BTreeSet<Gateway>>,
         mtu: Option<u32>,
         stop: CancellationToken,
     ) -> kernel::Links {

@@ -376,6 +376,7 @@ impl Peer {
             client: self.config.reflector_client,
             router_id: session.agreed().map_or(core.local.router_id, |agreed| agreed.router_id),
             address: session.link.remote.ip(),
+            zone: session.link.zone(),
         }
     }
 

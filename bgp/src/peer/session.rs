@@ -121,6 +121,17 @@ pub(crate) struct Link {
     pub(crate) direction: Direction,
 }
 
+impl Link {
+    /// The index of the network link over which both ends speak link-locally; 0 if they do not.
+    pub(crate) fn zone(&self) -> u32 {
+        let zone = |address: &SocketAddr| match address {
+            SocketAddr::V6(address) => address.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        [&self.remote, &self.local].into_iter().map(zone).find(|zone| *zone != 0).unwrap_or(0)
+    }
+}
+
 /// One connection and its state.
 #[derive(Debug)]
 pub(crate) struct Session {

@@ -1,9 +1,10 @@
 //! Sets of next hops, each stored once and counted: thousands of prefixes share a handful of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use super::Sources;
 use super::path::{Path, PeerIndex};
+use crate::prefix::Gateway;
 
 /// The number of a set of next hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,16 +18,16 @@ impl HopsId {
 /// All sets of next hops in use.
 #[derive(Debug, Default)]
 pub(crate) struct Hops {
-    numbers: BTreeMap<BTreeSet<IpAddr>, HopsId>,
-    sets: Vec<(BTreeSet<IpAddr>, u32)>,
+    numbers: BTreeMap<BTreeSet<Gateway>, HopsId>,
+    sets: Vec<(BTreeSet<Gateway>, u32)>,
     free: Vec<HopsId>,
     /// The last set of one, for runs of prefixes that share it.
-    last: Option<(IpAddr, HopsId)>,
+    last: Option<(Gateway, HopsId)>,
 }
 
 impl Hops {
     /// The number of a set, counted once more; [`release`](Self::release) takes the count back.
-    pub(crate) fn acquire(&mut self, set: BTreeSet<IpAddr>) -> HopsId {
+    pub(crate) fn acquire(&mut self, set: BTreeSet<Gateway>) -> HopsId {
         if set.is_empty() {
             return HopsId::NONE;
         }
@@ -48,8 +49,11 @@ impl Hops {
     }
 
     /// The number of the set of next hops of these paths; ours have none.
-    pub(crate) fn acquire_for(&mut self, paths: &[Path]) -> HopsId {
-        let hop = |path: &Path| Some(path.used()?.attributes.next_hop.address());
+    pub(crate) fn acquire_for(&mut self, paths: &[Path], sources: &Sources) -> HopsId {
+        let hop = |path: &Path| {
+            let address = path.used()?.attributes.next_hop.address();
+            Some(Gateway::on_link(address, sources.zone(path.peer)))
+        };
         match paths {
             [only] if only.peer != PeerIndex::LOCAL => {
                 hop(only).map_or(HopsId::NONE, |hop| self.acquire_one(hop))
@@ -61,7 +65,7 @@ impl Hops {
         }
     }
 
-    fn acquire_one(&mut self, hop: IpAddr) -> HopsId {
+    fn acquire_one(&mut self, hop: Gateway) -> HopsId {
         if let Some((last, id)) = self.last
             && last == hop
             && let Some((_, count)) = self.slot(id)
@@ -88,23 +92,25 @@ impl Hops {
     }
 
     /// The members of a set.
-    pub(crate) fn get(&self, id: HopsId) -> BTreeSet<IpAddr> {
+    pub(crate) fn get(&self, id: HopsId) -> BTreeSet<Gateway> {
         let place = (id.0 as usize).checked_sub(1);
         place.and_then(|place| self.sets.get(place)).map_or_else(BTreeSet::new, |(set, _)| set.clone())
     }
 
-    fn slot(&mut self, id: HopsId) -> Option<&mut (BTreeSet<IpAddr>, u32)> {
+    fn slot(&mut self, id: HopsId) -> Option<&mut (BTreeSet<Gateway>, u32)> {
         self.sets.get_mut((id.0 as usize).checked_sub(1)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
     fn a_set_lives_as_long_as_it_is_counted() {
-        let set = |last: u8| BTreeSet::from([IpAddr::from([10, 0, 0, last])]);
+        let set = |last: u8| BTreeSet::from([Gateway::from(IpAddr::from([10, 0, 0, last]))]);
         let mut hops = Hops::default();
         let one = hops.acquire(set(1));
         assert_eq!(hops.acquire(set(1)), one);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::config::{Local, OriginAttributes};
 use crate::policy::{RuleIndex, Source};
-use crate::prefix::{Family, Prefix, RouterId};
+use crate::prefix::{Family, Gateway, Prefix, RouterId};
 use crate::wire::{Attributes, NextHop};
 pub(crate) use adj_out::Filled;
 use adj_out::{AdjOut, Outs};
@@ -47,6 +47,8 @@ pub(crate) struct Facts {
     pub(crate) router_id: RouterId,
     /// Its address.
     pub(crate) address: IpAddr,
+    /// The index of the link on which its link-local addresses are; 0 if the session does not say.
+    pub(crate) zone: u32,
 }
 
 impl Facts {
@@ -78,6 +80,11 @@ impl Sources {
     /// Who a peer is; `None` for ourselves.
     pub(crate) fn facts(&self, peer: PeerIndex) -> Option<&Facts> {
         self.slots.get(peer.0 as usize)?.as_ref()
+    }
+
+    /// The link on which a peer's link-local addresses are.
+    pub(crate) fn zone(&self, peer: PeerIndex) -> u32 {
+        self.facts(peer).map_or(0, |facts| facts.zone)
     }
 
     fn set(&mut self, peer: PeerIndex, facts: Facts) {
@@ -328,7 +335,7 @@ impl Rib {
         let Some(net) = self.nets.get_mut(id) else { return };
         net.dirty = false;
         select(net, &self.sources, self.local.multipath);
-        let hops = self.hops.acquire_for(net.carrying());
+        let hops = self.hops.acquire_for(net.carrying(), &self.sources);
         if hops == net.hops {
             self.hops.release(hops);
         } else {
@@ -368,7 +375,7 @@ impl Rib {
     }
 
     /// The next prefix whose next hops changed, with all of them.
-    pub(crate) fn next_route(&mut self) -> Option<(Prefix, BTreeSet<IpAddr>)> {
+    pub(crate) fn next_route(&mut self) -> Option<(Prefix, BTreeSet<Gateway>)> {
         let id = self.untold.pop_front()?;
         let net = self.nets.get_mut(id)?;
         net.untold = false;

@@ -155,6 +155,7 @@ fn facts(last: u8) -> Facts {
         client: false,
         router_id: id(last),
         address: IpAddr::from([10, 0, 0, last]),
+        zone: 0,
     }
 }
 

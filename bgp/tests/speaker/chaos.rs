@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use manx_bgp::wire::{Announcement, AsPath, Attributes, ErrorCode, Message, NextHop, Notification, Update};
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Family, Input, Local, Output, PeerConfig, PeerId, PeerState, Policy,
-    Prefix, RouterId, Speaker, StopReason,
+    Asn, ConnId, Direction, Event, Family, Gateway, Input, Local, Output, PeerConfig, PeerId, PeerState,
+    Policy, Prefix, RouterId, Speaker, StopReason,
 };
 use proptest::prelude::*;
 
@@ -130,7 +130,7 @@ struct Chaos {
     speaker: Speaker,
     now: std::time::Instant,
     conns: BTreeMap<ConnId, usize>,
-    kernel: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    kernel: BTreeMap<Prefix, BTreeSet<Gateway>>,
     next: u64,
     stopped: bool,
     states: BTreeMap<PeerId, PeerState>,

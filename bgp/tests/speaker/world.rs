@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Family, FamilyConfig, Input, Local, NextHopMode, Output, PeerConfig,
-    PeerId, PeerState, Policy, Prefix, RouterId, Speaker, StopReason,
+    Asn, ConnId, Direction, Event, Family, FamilyConfig, Gateway, Input, Local, NextHopMode, Output,
+    PeerConfig, PeerId, PeerState, Policy, Prefix, RouterId, Speaker, StopReason,
 };
 
 /// The place of a host in the world.
@@ -59,7 +59,7 @@ pub(crate) struct Node {
     pub(crate) local: Local,
     pub(crate) peers: BTreeMap<PeerId, PeerConfig>,
     /// What the kernel would have.
-    pub(crate) routes: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    pub(crate) routes: BTreeMap<Prefix, BTreeSet<Gateway>>,
     /// What it had and lost, in order.
     pub(crate) lost: Vec<Prefix>,
     /// All that happened, with its time.
@@ -411,7 +411,12 @@ impl World {
 
     /// The next hops of a prefix in the kernel of a host.
     pub(crate) fn hops(&self, host: Host, text: &str) -> Vec<IpAddr> {
-        self.nodes[host].routes.get(&prefix(text)).into_iter().flatten().copied().collect()
+        self.gateways(host, text).into_iter().map(|gateway| gateway.address).collect()
+    }
+
+    /// The same with their links.
+    pub(crate) fn gateways(&self, host: Host, text: &str) -> BTreeSet<Gateway> {
+        self.nodes[host].routes.get(&prefix(text)).cloned().unwrap_or_default()
     }
 
     /// The states that a host's peer went through since `from`, and forgets nothing.

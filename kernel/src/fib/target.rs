@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Hop, Resolution};
+use crate::model::{Gateway, Hop, Resolution};
 
 /// Names a target for as long as it is in use; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ pub(super) struct TargetId(u32);
 /// A set of next hops for routes of one family.
 #[derive(Debug)]
 pub(super) struct Target {
-    pub(super) next_hops: BTreeSet<IpAddr>,
+    pub(super) next_hops: BTreeSet<Gateway>,
     ipv6: bool,
     /// How many wanted routes lead here.
     pub(super) routes: usize,
@@ -43,9 +43,9 @@ struct NextHop {
 /// All targets in use.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    ids: BTreeMap<(bool, BTreeSet<IpAddr>), TargetId>,
+    ids: BTreeMap<(bool, BTreeSet<Gateway>), TargetId>,
     targets: BTreeMap<TargetId, Target>,
-    next_hops: BTreeMap<IpAddr, NextHop>,
+    next_hops: BTreeMap<Gateway, NextHop>,
     last_id: u32,
     /// Targets whose hops may have changed.
     dirty: BTreeSet<TargetId>,
@@ -55,7 +55,7 @@ pub(super) struct Targets {
 
 impl Targets {
     /// Counts one more route to these next hops.
-    pub(super) fn acquire(&mut self, ipv6: bool, next_hops: &BTreeSet<IpAddr>) -> TargetId {
+    pub(super) fn acquire(&mut self, ipv6: bool, next_hops: &BTreeSet<Gateway>) -> TargetId {
         let key = (ipv6, next_hops.clone());
         let id = match self.ids.get(&key) {
             Some(id) => *id,
@@ -67,14 +67,20 @@ impl Targets {
         id
     }
 
-    fn insert(&mut self, key: (bool, BTreeSet<IpAddr>)) -> TargetId {
+    fn insert(&mut self, key: (bool, BTreeSet<Gateway>)) -> TargetId {
         self.last_id += 1;
         let id = TargetId(self.last_id);
-        for address in &key.1 {
-            let next_hop = self.next_hops.entry(*address).or_default();
+        for gateway in &key.1 {
+            let next_hop = self.next_hops.entry(*gateway).or_default();
             next_hop.targets.insert(id);
-            if next_hop.resolution.is_none() {
-                self.fresh.insert(*address);
+            match gateway.link {
+                // On a link that is known there is nothing to ask.
+                Some(link) => {
+                    let hop = Hop { gateway: gateway.address, link };
+                    next_hop.resolution = Some(Resolution::Hops(BTreeSet::from([hop])));
+                }
+                None if next_hop.resolution.is_none() => drop(self.fresh.insert(gateway.address)),
+                None => {}
             }
         }
         let (ipv6, next_hops) = key.clone();
@@ -100,12 +106,14 @@ impl Targets {
             return;
         }
         let Some(target) = self.targets.remove(&id) else { return };
-        for address in &target.next_hops {
-            let Some(next_hop) = self.next_hops.get_mut(address) else { continue };
+        for gateway in &target.next_hops {
+            let Some(next_hop) = self.next_hops.get_mut(gateway) else { continue };
             next_hop.targets.remove(&id);
             if next_hop.targets.is_empty() {
-                self.next_hops.remove(address);
-                self.fresh.remove(address);
+                self.next_hops.remove(gateway);
+                if gateway.link.is_none() {
+                    self.fresh.remove(&gateway.address);
+                }
             }
         }
         self.dirty.remove(&id);
@@ -135,26 +143,30 @@ impl Targets {
 
     /// Takes note of how the kernel reaches a next hop.
     pub(super) fn resolved(&mut self, address: IpAddr, resolution: Resolution) {
-        let Some(next_hop) = self.next_hops.get_mut(&address) else { return };
+        let Some(next_hop) = self.next_hops.get_mut(&address.into()) else { return };
         if next_hop.resolution.as_ref() != Some(&resolution) {
             next_hop.resolution = Some(resolution);
             self.dirty.extend(&next_hop.targets);
         }
     }
 
-    /// The next hops in use that satisfy `condition`.
+    /// The next hops in use that the kernel resolves and that satisfy `condition`.
     pub(super) fn next_hops(
         &self,
         condition: impl Fn(IpAddr, Option<&Resolution>) -> bool,
     ) -> BTreeSet<IpAddr> {
-        let holds =
-            |(address, next_hop): &(&IpAddr, &NextHop)| condition(**address, next_hop.resolution.as_ref());
-        self.next_hops.iter().filter(holds).map(|(address, _)| *address).collect()
+        let holds = |(gateway, next_hop): &(&Gateway, &NextHop)| {
+            gateway.link.is_none() && condition(gateway.address, next_hop.resolution.as_ref())
+        };
+        self.next_hops.iter().filter(holds).map(|(gateway, _)| gateway.address).collect()
     }
 
-    /// The next hops in use inside a network.
+    /// The next hops in use that the kernel resolves, inside a network.
     pub(super) fn next_hops_within(&self, network: IpNetwork) -> impl Iterator<Item = IpAddr> {
-        self.next_hops.range(network.network()..=network.broadcast()).map(|(address, _)| *address)
+        let first = Gateway::from(network.network());
+        let last = Gateway { address: network.broadcast(), link: Some(u32::MAX) };
+        let inside = self.next_hops.range(first..=last);
+        inside.filter(|(gateway, _)| gateway.link.is_none()).map(|(gateway, _)| gateway.address)
     }
 
     /// Whether any next hop leads over this link.
@@ -176,7 +188,7 @@ impl Targets {
             let hops = target
                 .next_hops
                 .iter()
-                .filter_map(|address| self.next_hops.get(address)?.resolution.as_ref())
+                .filter_map(|gateway| self.next_hops.get(gateway)?.resolution.as_ref())
                 .flat_map(|resolution| match resolution {
                     Resolution::Hops(hops) => hops.iter().copied().collect(),
                     Resolution::Unreachable => Vec::new(),

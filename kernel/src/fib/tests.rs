@@ -44,6 +44,22 @@ fn routes_to_one_next_hop_share_one_object() {
 }
 
 #[test]
+fn a_gateway_on_a_known_link_is_not_looked_up_and_waits_for_the_link() {
+    let mut bench = two_uplinks();
+    let gateway = |link| crate::model::Gateway { address: ip("fe80::1"), link: Some(link) };
+    bench.feed(Input::Desire(many(2, &Route::via([gateway(1), gateway(2)]))));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("fe80::1", 1), hop("fe80::1", 2)]));
+    let mut down = link(2, "up2");
+    down.carrier = false;
+    bench.world.links.insert(2, down.clone());
+    bench.feed(Input::Observed(Event::Link(down)));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("fe80::1", 1)]));
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
 fn objects_come_before_groups_and_groups_before_routes() {
     let mut bench = two_uplinks();
     bench.feed(Input::Desire(many(1, &Route::via([ip("192.0.2.1"), ip("192.0.2.2")]))));

@@ -116,7 +116,7 @@ pub(crate) fn key(dst: &str) -> RouteKey {
 }
 
 pub(crate) fn via(next_hops: &[&str]) -> Route {
-    Route::via(next_hops.iter().map(|address| address.parse().expect("an address")))
+    Route::via(next_hops.iter().map(|address| address.parse::<std::net::IpAddr>().expect("an address")))
 }
 
 /// Another network namespace, kept by a thread that carries out what it is given.

@@ -10,7 +10,6 @@ mod socket;
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use manx_bgp::{OriginAttributes, Prefix};
+use manx_bgp::{Gateway, OriginAttributes, Prefix};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +39,7 @@ pub enum Learned {
 }
 
 /// The way of best routes to the owner of the kernel's routes.
-pub type LearnedSender = deltas::Sender<Learned, BTreeSet<IpAddr>>;
+pub type LearnedSender = deltas::Sender<Learned, BTreeSet<Gateway>>;
 
 /// What the speaker's thread works with.
 pub struct Links {

@@ -174,7 +174,7 @@ fn expected(
         RouteTo::Via(next_hops) => {
             let hops: BTreeSet<_> = next_hops
                 .iter()
-                .flat_map(|next_hop| match world.resolve(*next_hop) {
+                .flat_map(|next_hop| match world.resolve(next_hop.address) {
                     Resolution::Hops(hops) => hops,
                     Resolution::Unreachable => BTreeSet::new(),
                 })
