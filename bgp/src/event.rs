@@ -96,7 +96,7 @@ pub enum Event {
         /// What was wrong.
         reason: String,
     },
-    /// The number of prefixes of a peer passed 75 % of its limit, or the limit itself.
+    /// The number of prefixes of a peer reached the part of its limit that is warned about, or passed the limit.
     PrefixLimit {
         /// Which peer.
         peer: PeerId,
@@ -106,8 +106,32 @@ pub enum Event {
         count: u32,
         /// How many may be.
         limit: u32,
-        /// Whether the session was ended for it.
+        /// Whether the limit itself was passed.
         exceeded: bool,
+        /// Whether the session was ended for it.
+        ended: bool,
+    },
+    /// Somebody connected from a range and became a peer.
+    PeerAppeared {
+        /// Which peer.
+        peer: PeerId,
+    },
+    /// A peer from a range, or one that lingered, is gone.
+    PeerVanished {
+        /// Which peer.
+        peer: PeerId,
+    },
+    /// A peer that is no longer declared stays until those declared instead have been heard.
+    PeerLingers {
+        /// Which peer.
+        peer: PeerId,
+    },
+    /// An accepted connection was closed: no peer is there, or the range that would take it is full.
+    ConnectionRefused {
+        /// Whose.
+        remote: std::net::SocketAddr,
+        /// Why.
+        reason: &'static str,
     },
     /// The peer has sent all that it has (RFC 4724 §2).
     EndOfRib {

@@ -54,12 +54,15 @@ pub mod speaker;
 pub mod wire;
 
 pub use config::{
-    ConnId, FamilyConfig, HoldTime, HoldTimeError, Local, NextHopMode, OriginAttributes, PeerConfig, PeerId,
+    AddPath, ConnId, Dial, FamilyConfig, HoldTime, HoldTimeError, LimitAction, Local, LocalAs, NextHopMode,
+    OriginAttributes, PeerConfig, PeerId, PrefixLimit, RemoteAs, Role,
 };
 pub use event::{Event, FaultAction, PeerState};
 pub use policy::{Changes, Policy, PrefixMatch, Rule, Source, Verdict};
 pub use prefix::{Asn, Families, Family, Gateway, HostBits, Ipv4Prefix, Ipv6Prefix, Prefix, RouterId};
 pub use rib::decision::Step;
-pub use snapshot::{FamilyStatus, ImportStatus, PathStatus, PeerStatus, RouteStatus, Snapshot};
+pub use snapshot::{
+    FamilyStatus, ImportStatus, LastError, MessageCounts, PathStatus, PeerStatus, RouteStatus, Snapshot,
+};
 pub use speaker::{Direction, Input, Output, Speaker, StopReason};
-pub use wire::{Community, LargeCommunity};
+pub use wire::{Capability, Community, ErrorCode, LargeCommunity};

@@ -1,6 +1,7 @@
 //! The state of a speaker at one moment, as plain values for status and "explain".
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use crate::config::PeerId;
 use crate::event::PeerState;
 use crate::prefix::{Asn, Family, Gateway, Prefix, RouterId};
 use crate::rib::decision::Step;
+use crate::wire::{Capability, ErrorCode};
 
 /// Everything, in the order of peer names and of prefixes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +31,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// How long it has been in this state.
     pub since: Duration,
-    /// Its AS.
-    pub asn: Asn,
+    /// Its AS; `None` while only an OPEN can tell.
+    pub asn: Option<Asn>,
     /// Its BGP identifier, while a session is up.
     pub router_id: Option<RouterId>,
     /// Our end of the session.
@@ -39,8 +41,14 @@ pub struct PeerStatus {
     pub remote: Option<SocketAddr>,
     /// The hold time that both agreed on.
     pub hold_time: Option<Duration>,
+    /// The time between two keepalives of ours.
+    pub keepalive: Option<Duration>,
     /// What both agreed on, in words ("graceful restart", "route refresh").
     pub capabilities: Vec<&'static str>,
+    /// The capabilities of our OPEN, while a session is up.
+    pub offered: Vec<Capability>,
+    /// The capabilities of the peer's OPEN, while a session is up.
+    pub received: Vec<Capability>,
     /// The families of the session.
     pub families: BTreeMap<Family, FamilyStatus>,
     /// How often the session has been established.
@@ -48,15 +56,96 @@ pub struct PeerStatus {
     /// How often an established session has ended.
     pub dropped: u64,
     /// Messages received since the start.
-    pub messages_in: u64,
+    pub messages_in: MessageCounts,
     /// Messages sent since the start.
-    pub messages_out: u64,
+    pub messages_out: MessageCounts,
     /// UPDATEs with faults since the start.
     pub faults: u64,
     /// Why the last session or attempt ended.
-    pub last_error: Option<String>,
-    /// When the next attempt is due, from now.
+    pub last_error: Option<LastError>,
+    /// When the next attempt is due, or the peer is no longer refused, from now.
     pub retry_in: Option<Duration>,
+    /// The range that the peer came from.
+    pub range: Option<PeerId>,
+    /// The peer is no longer declared and stays until those declared instead have been heard.
+    pub lingers: bool,
+}
+
+impl PeerStatus {
+    /// A peer of which nothing is known yet.
+    pub fn new(peer: PeerId) -> Self {
+        Self {
+            peer,
+            state: PeerState::Idle,
+            since: Duration::ZERO,
+            asn: None,
+            router_id: None,
+            local: None,
+            remote: None,
+            hold_time: None,
+            keepalive: None,
+            capabilities: Vec::new(),
+            offered: Vec::new(),
+            received: Vec::new(),
+            families: BTreeMap::new(),
+            established: 0,
+            dropped: 0,
+            messages_in: MessageCounts::default(),
+            messages_out: MessageCounts::default(),
+            faults: 0,
+            last_error: None,
+            retry_in: None,
+            range: None,
+            lingers: false,
+        }
+    }
+}
+
+/// How many messages of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// OPEN.
+    pub open: u64,
+    /// UPDATE, End-of-RIB among them.
+    pub update: u64,
+    /// NOTIFICATION.
+    pub notification: u64,
+    /// KEEPALIVE.
+    pub keepalive: u64,
+    /// ROUTE-REFRESH.
+    pub route_refresh: u64,
+}
+
+impl MessageCounts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self { open, update, notification, keepalive, route_refresh } = self;
+        [open, update, notification, keepalive, route_refresh].into_iter().sum()
+    }
+}
+
+/// Why a session or an attempt ended. Display gives all that it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastError {
+    /// How long ago.
+    pub ago: Duration,
+    /// Who said so: the peer, by a NOTIFICATION or by closing; or this side.
+    pub by_peer: bool,
+    /// Code and subcode of the NOTIFICATION, if there was one.
+    pub code: Option<ErrorCode>,
+    /// What it means, with a shutdown communication (RFC 9003) if there is one.
+    pub text: String,
+    /// The data of the NOTIFICATION, or the octets that broke the rules: at most 64.
+    pub data: Vec<u8>,
+}
+
+impl fmt::Display for LastError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_peer && self.code.is_some() {
+            f.write_str("peer: ")?;
+        }
+        f.write_str(&self.text)
+    }
 }
 
 /// One family of one peer.
@@ -74,6 +163,10 @@ pub struct FamilyStatus {
     pub stale: u32,
     /// The limit on prefixes received.
     pub max_prefixes: u32,
+    /// UPDATEs received that announce or withdraw prefixes of this family, since the session came up.
+    pub updates_in: u64,
+    /// UPDATEs sent that announce or withdraw prefixes of this family, since the session came up.
+    pub updates_out: u64,
     /// Whether the peer has sent End-of-RIB.
     pub end_of_rib: bool,
 }

@@ -44,7 +44,7 @@ pub enum StopReason {
 pub enum Input<'a> {
     /// [`Speaker::deadline`] has come.
     Timeout,
-    /// A connection is up: one that was asked for ([`Output::Connect`]), or an accepted one.
+    /// A connection is up: one that was asked for ([`Output::Connect`]), or one whose peer its owner knows.
     Connected {
         /// The configured peer it belongs to.
         peer: PeerId,
@@ -56,6 +56,17 @@ pub enum Input<'a> {
         remote: SocketAddr,
         /// Who opened it.
         direction: Direction,
+    },
+    /// A connection was accepted. The speaker finds the peer by the remote address, then by a range; whoever is not
+    /// there yet may still be declared, and waits unread for a short time. [`Output::Adopted`] or [`Output::Close`]
+    /// follows; nothing may be read before.
+    Accepted {
+        /// Its number.
+        conn: ConnId,
+        /// Our end.
+        local: SocketAddr,
+        /// The peer's end.
+        remote: SocketAddr,
     },
     /// The connection asked for could not be made.
     ConnectFailed {
@@ -98,6 +109,13 @@ pub enum Output {
         target: SocketAddr,
         /// Where from.
         source: Option<IpAddr>,
+    },
+    /// An accepted connection has found its peer, whose transport options hold from now on; read it.
+    Adopted {
+        /// Which.
+        conn: ConnId,
+        /// Whose.
+        peer: PeerId,
     },
     /// There is something to send: call [`Speaker::transmit`] while the socket takes it.
     Writable {
@@ -186,6 +204,9 @@ impl Speaker {
             Input::Connected { peer, conn, local, remote, direction } => {
                 touched.extend(self.connected(&peer, Link { conn, local, remote, direction }, now));
             }
+            Input::Accepted { conn, local, remote } => {
+                touched.extend(self.accepted(conn, local, remote, now));
+            }
             Input::ConnectFailed { peer } => {
                 touched.extend(self.with_named(&peer, |peer, core| peer.connect_failed(core, now)));
             }
@@ -208,7 +229,7 @@ impl Speaker {
 
     /// Only connections that come or go still mean something.
     fn after_stop(&mut self, input: &Input<'_>) {
-        if let Input::Connected { conn, .. } = input {
+        if let Input::Connected { conn, .. } | Input::Accepted { conn, .. } = input {
             self.core.close(*conn, Outbox::default());
         }
         if let Input::Closed { conn } = input {
@@ -278,6 +299,30 @@ impl Speaker {
             self.conns.insert(link.conn, index);
         }
         index
+    }
+
+    fn accepted(
+        &mut self,
+        conn: ConnId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<PeerIndex> {
+        let address = remote.ip().to_canonical();
+        let wanted = |peer: &Peer| {
+            let config = peer.config();
+            let called = config.source.is_none_or(|source| source == local.ip().to_canonical());
+            config.target.address() == Some(address) && called
+        };
+        let found = self.peers.values().find(|peer| wanted(peer)).map(|peer| peer.id().clone());
+        let Some(peer) = found else {
+            let reason = "no peer has this address";
+            self.core.tell(Event::ConnectionRefused { remote, reason });
+            self.core.close(conn, Outbox::default());
+            return None;
+        };
+        self.core.outputs.push_back(Output::Adopted { conn, peer: peer.clone() });
+        self.connected(&peer, Link { conn, local, remote, direction: Direction::Passive }, now)
     }
 
     fn set_peers(&mut self, peers: BTreeMap<PeerId, PeerConfig>, now: Instant) -> Vec<PeerIndex> {

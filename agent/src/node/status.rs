@@ -72,10 +72,10 @@ fn session(before: &NodeNetworkStatus, peer: &PeerStatus, now: Timestamp) -> Ses
     Session {
         peer: peer.peer.to_string(),
         address: peer.remote.map(|remote| remote.ip()),
-        as_number: Some(peer.asn.0),
+        as_number: peer.asn.map(|asn| asn.0),
         state,
         since: Time(since),
-        last_error: peer.last_error.clone(),
+        last_error: peer.last_error.as_ref().map(ToString::to_string),
         received: sum(|family| family.received),
         accepted: sum(|family| family.accepted),
         advertised: sum(|family| family.announced),
@@ -178,23 +178,11 @@ mod tests {
 
     fn peer(state: PeerState, since: u64) -> PeerStatus {
         PeerStatus {
-            peer: PeerId::from("node/node2"),
             state,
             since: Duration::from_secs(since),
-            asn: Asn(64512),
-            router_id: None,
-            local: None,
-            remote: None,
-            hold_time: None,
-            capabilities: Vec::new(),
-            families: BTreeMap::new(),
+            asn: Some(Asn(64512)),
             established: 1,
-            dropped: 0,
-            messages_in: 0,
-            messages_out: 0,
-            faults: 0,
-            last_error: None,
-            retry_in: None,
+            ..PeerStatus::new(PeerId::from("node/node2"))
         }
     }
 

@@ -51,11 +51,19 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
             metrics.faults.inc();
             tracing::warn!(%peer, %action, reason, "the peer sent something that breaks the rules");
         }
-        Bgp::PrefixLimit { peer, family, count, limit, exceeded: true } => {
+        Bgp::PrefixLimit { peer, family, count, limit, exceeded: true, .. } => {
             tracing::error!(%peer, %family, count, limit, "the peer announced more prefixes than it may");
         }
-        Bgp::PrefixLimit { peer, family, count, limit, exceeded: false } => {
+        Bgp::PrefixLimit { peer, family, count, limit, exceeded: false, .. } => {
             tracing::warn!(%peer, %family, count, limit, "the peer announces nearly as many prefixes as it may");
+        }
+        Bgp::PeerAppeared { peer } => tracing::info!(%peer, "a peer connected from a range"),
+        Bgp::PeerVanished { peer } => tracing::info!(%peer, "the peer is gone"),
+        Bgp::PeerLingers { peer } => {
+            tracing::info!(%peer, "the peer is no longer wanted; it stays until its successors are heard");
+        }
+        Bgp::ConnectionRefused { remote, reason } => {
+            tracing::debug!(%remote, reason, "a BGP connection was refused");
         }
         Bgp::EndOfRib { peer, family } => {
             tracing::debug!(%peer, %family, "the peer has told all that it has")

@@ -18,7 +18,7 @@ impl Peer {
             return;
         }
         let before = std::mem::replace(&mut self.config, config);
-        self.dialer.configure(self.config.connect_retry, self.config.passive, now);
+        self.dialer.configure(&self.config, now);
         if !before.same_session(&self.config) {
             self.fail_all(&ErrorCode::CONFIGURATION_CHANGE.into(), core, now);
             self.forget_what_changed(&before, core);

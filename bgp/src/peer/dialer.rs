@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
+use crate::config::{Dial, PeerConfig};
 use crate::event::PeerState;
 
-/// The longest wait between two attempts, unless a longer one is configured.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A session that lasted this long wipes out the failures before it.
 const STEADY: Duration = Duration::from_secs(60);
 /// The longest wait for the answer to a dial; the owner of the sockets should give up earlier.
@@ -45,6 +44,8 @@ pub(crate) struct Dialer {
     stage: Stage,
     failures: u32,
     first_wait: Duration,
+    longest_wait: Duration,
+    damping: bool,
     passive: bool,
     credit: u32,
     earned_at: Instant,
@@ -52,9 +53,17 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// A dialer that dials at once.
-    pub(crate) fn new(first_wait: Duration, passive: bool, now: Instant) -> Self {
-        let mut dialer =
-            Self { stage: Stage::Stopped, failures: 0, first_wait, passive, credit: BURST, earned_at: now };
+    pub(crate) fn new(config: &PeerConfig, now: Instant) -> Self {
+        let mut dialer = Self {
+            stage: Stage::Stopped,
+            failures: 0,
+            first_wait: config.connect_retry,
+            longest_wait: config.connect_retry_max,
+            damping: config.damping,
+            passive: !matches!(config.target, Dial::Active(_)),
+            credit: BURST,
+            earned_at: now,
+        };
         dialer.listen(Some(now));
         dialer
     }
@@ -159,9 +168,12 @@ impl Dialer {
     }
 
     /// Changes the waits for the next failure.
-    pub(crate) fn configure(&mut self, first_wait: Duration, passive: bool, now: Instant) {
+    pub(crate) fn configure(&mut self, config: &PeerConfig, now: Instant) {
+        let passive = !matches!(config.target, Dial::Active(_));
         let woken = self.passive && !passive;
-        (self.first_wait, self.passive) = (first_wait, passive);
+        self.passive = passive;
+        (self.first_wait, self.longest_wait) = (config.connect_retry, config.connect_retry_max);
+        self.damping = config.damping;
         if woken && let Stage::Active { until: None } = self.stage {
             self.listen(Some(now));
         }
@@ -188,10 +200,11 @@ impl Dialer {
         false
     }
 
-    /// The wait after the failures so far, doubled for each.
+    /// The wait after the failures so far, doubled for each if they count.
     fn wait(&self, chance: &mut Chance) -> Duration {
-        let longest = LONGEST_WAIT.max(self.first_wait);
-        let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+        let longest = self.longest_wait.max(self.first_wait);
+        let failures = if self.damping { self.failures } else { 0 };
+        let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         chance.jitter(self.first_wait.saturating_mul(factor).min(longest))
     }
 }

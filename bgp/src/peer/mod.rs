@@ -17,17 +17,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
-use crate::config::{ConnId, Local, PeerConfig, PeerId};
+use crate::config::{ConnId, Dial, Local, PeerConfig, PeerId, RemoteAs};
 use crate::event::{Event, PeerState};
 use crate::graceful::Retained;
 use crate::policy::Source;
-use crate::prefix::{Families, Family};
+use crate::prefix::{Asn, Families, Family};
 use crate::rib::export::Export;
 use crate::rib::{Facts, PeerIndex, Rib};
 use crate::speaker::{Direction, Output};
-use crate::wire::{ErrorCode, Message, Notification, Open};
+use crate::wire::{ErrorCode, Message, MessageType, Notification, Open};
 use dialer::{After, Dialer};
-use negotiate::RestartState;
+use negotiate::{Agreed, RestartState};
 use outbox::Outbox;
 use session::{Established, Link, Phase, Session};
 use status::Record;
@@ -95,7 +95,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(id: PeerId, index: PeerIndex, config: PeerConfig, now: Instant) -> Self {
-        let dialer = Dialer::new(config.connect_retry, config.passive, now);
+        let dialer = Dialer::new(&config, now);
         Self {
             id,
             index,
@@ -163,7 +163,9 @@ impl Peer {
         }
         if self.dialer.take_due(!self.sessions.is_empty(), &mut core.chance, now) {
             let PeerConfig { target, source, .. } = self.config;
-            core.outputs.push_back(Output::Connect { peer: self.id.clone(), target, source });
+            if let Dial::Active(target) = target {
+                core.outputs.push_back(Output::Connect { peer: self.id.clone(), target, source });
+            }
         }
         if self.retained.is_some_and(|retained| retained.until <= now) {
             self.expire(core);
@@ -237,7 +239,7 @@ impl Peer {
     }
 
     pub(crate) fn connect_failed(&mut self, core: &mut Core, now: Instant) {
-        self.record.note("connection failed");
+        self.record.note(false, "connection failed", now);
         self.dialer.failed(&mut core.chance, now);
         self.report(core, now);
     }
@@ -268,7 +270,7 @@ impl Peer {
     pub(crate) fn closed(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
         let Some(session) = self.remove(conn) else { return };
         core.ended.push(conn);
-        self.record.note("connection closed");
+        self.record.note(true, "connection closed", now);
         let graceful = session.agreed().is_some_and(|agreed| agreed.restart.is_some());
         self.over(session, graceful, After::Wait, core, now);
     }
@@ -285,7 +287,7 @@ impl Peer {
         let Some(mut session) = self.remove(conn) else { return };
         let lasting = session.outlives_notifications();
         let hard = ends_for_good(&notification);
-        self.record.note(&notification.to_string());
+        self.record.notified(false, &notification, now);
         core.tell(Event::NotificationSent {
             peer: self.id.clone(),
             code: notification.code.code,
@@ -305,7 +307,7 @@ impl Peer {
 
     /// A connection has ended: settles what becomes of its routes, and what comes next.
     fn over(&mut self, mut session: Session, graceful: bool, after: After, core: &mut Core, now: Instant) {
-        self.record.sent(session.take_sent());
+        self.record.sent_all(session.take_sent());
         let mut lasted = None;
         if let Some(established) = session.established() {
             lasted = Some(now - established.since);
@@ -377,17 +379,35 @@ impl Peer {
             router_id: session.agreed().map_or(core.local.router_id, |agreed| agreed.router_id),
             address: session.link.remote.ip(),
             zone: session.link.zone(),
+            asn: session.agreed().map_or(core.local.asn, |agreed| agreed.asn),
+            role: self.config.role.filter(|_| self.kind(core) == Source::External),
         }
     }
 
     fn kind(&self, core: &Core) -> Source {
-        negotiate::kind(&core.local, self.config.asn)
+        negotiate::kind(&core.local, &self.config)
+    }
+
+    /// The peer's AS, as far as it is known.
+    fn asn(&self, core: &Core) -> Option<Asn> {
+        match self.config.asn {
+            RemoteAs::Exactly(asn) => Some(asn),
+            RemoteAs::Internal => Some(negotiate::presented(&core.local, &self.config)),
+            RemoteAs::External => self.established().map(|(_, up)| up.agreed.asn),
+        }
+    }
+
+    /// The time between two keepalives of ours: a third of the hold time, or less if so configured.
+    fn pace(&self, agreed: &Agreed) -> Option<Duration> {
+        let third = agreed.hold? / 3;
+        Some(self.config.keepalive.map_or(third, |wanted| third.min(wanted)))
     }
 
     /// Asks for connections to be written where there is something to send.
     pub(crate) fn flush(&mut self, core: &mut Core, now: Instant) {
         let hold_end = core.holds_end();
         for session in &mut self.sessions {
+            self.record.sent_all(session.take_sent());
             let routes = session.established().is_some() && core.rib.pending(self.index, hold_end);
             if session.wants_writing(routes, now) {
                 core.outputs.push_back(Output::Writable { conn: session.link.conn });
@@ -411,7 +431,7 @@ impl Peer {
             if session.outbox.len() < budget {
                 let filled = core.rib.fill(index, budget, hold_end, session.outbox.buffer());
                 unsaid = filled.unsaid;
-                self.record.sent(filled.messages);
+                self.record.sent(MessageType::Update, filled.messages);
             }
             pending = core.rib.pending(index, hold_end);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{HoldTime, Local, PeerConfig};
+use crate::config::{HoldTime, Local, PeerConfig, RemoteAs, Role};
 use crate::policy::Source;
 use crate::prefix::{Asn, Families, Family, RouterId};
 use crate::wire::{
@@ -15,14 +15,24 @@ use crate::wire::{
 pub(crate) struct Agreed {
     /// How messages are read and written.
     pub(crate) dialect: Dialect,
+    /// The peer's AS.
+    pub(crate) asn: Asn,
     /// The peer's BGP identifier.
     pub(crate) router_id: RouterId,
     /// How long silence is borne; `None`: for ever.
     pub(crate) hold: Option<Duration>,
     /// The peer answers route refreshes.
     pub(crate) route_refresh: bool,
+    /// Both mark the begin and the end of a refresh (RFC 7313).
+    pub(crate) enhanced_refresh: bool,
+    /// Both have told their roles (RFC 9234).
+    pub(crate) role: Option<Role>,
     /// What the peer said about restarts, if both want them.
     pub(crate) restart: Option<PeerRestart>,
+    /// What our OPEN offered.
+    pub(crate) offered: Vec<Capability>,
+    /// What the peer's OPEN offered.
+    pub(crate) received: Vec<Capability>,
 }
 
 /// The peer's side of graceful restart (RFC 4724 §3).
@@ -51,9 +61,41 @@ pub(crate) struct RestartState {
 const LONGEST_RESTART: u64 = 4095;
 const IPV6_AFI: u16 = 2;
 
-/// The kind of peer that `asn` makes.
-pub(crate) fn kind(local: &Local, asn: Asn) -> Source {
-    if asn == local.asn { Source::Internal } else { Source::External }
+/// The AS that a peer sees.
+pub(crate) fn presented(local: &Local, config: &PeerConfig) -> Asn {
+    config.local_as.map_or(local.asn, |shown| shown.asn)
+}
+
+/// The kind of peer. What counts is the AS that the peer sees: both ends must agree on it.
+pub(crate) fn kind(local: &Local, config: &PeerConfig) -> Source {
+    let internal = match config.asn {
+        RemoteAs::Exactly(asn) => asn == presented(local, config),
+        RemoteAs::Internal => true,
+        RemoteAs::External => false,
+    };
+    if internal { Source::Internal } else { Source::External }
+}
+
+/// The number of a role on the wire (RFC 9234 §4.1).
+fn role_code(role: Role) -> u8 {
+    match role {
+        Role::Provider => 0,
+        Role::RouteServer => 1,
+        Role::RouteServerClient => 2,
+        Role::Customer => 3,
+        Role::Peer => 4,
+    }
+}
+
+/// What the peer must be if we are this (RFC 9234 §4.2).
+fn counterpart(role: Role) -> Role {
+    match role {
+        Role::Provider => Role::Customer,
+        Role::RouteServer => Role::RouteServerClient,
+        Role::RouteServerClient => Role::RouteServer,
+        Role::Customer => Role::Provider,
+        Role::Peer => Role::Peer,
+    }
 }
 
 /// Our OPEN for a peer.
@@ -61,8 +103,8 @@ pub(crate) fn open(local: &Local, config: &PeerConfig, restart: RestartState) ->
     let families = || config.families.keys().copied();
     let mut capabilities: Vec<Capability> =
         families().map(|family| Capability::Multiprotocol(family.into())).collect();
-    capabilities.push(Capability::RouteRefresh);
-    if config.families.contains_key(&Family::Ipv4Unicast) {
+    capabilities.extend([Capability::RouteRefresh, Capability::EnhancedRouteRefresh]);
+    if config.families.get(&Family::Ipv4Unicast).is_some_and(|family| family.extended_next_hop) {
         let family = AfiSafi::from(Family::Ipv4Unicast);
         let entry = ExtendedNextHop { family, next_hop_afi: IPV6_AFI };
         capabilities.push(Capability::ExtendedNextHop(vec![entry]));
@@ -77,21 +119,32 @@ pub(crate) fn open(local: &Local, config: &PeerConfig, restart: RestartState) ->
             families: families().map(|family| RestartFamily { family: family.into(), forwarding }).collect(),
         }));
     }
-    capabilities.push(Capability::FourOctetAs(local.asn));
-    Open { asn: local.asn, hold_secs: config.hold_time.seconds(), router_id: local.router_id, capabilities }
+    if let (Some(role), Source::External) = (config.role, kind(local, config)) {
+        capabilities.push(Capability::Role(role_code(role)));
+    }
+    let asn = presented(local, config);
+    capabilities.push(Capability::FourOctetAs(asn));
+    Open { asn, hold_secs: config.hold_time.seconds(), router_id: local.router_id, capabilities }
 }
 
 /// What our OPEN and theirs agree on.
 ///
 /// # Errors
-/// The NOTIFICATION of RFC 4271 §6.2 to refuse with: the wrong AS, an identifier that is ours, no common family.
-pub(crate) fn negotiate(ours: &Open, theirs: &Open, expected: Asn) -> Result<Agreed, Notification> {
-    if theirs.asn != expected {
+/// The NOTIFICATION of RFC 4271 §6.2 to refuse with: the wrong AS, an identifier that is ours, roles that do not go
+/// together, no common family.
+pub(crate) fn negotiate(ours: &Open, theirs: &Open, config: &PeerConfig) -> Result<Agreed, Notification> {
+    let expected = match config.asn {
+        RemoteAs::Exactly(asn) => theirs.asn == asn,
+        RemoteAs::Internal => theirs.asn == ours.asn,
+        RemoteAs::External => theirs.asn != ours.asn,
+    };
+    if !expected {
         return Err(ErrorCode::BAD_PEER_AS.into());
     }
     if theirs.router_id == ours.router_id && theirs.asn == ours.asn {
         return Err(ErrorCode::BAD_ROUTER_ID.into());
     }
+    let role = agree_on_role(ours, theirs, config)?;
     let families = ours.families().intersection(theirs.families());
     if families.is_empty() {
         return Err(no_common_family(ours));
@@ -106,11 +159,29 @@ pub(crate) fn negotiate(ours: &Open, theirs: &Open, expected: Asn) -> Result<Agr
             extended_messages: ours.extended_messages() && theirs.extended_messages(),
             extended_next_hop: ours.extended_next_hop() && theirs.extended_next_hop(),
         },
+        asn: theirs.asn,
         router_id: theirs.router_id,
         hold: hold.duration(),
         route_refresh: ours.route_refresh() && theirs.route_refresh(),
+        enhanced_refresh: ours.enhanced_route_refresh() && theirs.enhanced_route_refresh(),
+        role,
         restart: restart(ours, theirs, families),
+        offered: ours.capabilities.clone(),
+        received: theirs.capabilities.clone(),
     })
+}
+
+/// Our role, if both have told theirs and the two go together (RFC 9234 §4.2).
+fn agree_on_role(ours: &Open, theirs: &Open, config: &PeerConfig) -> Result<Option<Role>, Notification> {
+    let mismatch = || Notification::from(ErrorCode::ROLE_MISMATCH);
+    let Some(role) = config.role.filter(|_| theirs.asn != ours.asn) else { return Ok(None) };
+    let wanted = role_code(counterpart(role));
+    match theirs.roles().as_slice() {
+        [] if config.role_strict => Err(mismatch()),
+        [] => Ok(None),
+        [told, more @ ..] if *told == wanted && more.iter().all(|other| other == told) => Ok(Some(role)),
+        _ => Err(mismatch()),
+    }
 }
 
 /// Unsupported Capability, with the capabilities that we insist on (RFC 5492 §3).
@@ -146,6 +217,8 @@ impl Agreed {
         [
             (self.dialect.four_octet_as, "four-octet AS"),
             (self.route_refresh, "route refresh"),
+            (self.enhanced_refresh, "enhanced route refresh"),
+            (self.role.is_some(), "role"),
             (self.dialect.extended_messages, "extended messages"),
             (self.dialect.extended_next_hop, "extended next hop"),
             (restart.is_some(), "graceful restart"),
@@ -171,12 +244,7 @@ mod tests {
     }
 
     fn config(asn: u32, families: &[Family]) -> PeerConfig {
-        let family = FamilyConfig {
-            import: Policy::accept_all(),
-            export: Policy::accept_all(),
-            max_prefixes: 10,
-            next_hop: NextHopMode::Keep,
-        };
+        let family = FamilyConfig::new(Policy::accept_all(), Policy::accept_all(), NextHopMode::Keep);
         let mut config = PeerConfig::new(Asn(asn), "10.0.0.2:179".parse().unwrap());
         config.families = families.iter().map(|known| (*known, family.clone())).collect();
         config
@@ -189,7 +257,7 @@ mod tests {
         let mut theirs = open(&local(2, 2), &config(1, &[Family::Ipv6Unicast]), QUIET);
         theirs.hold_secs = 9;
         theirs.capabilities.retain(|capability| *capability != Capability::ExtendedMessages);
-        let agreed = negotiate(&ours, &theirs, Asn(2)).unwrap();
+        let agreed = negotiate(&ours, &theirs, &both).unwrap();
         assert_eq!(agreed.dialect.families, Families::from_iter([Family::Ipv6Unicast]));
         assert!(!agreed.dialect.extended_messages && !agreed.dialect.extended_next_hop);
         assert!(agreed.dialect.four_octet_as && agreed.route_refresh);
@@ -201,12 +269,13 @@ mod tests {
     fn each_disagreement_has_its_own_notification() {
         let ours = open(&local(1, 1), &config(2, &[Family::Ipv4Unicast]), QUIET);
         let theirs = |asn, id, family| open(&local(asn, id), &config(1, &[family]), QUIET);
-        let refusal = |theirs: Open, expected| negotiate(&ours, &theirs, Asn(expected)).unwrap_err().code;
+        let wanted = |asn| config(asn, &[Family::Ipv4Unicast]);
+        let refusal = |theirs: Open, expected| negotiate(&ours, &theirs, &wanted(expected)).unwrap_err().code;
         assert_eq!(refusal(theirs(3, 2, Family::Ipv4Unicast), 2), ErrorCode::BAD_PEER_AS);
         assert_eq!(refusal(theirs(1, 1, Family::Ipv4Unicast), 1), ErrorCode::BAD_ROUTER_ID);
         assert_eq!(refusal(theirs(2, 2, Family::Ipv6Unicast), 2), ErrorCode::UNSUPPORTED_CAPABILITY);
         // The same identifier in another AS is somebody else (RFC 6286 §2.1).
-        assert!(negotiate(&ours, &theirs(2, 1, Family::Ipv4Unicast), Asn(2)).is_ok());
+        assert!(negotiate(&ours, &theirs(2, 1, Family::Ipv4Unicast), &wanted(2)).is_ok());
     }
 
     #[test]
@@ -214,7 +283,8 @@ mod tests {
         let ours = open(&local(1, 1), &config(2, &[Family::Ipv4Unicast]), QUIET);
         let mut theirs = open(&local(2, 2), &config(1, &[Family::Ipv4Unicast]), QUIET);
         theirs.hold_secs = 0;
-        assert_eq!(negotiate(&ours, &theirs, Asn(2)).unwrap().hold, None);
+        let config = config(2, &[Family::Ipv4Unicast]);
+        assert_eq!(negotiate(&ours, &theirs, &config).unwrap().hold, None);
     }
 
     #[test]
@@ -222,7 +292,7 @@ mod tests {
         let ours = open(&local(1, 1), &config(2, &Family::ALL), QUIET);
         let state = RestartState { restarting: true, forwarding: true };
         let theirs = open(&local(2, 2), &config(1, &Family::ALL), state);
-        let restart = negotiate(&ours, &theirs, Asn(2)).unwrap().restart.unwrap();
+        let restart = negotiate(&ours, &theirs, &config(2, &Family::ALL)).unwrap().restart.unwrap();
         assert!(restart.notification);
         assert_eq!(restart.forwarding, Families::ALL);
         assert_eq!(restart.time, Duration::from_secs(120));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::dialer::After;
 use super::outbox::Outbox;
 use super::{Collision, Core, Peer};
-use crate::config::ConnId;
+use crate::config::{ConnId, Role};
 use crate::event::{Event, FaultAction};
 use crate::policy::Source;
 use crate::prefix::{Families, Family};
@@ -79,7 +79,7 @@ impl Peer {
         let Some(session) = self.session_mut(conn) else { return Ok(()) };
         session.phase.expects(frame.kind())?;
         let dialect = session.dialect();
-        self.record.received();
+        self.record.received(frame.kind());
         let decoded = wire::decode(frame, &dialect).map_err(|error| self.fatal(&error, core))?;
         match decoded.message {
             Message::Open(open) => self.on_open(conn, &open, core, now)?,
@@ -94,7 +94,7 @@ impl Peer {
 
     fn on_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) -> Result<(), End> {
         let Some(session) = self.session(conn) else { return Ok(()) };
-        let Some(agreed) = session.phase.judge(theirs, self.config.asn)? else { return Ok(()) };
+        let Some(agreed) = session.phase.judge(theirs, &self.config)? else { return Ok(()) };
         if let Some(collision) = self.collision(conn, theirs, &core.local) {
             self.resolve(collision, core, now);
         }
@@ -130,7 +130,7 @@ impl Peer {
 
     fn on_notification(&mut self, conn: ConnId, notification: &Notification, core: &mut Core, now: Instant) {
         let Some(session) = self.remove(conn) else { return };
-        self.record.note(&format!("peer: {notification}"));
+        self.record.notified(true, notification, now);
         core.tell(Event::NotificationReceived {
             peer: self.id.clone(),
             code: notification.code.code,
@@ -225,7 +225,10 @@ impl Peer {
     fn announce(&mut self, announcement: Announcement, core: &mut Core, conn: ConnId) -> Result<(), End> {
         let Some(family) = announcement.prefixes.first().map(|prefix| prefix.family()) else { return Ok(()) };
         let kind = self.kind(core);
-        if kind == Source::External && announcement.attributes.as_path.first() != Some(self.config.asn) {
+        let asn = self.session(conn).and_then(|up| up.agreed()).map(|agreed| agreed.asn);
+        // A route server puts nothing before the paths of its clients (RFC 7947 §2.2.2).
+        let signed = self.config.role != Some(Role::RouteServerClient);
+        if kind == Source::External && signed && announcement.attributes.as_path.first() != asn {
             self.record.faulty();
             let reason = "AS_PATH does not begin with the peer's AS".to_owned();
             self.tell_fault(FaultAction::TreatAsWithdraw, reason, core);
@@ -236,7 +239,7 @@ impl Peer {
         let Some(local_address) = self.session(conn).map(|up| up.link.local.ip()) else { return Ok(()) };
         let screen = Screen { peer: self.index, kind, policy: &config.import, local_address };
         let known = core.rib.counts(self.index, family).received;
-        let room = config.max_prefixes.saturating_sub(known);
+        let room = config.limit.max.saturating_sub(known);
         if core.rib.announce(&screen, announcement, room) {
             return Err(End::Limit(self.too_many(family, core)));
         }
@@ -245,15 +248,22 @@ impl Peer {
     }
 
     fn too_many(&self, family: Family, core: &mut Core) -> Notification {
-        let limit = self.config.families.get(&family).map_or(0, |config| config.max_prefixes);
+        let limit = self.config.families.get(&family).map_or(0, |config| config.limit.max);
         let count = core.rib.counts(self.index, family).received;
-        core.tell(Event::PrefixLimit { peer: self.id.clone(), family, count, limit, exceeded: true });
+        core.tell(Event::PrefixLimit {
+            peer: self.id.clone(),
+            family,
+            count,
+            limit,
+            exceeded: true,
+            ended: true,
+        });
         Notification::max_prefixes(family, limit)
     }
 
     /// Tells once per session that three quarters of the limit are used.
     fn warn_of_limit(&mut self, conn: ConnId, family: Family, core: &mut Core) {
-        let limit = self.config.families.get(&family).map_or(0, |config| config.max_prefixes);
+        let limit = self.config.families.get(&family).map_or(0, |config| config.limit.max);
         let count = core.rib.counts(self.index, family).received;
         if u64::from(count) * 4 < u64::from(limit) * 3 {
             return;
@@ -261,13 +271,20 @@ impl Peer {
         let Some(up) = self.session_mut(conn).and_then(|session| session.established_mut()) else { return };
         if !up.warned.contains(family) {
             up.warned.insert(family);
-            core.tell(Event::PrefixLimit { peer: self.id.clone(), family, count, limit, exceeded: false });
+            core.tell(Event::PrefixLimit {
+                peer: self.id.clone(),
+                family,
+                count,
+                limit,
+                exceeded: false,
+                ended: false,
+            });
         }
     }
 
     /// A lower limit may end the session at once.
     pub(super) fn check_limit(&mut self, family: Family, core: &mut Core, now: Instant) {
-        let limit = self.config.families.get(&family).map_or(u32::MAX, |config| config.max_prefixes);
+        let limit = self.config.families.get(&family).map_or(u32::MAX, |config| config.limit.max);
         let count = core.rib.counts(self.index, family).received;
         let conn = self.established().map(|(session, _)| session.link.conn);
         if let Some(conn) = conn

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::negotiate::{Agreed, negotiate};
 use super::outbox::Outbox;
+use super::status::count;
 use super::timers::{Timer, Timers};
 use crate::chance::Chance;
-use crate::config::ConnId;
+use crate::config::{ConnId, PeerConfig};
 use crate::event::PeerState;
-use crate::prefix::{Asn, Families};
+use crate::prefix::Families;
+use crate::snapshot::MessageCounts;
 use crate::speaker::Direction;
 use crate::wire::{self, Dialect, ErrorCode, Framer, Message, MessageType, Notification, Open};
 
@@ -82,9 +84,9 @@ impl Phase {
     ///
     /// # Errors
     /// The NOTIFICATION with which to refuse.
-    pub(crate) fn judge(&self, theirs: &Open, expected: Asn) -> Result<Option<Agreed>, Notification> {
+    pub(crate) fn judge(&self, theirs: &Open, config: &PeerConfig) -> Result<Option<Agreed>, Notification> {
         match self {
-            Self::OpenSent(OpenSent { ours }) => negotiate(ours, theirs, expected).map(Some),
+            Self::OpenSent(OpenSent { ours }) => negotiate(ours, theirs, config).map(Some),
             Self::Closed | Self::OpenConfirm(_) | Self::Established(_) => Ok(None),
         }
     }
@@ -143,7 +145,7 @@ pub(crate) struct Session {
     pub(crate) timers: Timers,
     /// The owner of the socket knows that there is something to send.
     signalled: bool,
-    sent: u64,
+    sent: MessageCounts,
 }
 
 impl Session {
@@ -157,7 +159,7 @@ impl Session {
             outbox: Outbox::default(),
             timers: Timers::default(),
             signalled: false,
-            sent: 0,
+            sent: MessageCounts::default(),
         };
         session.send(&Message::Open(ours.clone()));
         session.phase = Phase::OpenSent(OpenSent { ours });
@@ -211,12 +213,12 @@ impl Session {
     pub(crate) fn send(&mut self, message: &Message) {
         let dialect = self.dialect();
         if wire::encode(message, &dialect, self.outbox.buffer()).is_ok() {
-            self.sent += 1;
+            count(&mut self.sent, message.kind(), 1);
         }
     }
 
     /// Messages sent since the last call.
-    pub(crate) fn take_sent(&mut self) -> u64 {
+    pub(crate) fn take_sent(&mut self) -> MessageCounts {
         std::mem::take(&mut self.sent)
     }
 

@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::{Core, Peer};
 use crate::event::PeerState;
 use crate::prefix::Family;
-use crate::snapshot::{FamilyStatus, PeerStatus};
+use crate::snapshot::{FamilyStatus, LastError, MessageCounts, PeerStatus};
+use crate::wire::{ErrorCode, MessageType, Notification};
 
 /// How many faults are told for the octets of one input; all are counted.
 const FAULTS_TOLD: u32 = 16;
@@ -17,12 +18,25 @@ pub(crate) struct Record {
     since: Instant,
     established: u64,
     dropped: u64,
-    messages_in: u64,
-    messages_out: u64,
+    messages_in: MessageCounts,
+    messages_out: MessageCounts,
     faults: u64,
     faults_told: u32,
-    last_error: Option<String>,
+    last_error: Option<Ended>,
 }
+
+/// Why something ended, and when.
+#[derive(Debug)]
+struct Ended {
+    at: Instant,
+    by_peer: bool,
+    code: Option<ErrorCode>,
+    text: String,
+    data: Vec<u8>,
+}
+
+/// How much of the data of a NOTIFICATION is kept.
+const DATA_KEPT: usize = 64;
 
 impl Record {
     pub(crate) fn new(now: Instant) -> Self {
@@ -31,8 +45,8 @@ impl Record {
             since: now,
             established: 0,
             dropped: 0,
-            messages_in: 0,
-            messages_out: 0,
+            messages_in: MessageCounts::default(),
+            messages_out: MessageCounts::default(),
             faults: 0,
             faults_told: 0,
             last_error: None,
@@ -48,8 +62,21 @@ impl Record {
         Some(std::mem::replace(&mut self.state, state))
     }
 
-    pub(crate) fn note(&mut self, error: &str) {
-        self.last_error = Some(error.to_owned());
+    /// Something ended without a NOTIFICATION.
+    pub(crate) fn note(&mut self, by_peer: bool, text: &str, now: Instant) {
+        let text = text.to_owned();
+        self.last_error = Some(Ended { at: now, by_peer, code: None, text, data: Vec::new() });
+    }
+
+    /// A connection ended with a NOTIFICATION.
+    pub(crate) fn notified(&mut self, by_peer: bool, notification: &Notification, now: Instant) {
+        self.last_error = Some(Ended {
+            at: now,
+            by_peer,
+            code: Some(notification.code),
+            text: notification.to_string(),
+            data: notification.data.iter().take(DATA_KEPT).copied().collect(),
+        });
     }
 
     pub(crate) fn established(&mut self) {
@@ -65,12 +92,21 @@ impl Record {
         self.dropped += 1;
     }
 
-    pub(crate) fn received(&mut self) {
-        self.messages_in += 1;
+    pub(crate) fn received(&mut self, kind: MessageType) {
+        count(&mut self.messages_in, kind, 1);
     }
 
-    pub(crate) fn sent(&mut self, messages: u64) {
-        self.messages_out += messages;
+    pub(crate) fn sent(&mut self, kind: MessageType, messages: u64) {
+        count(&mut self.messages_out, kind, messages);
+    }
+
+    pub(crate) fn sent_all(&mut self, sent: MessageCounts) {
+        let MessageCounts { open, update, notification, keepalive, route_refresh } = sent;
+        self.messages_out.open += open;
+        self.messages_out.update += update;
+        self.messages_out.notification += notification;
+        self.messages_out.keepalive += keepalive;
+        self.messages_out.route_refresh += route_refresh;
     }
 
     pub(crate) fn faulty(&mut self) {
@@ -89,6 +125,30 @@ impl Record {
     }
 }
 
+/// Counts messages of one kind.
+pub(crate) fn count(counts: &mut MessageCounts, kind: MessageType, messages: u64) {
+    let counter = match kind {
+        MessageType::Open => &mut counts.open,
+        MessageType::Update => &mut counts.update,
+        MessageType::Notification => &mut counts.notification,
+        MessageType::Keepalive => &mut counts.keepalive,
+        MessageType::RouteRefresh => &mut counts.route_refresh,
+    };
+    *counter += messages;
+}
+
+impl Ended {
+    fn status(&self, now: Instant) -> LastError {
+        LastError {
+            ago: now.saturating_duration_since(self.at),
+            by_peer: self.by_peer,
+            code: self.code,
+            text: self.text.clone(),
+            data: self.data.clone(),
+        }
+    }
+}
+
 impl Peer {
     /// The peer as status.
     pub(crate) fn status(&self, core: &Core, now: Instant) -> PeerStatus {
@@ -99,12 +159,15 @@ impl Peer {
             peer: self.id.clone(),
             state: record.state,
             since: now.saturating_duration_since(record.since),
-            asn: self.config.asn,
+            asn: self.asn(core),
             router_id: agreed.map(|agreed| agreed.router_id),
             local: self.ends().map(|(local, _)| local),
             remote: self.ends().map(|(_, remote)| remote),
             hold_time: agreed.and_then(|agreed| agreed.hold),
+            keepalive: agreed.and_then(|agreed| self.pace(agreed)),
             capabilities: agreed.map(|agreed| agreed.capabilities()).unwrap_or_default(),
+            offered: agreed.map(|agreed| agreed.offered.clone()).unwrap_or_default(),
+            received: agreed.map(|agreed| agreed.received.clone()).unwrap_or_default(),
             families: self
                 .config
                 .families
@@ -116,8 +179,10 @@ impl Peer {
             messages_in: record.messages_in,
             messages_out: record.messages_out,
             faults: record.faults,
-            last_error: record.last_error.clone(),
+            last_error: record.last_error.as_ref().map(|ended| ended.status(now)),
             retry_in: self.dialer.next().map(|due| due.saturating_duration_since(now)),
+            range: None,
+            lingers: false,
         }
     }
 
@@ -130,7 +195,9 @@ impl Peer {
             accepted: counts.accepted,
             announced: core.rib.announced(self.index, family),
             stale: counts.stale,
-            max_prefixes: self.config.families.get(&family).map_or(0, |config| config.max_prefixes),
+            max_prefixes: self.config.families.get(&family).map_or(0, |config| config.limit.max),
+            updates_in: 0,
+            updates_out: 0,
             end_of_rib: up.is_some_and(|up| up.ended.contains(family)),
         }
     }

@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Local, OriginAttributes};
+use crate::config::{Local, OriginAttributes, Role};
 use crate::policy::{RuleIndex, Source};
-use crate::prefix::{Family, Gateway, Prefix, RouterId};
+use crate::prefix::{Asn, Family, Gateway, Prefix, RouterId};
 use crate::wire::{Attributes, NextHop};
 pub(crate) use adj_out::Filled;
 use adj_out::{AdjOut, Outs};
@@ -49,6 +49,10 @@ pub(crate) struct Facts {
     pub(crate) address: IpAddr,
     /// The index of the link on which its link-local addresses are; 0 if the session does not say.
     pub(crate) zone: u32,
+    /// Its AS.
+    pub(crate) asn: Asn,
+    /// Our role towards it, told or not (RFC 9234); `None` inside our AS.
+    pub(crate) role: Option<Role>,
 }
 
 impl Facts {

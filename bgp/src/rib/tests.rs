@@ -156,6 +156,8 @@ fn facts(last: u8) -> Facts {
         router_id: id(last),
         address: IpAddr::from([10, 0, 0, last]),
         zone: 0,
+        asn: Asn(65000 + u32::from(last)),
+        role: None,
     }
 }
 

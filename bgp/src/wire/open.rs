@@ -78,6 +78,15 @@ impl Open {
         })
     }
 
+    /// The roles that the sender claims, as numbered by RFC 9234 §4.1; more than one kind is a fault.
+    pub fn roles(&self) -> Vec<u8> {
+        let role = |capability: &Capability| match capability {
+            Capability::Role(role) => Some(*role),
+            _ => None,
+        };
+        self.capabilities.iter().filter_map(role).collect()
+    }
+
     /// The graceful restart capability; of several the last one counts (RFC 4724 §3).
     pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
         self.capabilities.iter().rev().find_map(|capability| match capability {

@@ -11,7 +11,7 @@ use manx_bgp::{
 };
 use proptest::prelude::*;
 
-use crate::script::{octets, open, restartable};
+use crate::script::{octets, open, passive, restartable};
 use crate::world::{beginning, open_peer};
 
 const PEERS: usize = 3;
@@ -118,9 +118,9 @@ fn variant(peer: usize, variant: u8) -> PeerConfig {
     let family = config.families.get_mut(&Family::Ipv4Unicast).expect("configured");
     match variant {
         1 => family.import = Policy::reject_all(),
-        2 => family.max_prefixes = 2,
+        2 => family.limit.max = 2,
         3 => config.graceful_restart = None,
-        4 => config.passive = true,
+        4 => config.target = passive(config.target),
         _ => {}
     }
     config
@@ -158,6 +158,7 @@ impl Chaos {
         while let Some(output) = self.speaker.poll() {
             match output {
                 Output::Connect { .. } => assert!(!self.stopped, "nothing is dialled after a stop"),
+                Output::Adopted { conn, .. } => assert!(self.conns.contains_key(&conn), "{conn:?} is gone"),
                 Output::Writable { conn } => assert!(self.conns.contains_key(&conn), "{conn:?} is gone"),
                 Output::Close { conn } => {
                     let mut rest = Vec::new();

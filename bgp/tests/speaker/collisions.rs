@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use manx_bgp::wire::Message;
 use manx_bgp::{ConnId, Direction, Event, Input, Local, Output, PeerState, RouterId, Speaker};
 
-use crate::script::{PEER_ASN, Script, octets, open, restartable};
+use crate::script::{PEER_ASN, Script, octets, open, passive, restartable};
 use crate::world::{World, address, beginning, name, open_peer, secs};
 
 /// What travels towards one end of a connection, in order.
@@ -201,7 +201,7 @@ fn an_open_that_is_no_good_does_not_replace_a_session() {
 
 #[test]
 fn the_newest_of_two_connections_that_the_peer_dialled_is_the_live_one() {
-    let mut script = Script::new(|config| config.passive = true);
+    let mut script = Script::new(|config| config.target = passive(config.target));
     script.connect(1, Direction::Passive);
     assert_eq!(
         script.connect(2, Direction::Passive),

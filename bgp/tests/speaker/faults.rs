@@ -215,13 +215,13 @@ fn peers_that_disagree_about_their_systems_do_not_storm() {
     world.add(65000);
     world.peer_with(0, 1, |me, peer| {
         if me == 0 {
-            peer.asn = Asn(65001);
+            peer.asn = Asn(65001).into();
         }
     });
     world.run(secs(3600));
     let outputs: usize = world.nodes.iter().map(|node| node.outputs).sum();
     assert!(outputs < 8000, "{outputs} outputs in an hour");
-    world.reconfigure(0, 1, |peer| peer.asn = Asn(65000));
+    world.reconfigure(0, 1, |peer| peer.asn = Asn(65000).into());
     world.run(secs(35));
     assert!(world.is_up(0, 1));
 }

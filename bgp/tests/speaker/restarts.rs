@@ -230,8 +230,7 @@ fn settled_does_not_wait_for_the_dead_longer_than_the_window() {
     }
     world.crash(2, true);
     world.peer(0, 1);
-    let mut dead = crate::world::open_peer(0, 2, manx_bgp::Asn(65002));
-    dead.passive = false;
+    let dead = crate::world::open_peer(0, 2, manx_bgp::Asn(65002));
     world.nodes[0].peers.insert(name(2), dead);
     world.declare(0);
     world.run(secs(9));

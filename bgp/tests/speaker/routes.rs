@@ -122,14 +122,15 @@ fn equal_paths_carry_traffic_together_up_to_the_width() {
 #[test]
 fn a_peer_that_exceeds_its_limit_loses_the_session_and_all_its_routes() {
     let mut world = pair();
-    world.reconfigure(0, 1, |peer| peer.families.get_mut(&V4).unwrap().max_prefixes = 4);
+    world.reconfigure(0, 1, |peer| peer.families.get_mut(&V4).unwrap().limit.max = 4);
     world.originate(1, &["10.1.0.0/24", "10.2.0.0/24"]);
     world.run(secs(1));
     world.forget_events();
     world.originate(1, &["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24"]);
     world.run(secs(1));
     assert!(world.is_up(0, 1), "the limit itself is allowed");
-    let warning = Event::PrefixLimit { peer: name(1), family: V4, count: 4, limit: 4, exceeded: false };
+    let warning =
+        Event::PrefixLimit { peer: name(1), family: V4, count: 4, limit: 4, exceeded: false, ended: false };
     assert!(world.nodes[0].events.iter().any(|(_, event)| *event == warning));
     world.originate(1, &["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24", "10.5.0.0/24"]);
     world.run(secs(1));
@@ -151,7 +152,7 @@ fn a_lowered_limit_counts_at_once() {
     world.originate(1, &["10.1.0.0/24", "10.2.0.0/24"]);
     world.run(secs(1));
     world.forget_events();
-    world.reconfigure(0, 1, |peer| peer.families.get_mut(&V4).unwrap().max_prefixes = 1);
+    world.reconfigure(0, 1, |peer| peer.families.get_mut(&V4).unwrap().limit.max = 1);
     world.run(secs(1));
     assert_eq!(world.notifications_sent(0), [(6, 1)]);
     assert_eq!(world.nodes[0].routes, BTreeMap::new());

@@ -8,8 +8,8 @@ use manx_bgp::wire::{
     self, AfiSafi, Capability, Dialect, Framer, GracefulRestart, Message, Open, RestartFamily, Side,
 };
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Families, Family, Input, Local, Output, PeerConfig, PeerId, RouterId,
-    Speaker,
+    Asn, ConnId, Dial, Direction, Event, Families, Family, Input, Local, Output, PeerConfig, PeerId,
+    RouterId, Speaker,
 };
 
 use crate::world::{beginning, open_peer};
@@ -92,6 +92,7 @@ impl Script {
         while let Some(output) = self.speaker.poll() {
             match output {
                 Output::Connect { .. } => said.push("dial".to_owned()),
+                Output::Adopted { conn, peer } => said.push(format!("adopt {} {peer}", conn.0)),
                 Output::Writable { conn } => said.extend(self.read(conn)),
                 Output::Close { conn } => {
                     said.extend(self.read(conn));
@@ -171,5 +172,13 @@ impl Script {
 
     pub(crate) fn state(&self) -> String {
         self.speaker.snapshot(self.now).peers.first().map_or_else(String::new, |peer| peer.state.to_string())
+    }
+}
+
+/// The same peer, for whose connections we wait.
+pub(crate) fn passive(target: Dial) -> Dial {
+    match target {
+        Dial::Active(address) => Dial::Passive(address),
+        other => other,
     }
 }

@@ -40,12 +40,7 @@ pub(crate) fn name(host: Host) -> PeerId {
 
 /// A peer's configuration that lets everything through.
 pub(crate) fn open_peer(me: Host, other: Host, asn: Asn) -> PeerConfig {
-    let family = |own| FamilyConfig {
-        import: Policy::accept_all(),
-        export: Policy::accept_all(),
-        max_prefixes: 1_000_000,
-        next_hop: NextHopMode::Own(own),
-    };
+    let family = |own| FamilyConfig::new(Policy::accept_all(), Policy::accept_all(), NextHopMode::Own(own));
     let mut config = PeerConfig::new(asn, SocketAddr::new(address(other), 179));
     config.source = Some(address(me));
     config.families.insert(Family::Ipv4Unicast, family(address(me)));
@@ -202,6 +197,7 @@ impl World {
                     node.dials += 1;
                     self.dial(host, target);
                 }
+                Output::Adopted { .. } => {}
                 Output::Writable { conn } => self.write(host, conn),
                 Output::Close { conn } => {
                     self.write(host, conn);

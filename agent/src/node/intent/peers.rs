@@ -10,7 +10,7 @@ use manx_api::{
     NextHopMode as ApiNextHop, NodeNetwork, PeerAddress, PeerAsn, PeerTarget, SourceAddress, Topology,
     selects,
 };
-use manx_bgp::{Asn, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId};
+use manx_bgp::{Asn, Dial, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId, PrefixLimit};
 
 use super::policy::{Towards, export, import};
 use super::{PeerIntent, Problem, Transport, View};
@@ -193,7 +193,11 @@ impl<'a> Wanted<'a> {
             self.spec.and_then(|spec| spec.connect_retry_seconds).unwrap_or(config.connect_retry_seconds);
         let restart = self.spec.and_then(|spec| spec.graceful_restart).unwrap_or(config.graceful_restart);
         PeerConfig {
-            passive: self.spec.is_some_and(|spec| spec.passive),
+            target: if self.spec.is_some_and(|spec| spec.passive) {
+                Dial::Passive(target)
+            } else {
+                Dial::Active(target)
+            },
             hold_time: HoldTime::new(hold).unwrap_or_default(),
             connect_retry: FIRST_RETRY.min(Duration::from_secs(retry.into())),
             graceful_restart: restart_time(restart),
@@ -211,11 +215,11 @@ impl<'a> Wanted<'a> {
         };
         let limits = [self.spec.and_then(|spec| spec.max_prefixes), Some(view.config.max_prefixes)];
         let limit = limits.into_iter().flatten().find_map(|limits| limit_of(limits, family));
+        let import = import(view, family, &self.filters);
+        let export = export(view, family, towards, &self.filters);
         Some(FamilyConfig {
-            import: import(view, family, &self.filters),
-            export: export(view, family, towards, &self.filters),
-            max_prefixes: limit.unwrap_or(MAX_PREFIXES),
-            next_hop,
+            limit: PrefixLimit::new(limit.unwrap_or(MAX_PREFIXES)),
+            ..FamilyConfig::new(import, export, next_hop)
         })
     }
 

@@ -6,7 +6,7 @@ use manx_api::{
     IPPoolSpec, LabelSelector, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn,
     PrefixAdvertisement, RouteReflector, SecretKeyRef,
 };
-use manx_bgp::{Community, Family, NextHopMode, Prefix, Source, Verdict};
+use manx_bgp::{Community, Dial, Family, NextHopMode, Prefix, Source, Verdict};
 
 use super::*;
 use crate::node::cluster::Objects;
@@ -147,9 +147,9 @@ fn a_full_mesh_has_one_session_with_each_other_node_that_carries_both_families()
     let scene = Scene::new();
     assert_eq!(ids(&scene.bgp()), ["node/node2", "node/node3"]);
     let peer = scene.peer("node/node2").config;
-    assert_eq!(peer.target, "192.0.2.2:179".parse().expect("an address"));
+    assert_eq!(peer.target, Dial::Active("192.0.2.2:179".parse().expect("an address")));
     assert_eq!(peer.source, Some("192.0.2.1".parse().expect("an address")));
-    assert_eq!(peer.asn, Asn(64512));
+    assert_eq!(peer.asn, Asn(64512).into());
     let next_hops: Vec<NextHopMode> = peer.families.values().map(|family| family.next_hop).collect();
     let own = |text: &str| NextHopMode::Own(text.parse().expect("an address"));
     assert_eq!(next_hops, [own("192.0.2.1"), own("2001:db8::1")]);
@@ -160,7 +160,7 @@ fn a_node_without_ipv4_is_reached_over_ipv6_and_carries_only_that() {
     let mut scene = Scene::new();
     scene.network(2, false, true, &[]);
     let peer = scene.peer("node/node2").config;
-    assert_eq!(peer.target, "[2001:db8::2]:179".parse().expect("an address"));
+    assert_eq!(peer.target, Dial::Active("[2001:db8::2]:179".parse().expect("an address")));
     assert_eq!(peer.families.keys().copied().collect::<Vec<_>>(), [Family::Ipv6Unicast]);
 }
 
@@ -314,8 +314,8 @@ fn a_router_is_peered_with_as_its_object_says() {
     });
     let peer = scene.peer("peer/tor");
     assert_eq!(peer.config.hold_time.seconds(), 9);
-    assert_eq!(peer.config.asn, Asn(65000));
-    assert!(peer.config.passive);
+    assert_eq!(peer.config.asn, Asn(65000).into());
+    assert!(matches!(peer.config.target, Dial::Passive(_)));
     assert_eq!(peer.transport, Transport { ttl: Some(255), min_ttl: Some(254) });
     assert!(peer.config.families.values().all(|family| family.next_hop == NextHopMode::Keep));
 }

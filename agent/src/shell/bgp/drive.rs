@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use manx_bgp::{
-    ConnId, Direction, Input, Local, OriginAttributes, Output, PeerConfig, PeerId, PeerStatus, Prefix,
-    Speaker, StopReason,
+    ConnId, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerStatus, Prefix, Speaker,
+    StopReason,
 };
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -17,15 +17,13 @@ use tokio::task::JoinHandle;
 
 use super::conn::{CHUNK, Conn, Note};
 use super::{Learned, Links, socket};
-use crate::node::intent::{BgpIntent, Transport};
+use crate::node::intent::BgpIntent;
 use crate::shell::events;
 
 /// Notes of connections that wait for the loop; together with [`CHUNK`] the bound on unread bytes.
 const NOTES: usize = 64;
 /// Notes handled before the loop looks at its timers again.
 const NOTES_PER_TURN: usize = 32;
-/// Connections that one peer may have open at once; two are a collision, more are a fault.
-const CONNECTIONS_PER_PEER: usize = 3;
 /// The least time between two published states of the sessions.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
 
@@ -67,6 +65,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         speaker,
         intent: Arc::clone(&intent),
         conns: BTreeMap::new(),
+        unread: BTreeMap::new(),
         next_conn: 0,
         notes_in,
         arrivals_in,
@@ -100,6 +99,8 @@ struct Turn {
     speaker: Speaker,
     intent: Arc<BgpIntent>,
     conns: BTreeMap<ConnId, (PeerId, Conn)>,
+    /// Accepted connections that have not found their peer yet; the speaker bounds their number.
+    unread: BTreeMap<ConnId, TcpStream>,
     next_conn: u64,
     notes_in: mpsc::Sender<Note>,
     arrivals_in: mpsc::Sender<Arrival>,
@@ -197,44 +198,50 @@ impl Turn {
 
     fn on_arrival(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Dialled { peer, stream: Ok(stream) } => self.connected(peer, stream, Direction::Active),
+            Arrival::Dialled { peer, stream: Ok(stream) } => self.connected(peer, stream),
             Arrival::Dialled { peer, stream: Err(error) } => {
                 tracing::debug!(%peer, %error, "connecting failed");
                 self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
             }
             Arrival::Accepted(stream) => {
-                // Whoever is no peer of ours gets a closed connection and not one byte.
-                let Some((peer, transport)) = self.whose(&stream) else { return };
-                let adopted = socket::adopt(&stream, &transport);
-                let open = self.conns.values().filter(|(owner, _)| *owner == peer).count();
-                if adopted.is_ok() && open < CONNECTIONS_PER_PEER {
-                    self.connected(peer, stream, Direction::Passive);
-                }
+                let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
+                let conn = self.next_conn();
+                self.unread.insert(conn, stream);
+                self.speaker.handle(Input::Accepted { conn, local, remote }, Instant::now());
             }
         }
     }
 
-    /// The configured peer behind an accepted connection, by its address and, where it is
-    /// configured, by the address of ours that it called.
-    fn whose(&self, stream: &TcpStream) -> Option<(PeerId, Transport)> {
-        let remote = stream.peer_addr().ok()?.ip().to_canonical();
-        let local = stream.local_addr().ok()?.ip().to_canonical();
-        let matches = |config: &PeerConfig| {
-            config.target.ip() == remote && config.source.is_none_or(|source| source == local)
-        };
-        let (id, peer) = self.intent.peers.iter().find(|(_, peer)| matches(&peer.config))?;
-        Some((id.clone(), peer.transport.clone()))
+    /// An accepted connection has found its peer: it is read from now on.
+    fn adopt(&mut self, conn: ConnId, peer: PeerId) {
+        let Some(stream) = self.unread.remove(&conn) else { return };
+        let transport = self.intent.peers.get(&peer).map(|peer| peer.transport.clone()).unwrap_or_default();
+        if let Err(error) = socket::adopt(&stream, &transport) {
+            tracing::warn!(%peer, %error, "an accepted connection cannot be used");
+            self.speaker.handle(Input::Closed { conn }, Instant::now());
+            return;
+        }
+        self.conns.insert(conn, (peer, Conn::start(conn, stream, self.notes_in.clone())));
+        self.dirty = true;
     }
 
-    fn connected(&mut self, peer: PeerId, stream: TcpStream, direction: Direction) {
+    fn next_conn(&mut self) -> ConnId {
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        conn
+    }
+
+    fn connected(&mut self, peer: PeerId, stream: TcpStream) {
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
             self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
             return;
         };
-        let conn = ConnId(self.next_conn);
-        self.next_conn += 1;
+        let conn = self.next_conn();
         self.conns.insert(conn, (peer.clone(), Conn::start(conn, stream, self.notes_in.clone())));
-        self.speaker.handle(Input::Connected { peer, conn, local, remote, direction }, Instant::now());
+        self.speaker.handle(
+            Input::Connected { peer, conn, local, remote, direction: Direction::Active },
+            Instant::now(),
+        );
         self.dirty = true;
     }
 
@@ -277,6 +284,7 @@ impl Turn {
         while let Some(output) = self.speaker.poll() {
             match output {
                 Output::Connect { peer, target, source } => self.dial(peer, target, source),
+                Output::Adopted { conn, peer } => self.adopt(conn, peer),
                 Output::Writable { conn } => self.fill(conn),
                 Output::Close { conn } => self.close(conn),
                 Output::Route { prefix, next_hops } => links.learned.send(Learned::Route(prefix), next_hops),
@@ -302,6 +310,7 @@ impl Turn {
     }
 
     fn close(&mut self, conn: ConnId) {
+        self.unread.remove(&conn);
         let Some((_, entry)) = self.conns.remove(&conn) else { return };
         let mut last = Vec::new();
         // A last NOTIFICATION fits into one chunk; a peer that does not read loses what is behind it.
