@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::policy::Policy;
 use crate::prefix::{Asn, Family, Prefix, RouterId};
-use crate::wire::{Community, LargeCommunity};
+use crate::wire::{Community, ExtendedCommunity, LargeCommunity};
 
 /// The stable name of a configured peer, chosen by the owner of the speaker ("node/node2", "peer/tor").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -374,6 +374,8 @@ pub enum NextHopMode {
 pub struct OriginAttributes {
     /// COMMUNITIES (RFC 1997).
     pub communities: BTreeSet<Community>,
+    /// EXTENDED COMMUNITIES (RFC 4360).
+    pub extended_communities: BTreeSet<ExtendedCommunity>,
     /// LARGE_COMMUNITY (RFC 8092).
     pub large_communities: BTreeSet<LargeCommunity>,
     /// LOCAL_PREF towards internal peers; 100 when unset.

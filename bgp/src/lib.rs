@@ -58,11 +58,14 @@ pub use config::{
     OriginAttributes, PeerConfig, PeerId, PrefixLimit, RemoteAs, Role,
 };
 pub use event::{Event, FaultAction, PeerState};
-pub use policy::{Changes, Policy, PrefixMatch, Rule, Source, Verdict};
+pub use policy::{
+    Amendment, AsPathMatch, Changes, CommunityMatch, CommunityValue, CommunityValueError, Policy,
+    PrefixMatch, Rule, Source, Subject, Verdict,
+};
 pub use prefix::{Asn, Families, Family, Gateway, HostBits, Ipv4Prefix, Ipv6Prefix, Prefix, RouterId};
 pub use rib::decision::Step;
 pub use snapshot::{
     FamilyStatus, ImportStatus, LastError, MessageCounts, PathStatus, PeerStatus, RouteStatus, Snapshot,
 };
 pub use speaker::{Direction, Input, Output, Speaker, StopReason};
-pub use wire::{Capability, Community, ErrorCode, LargeCommunity};
+pub use wire::{Capability, Community, ErrorCode, ExtendedCommunity, LargeCommunity};

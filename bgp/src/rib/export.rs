@@ -8,7 +8,7 @@ use super::nets::Net;
 use super::path::{PeerIndex, Shared};
 use super::{Facts, Sources};
 use crate::config::{Local, NextHopMode};
-use crate::policy::{Changes, Policy, RuleIndex, Source, Verdict};
+use crate::policy::{Policy, RuleIndex, Source, Subject, Verdict};
 use crate::wire::{Attributes, Community, Dialect, NextHop};
 
 /// How one family is exported to one peer.
@@ -70,7 +70,12 @@ impl Export {
         if self.is_held_back(&attributes.attributes) {
             return None;
         }
-        let rule = self.policy.decide(&net.prefix, facts.map_or(Source::Local, |facts| facts.kind));
+        let rule = self.policy.decide(&Subject {
+            prefix: &net.prefix,
+            source: facts.map_or(Source::Local, |facts| facts.kind),
+            peer: self.facts.kind,
+            attributes: &attributes.attributes,
+        });
         match self.policy.verdict(rule) {
             Verdict::Accept(_) => {
                 Some(Choice { attributes: Arc::clone(attributes), source: best.peer, rule })
@@ -90,33 +95,28 @@ impl Export {
 
     /// The attributes to tell.
     pub(crate) fn attributes(&self, choice: &Choice, sources: &Sources, local: &Local) -> Attributes {
-        let mut attributes = choice.attributes.attributes.clone();
+        let before = &choice.attributes.attributes;
+        let mut attributes = before.clone();
         let from = sources.facts(choice.source);
-        let nothing = Changes::default();
-        let changes = match self.policy.verdict(choice.rule) {
-            Verdict::Accept(changes) => changes,
-            Verdict::Reject => &nothing,
-        };
         match self.facts.kind {
-            Source::External => self.leave_the_system(&mut attributes, from, changes, local),
+            Source::External => self.leave_the_system(&mut attributes, from, local),
             Source::Internal | Source::Local => self.stay_inside(&mut attributes, from, local),
         }
-        apply(changes, &mut attributes);
+        for changes in self.policy.changes(choice.rule, self.facts.kind, before).into_iter().flatten() {
+            changes.apply(&mut attributes);
+            attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
+            if self.facts.kind == Source::External && changes.prepend > 0 {
+                attributes.as_path = attributes.as_path.prepended(local.asn, changes.prepend.into());
+            }
+        }
         if self.facts.kind == Source::External {
             attributes.local_pref = None;
         }
         attributes
     }
 
-    fn leave_the_system(
-        &self,
-        attributes: &mut Attributes,
-        from: Option<&Facts>,
-        changes: &Changes,
-        local: &Local,
-    ) {
-        let times = 1 + usize::from(changes.prepend);
-        attributes.as_path = attributes.as_path.prepended(local.asn, times);
+    fn leave_the_system(&self, attributes: &mut Attributes, from: Option<&Facts>, local: &Local) {
+        attributes.as_path = attributes.as_path.prepended(local.asn, 1);
         if from.is_some() {
             // A MED speaks to the neighbouring system only (RFC 4271 §5.1.4).
             attributes.med = None;
@@ -145,12 +145,4 @@ impl Export {
             (NextHopMode::Keep, None) => self.local_address.into(),
         }
     }
-}
-
-/// Carries out what an accepting rule changes.
-pub(crate) fn apply(changes: &Changes, attributes: &mut Attributes) {
-    attributes.local_pref = changes.local_pref.or(attributes.local_pref);
-    attributes.med = changes.med.or(attributes.med);
-    attributes.communities.extend(&changes.add_communities);
-    attributes.large_communities.extend(&changes.add_large_communities);
 }

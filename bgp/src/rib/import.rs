@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Rib;
-use super::export::apply;
 use super::path::{Import, Path, PeerIndex, Shared};
 use crate::config::Local;
-use crate::policy::{Policy, RuleIndex, Source, Verdict};
-use crate::prefix::Family;
-use crate::wire::{Announcement, Attributes};
+use crate::policy::{Changes, Policy, RuleIndex, Source, Subject};
+use crate::prefix::{Family, Prefix};
+use crate::wire::{Announcement, Attributes, NextHop};
 
 /// What a family of a peer is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +24,10 @@ pub(crate) struct Screen<'a> {
 }
 
 impl Screen<'_> {
+    fn decide(&self, prefix: &Prefix, attributes: &Attributes) -> RuleIndex {
+        self.policy.decide(&Subject { prefix, source: self.kind, peer: self.kind, attributes })
+    }
+
     /// What holds whatever policy says.
     fn check(&self, attributes: &Attributes, local: &Local) -> Import {
         if attributes.as_path.contains(local.asn) {
@@ -53,7 +56,7 @@ impl Rib {
         let mut memo = None;
         let mut room = room;
         for prefix in announcement.prefixes {
-            let rule = screen.policy.decide(&prefix, screen.kind);
+            let rule = screen.decide(&prefix, &received.attributes);
             let (import, changed) = self.judge(screen, &received, checked, rule, &mut memo);
             let path = Path {
                 received: Arc::clone(&received),
@@ -86,14 +89,12 @@ impl Rib {
         {
             return (*import, changed.clone());
         }
-        let (import, changed) = match screen.policy.verdict(rule) {
+        let (import, changed) = match screen.policy.changes(rule, screen.kind, &received.attributes) {
             _ if checked != Import::Accepted => (checked, None),
-            Verdict::Reject => (Import::Rejected, None),
-            Verdict::Accept(changes) if changes.is_empty() => (Import::Accepted, None),
-            Verdict::Accept(changes) => {
-                let mut attributes = received.attributes.clone();
-                apply(changes, &mut attributes);
-                (Import::Accepted, Some(self.interner.intern(attributes)))
+            None => (Import::Rejected, None),
+            Some(changes) => {
+                let changed = changed(changes, &received.attributes);
+                (Import::Accepted, changed.map(|attributes| self.interner.intern(attributes)))
             }
         };
         *memo = Some((rule, import, changed.clone()));
@@ -109,7 +110,7 @@ impl Rib {
                 continue;
             };
             let mut path = old.clone();
-            let rule = screen.policy.decide(&prefix, screen.kind);
+            let rule = screen.decide(&prefix, &path.received.attributes);
             let checked = screen.check(&path.received.attributes, &self.local);
             let received = Arc::clone(&path.received);
             (path.import, path.changed) = self.judge(screen, &received, checked, rule, &mut None);
@@ -117,4 +118,18 @@ impl Rib {
             self.store(prefix, path);
         }
     }
+}
+
+/// The attributes after these changes; `None` if there are none.
+fn changed<'a>(changes: impl Iterator<Item = &'a Changes>, received: &Attributes) -> Option<Attributes> {
+    let mut attributes: Option<Attributes> = None;
+    for changes in changes {
+        let attributes = attributes.get_or_insert_with(|| received.clone());
+        changes.apply(attributes);
+        attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
+        if let (1.., Some(first)) = (changes.prepend, attributes.as_path.first()) {
+            attributes.as_path = attributes.as_path.prepended(first, changes.prepend.into());
+        }
+    }
+    attributes
 }

@@ -503,6 +503,7 @@ fn origin_attributes(origin: &OriginAttributes) -> Attributes {
     // A route of our own has no next hop until it is told to somebody.
     let mut attributes = Attributes::new(NextHop::V4(std::net::Ipv4Addr::UNSPECIFIED));
     attributes.communities.clone_from(&origin.communities);
+    attributes.extended_communities.clone_from(&origin.extended_communities);
     attributes.large_communities.clone_from(&origin.large_communities);
     attributes.local_pref = origin.local_pref;
     attributes.med = origin.med;

@@ -9,7 +9,7 @@ use super::decision::{Candidate, From, Step, decide};
 use super::export::Export;
 use super::*;
 use crate::config::NextHopMode;
-use crate::policy::{Changes, Policy, PrefixMatch, Rule, Verdict};
+use crate::policy::{Policy, PrefixMatch, Rule, Verdict};
 use crate::prefix::{Asn, Families};
 use crate::wire::{self, Announcement, AsPath, Dialect, Framer, Message, Origin, Side};
 
@@ -326,13 +326,8 @@ fn carry_out(
 }
 
 fn all_but(prefix: Prefix) -> Policy {
-    let rule = Rule {
-        name: "not this".to_owned(),
-        prefixes: vec![PrefixMatch::exact(prefix)],
-        source: None,
-        verdict: Verdict::Reject,
-    };
-    Policy { rules: vec![rule], otherwise: Verdict::Accept(Changes::default()) }
+    let rule = Rule { prefixes: vec![PrefixMatch::exact(prefix)], ..Rule::new("not this", Verdict::Reject) };
+    Policy { rules: vec![rule], ..Policy::accept_all() }
 }
 
 /// What the listener must know in the end: the best path of each prefix, by a comparison written down anew.

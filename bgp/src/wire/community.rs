@@ -1,6 +1,7 @@
 //! The three kinds of community: plain (RFC 1997), extended (RFC 4360) and large (RFC 8092).
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// A community of four octets, written `65000:100` (RFC 1997).
@@ -93,23 +94,67 @@ impl ExtendedCommunity {
     }
 }
 
+/// The first octet of an extended community: whose number comes first (RFC 4360 §3, RFC 5668 §2).
+const TWO_OCTET_AS: u8 = 0x00;
+const IPV4_ADDRESS: u8 = 0x01;
+const FOUR_OCTET_AS: u8 = 0x02;
+/// The second octet: what it is for.
+const ROUTE_TARGET: u8 = 0x02;
+const ROUTE_ORIGIN: u8 = 0x03;
+
 impl fmt::Display for ExtendedCommunity {
+    /// `rt:65000:100` or `ro:192.0.2.1:100` for route targets and origins, all others in hexadecimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kind, subkind, a, b, c, d, e, g] = self.0;
         let role = match subkind {
-            0x02 => "rt",
-            0x03 => "ro",
+            ROUTE_TARGET => "rt",
+            ROUTE_ORIGIN => "ro",
             _ => return write!(f, "0x{:016x}", u64::from_be_bytes(self.0)),
         };
-        match kind & 0x3f {
-            0x00 => {
+        let low = u16::from_be_bytes([e, g]);
+        match kind {
+            TWO_OCTET_AS => {
                 write!(f, "{role}:{}:{}", u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, g]))
             }
-            0x02 => {
-                write!(f, "{role}:{}:{}", u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, g]))
-            }
+            IPV4_ADDRESS => write!(f, "{role}:{}:{low}", Ipv4Addr::new(a, b, c, d)),
+            FOUR_OCTET_AS => write!(f, "{role}:{}:{low}", u32::from_be_bytes([a, b, c, d])),
             _ => write!(f, "0x{:016x}", u64::from_be_bytes(self.0)),
         }
+    }
+}
+
+impl FromStr for ExtendedCommunity {
+    type Err = CommunityParseError;
+
+    /// Reads what Display writes: `rt:65000:100`, `ro:192.0.2.1:100` or sixteen hexadecimal digits behind `0x`. A
+    /// system that fits into two octets is written in two.
+    fn from_str(text: &str) -> Result<Self, CommunityParseError> {
+        let wrong = || CommunityParseError::Extended(text.to_owned());
+        if let Some(digits) = text.strip_prefix("0x") {
+            let number = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16);
+            return number.map(|number| Self(number.to_be_bytes())).ok_or_else(wrong);
+        }
+        let mut parts = text.split(':');
+        let (Some(role), Some(who), Some(what), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(wrong());
+        };
+        let subkind = match role {
+            "rt" => ROUTE_TARGET,
+            "ro" => ROUTE_ORIGIN,
+            _ => return Err(wrong()),
+        };
+        if let Ok(asn) = who.parse::<u16>() {
+            let [a, b] = asn.to_be_bytes();
+            let [c, d, e, g] = what.parse::<u32>().map_err(|_| wrong())?.to_be_bytes();
+            return Ok(Self([TWO_OCTET_AS, subkind, a, b, c, d, e, g]));
+        }
+        let address = who.parse::<Ipv4Addr>().ok().map(|address| (IPV4_ADDRESS, address.octets()));
+        let wide = || who.parse::<u32>().ok().map(|asn| (FOUR_OCTET_AS, asn.to_be_bytes()));
+        let (kind, [a, b, c, d]) = address.or_else(wide).ok_or_else(wrong)?;
+        let [e, g] = what.parse::<u16>().map_err(|_| wrong())?.to_be_bytes();
+        Ok(Self([kind, subkind, a, b, c, d, e, g]))
     }
 }
 
@@ -160,6 +205,9 @@ pub enum CommunityParseError {
     /// Not a plain community.
     #[error("{0:?} is not a community such as 65000:100 or no-export")]
     Plain(String),
+    /// Not an extended community.
+    #[error("{0:?} is not an extended community such as rt:65000:100 or 0x0002fde800000064")]
+    Extended(String),
     /// Not a large community.
     #[error("{0:?} is not a large community such as 65000:1:2")]
     Large(String),

@@ -15,10 +15,7 @@ const V4: Family = Family::Ipv4Unicast;
 fn accept_within(texts: &[&str]) -> Policy {
     let prefixes = texts.iter().map(|text| PrefixMatch::within(prefix(text))).collect();
     let verdict = Verdict::Accept(Changes::default());
-    Policy {
-        rules: vec![Rule { name: "pools".to_owned(), prefixes, source: None, verdict }],
-        otherwise: Verdict::Reject,
-    }
+    Policy { rules: vec![Rule { prefixes, ..Rule::new("pools", verdict) }], ..Policy::reject_all() }
 }
 
 fn route(world: &World, host: usize, text: &str) -> RouteStatus {
@@ -94,7 +91,7 @@ fn import_policy_may_change_what_is_preferred() {
     let preferred = Changes { local_pref: Some(200), ..Changes::default() };
     world.reconfigure(0, 2, |peer| {
         peer.families.get_mut(&V4).unwrap().import =
-            Policy { rules: Vec::new(), otherwise: Verdict::Accept(preferred) };
+            Policy { otherwise: Verdict::Accept(preferred), ..Policy::default() };
     });
     world.run(secs(1));
     assert_eq!(world.hops(0, "192.0.2.0/24"), [address(2)]);
@@ -298,14 +295,11 @@ fn export_policy_tells_sources_apart_and_prepends() {
     world.peer(0, 1);
     world.peer_with(1, 2, |me, peer| {
         let own = Rule {
-            name: "own".to_owned(),
-            prefixes: Vec::new(),
             source: Some(Source::Local),
-            verdict: Verdict::Accept(Changes { prepend: 2, ..Changes::default() }),
+            ..Rule::new("own", Verdict::Accept(Changes { prepend: 2, ..Changes::default() }))
         };
         if me == 1 {
-            peer.families.get_mut(&V4).unwrap().export =
-                Policy { rules: vec![own], otherwise: Verdict::Reject };
+            peer.families.get_mut(&V4).unwrap().export = Policy { rules: vec![own], ..Policy::default() };
         }
     });
     world.originate(0, &["192.0.2.0/24"]);

@@ -28,7 +28,7 @@ pub(super) fn import(view: &View<'_>, family: Family, filters: &[&BGPFilter]) ->
     rules.extend(filters.iter().flat_map(|filter| translate(filter, import_rules(filter, family), family)));
     let inside = pools(view, family, |_| true);
     rules.extend(unless_empty("inside-pools", inside, None, accept()));
-    Policy { rules, otherwise: Verdict::Reject }
+    Policy { rules, ..Policy::reject_all() }
 }
 
 /// What a peer is told.
@@ -40,7 +40,7 @@ pub(super) fn export(view: &View<'_>, family: Family, towards: Towards, filters:
         rules.extend(unless_empty("reflected-blocks", told.clone(), Some(Source::Internal), accept()));
     }
     rules.extend(unless_empty("own-blocks", told, Some(Source::Local), accept()));
-    Policy { rules, otherwise: Verdict::Reject }
+    Policy { rules, ..Policy::reject_all() }
 }
 
 /// A rule of ours. To the speaker a rule without prefixes matches everything; an empty list of ours means nothing.
@@ -50,7 +50,7 @@ fn unless_empty(
     source: Option<Source>,
     verdict: Verdict,
 ) -> Option<Rule> {
-    (!prefixes.is_empty()).then(|| Rule { name: name.to_owned(), prefixes, source, verdict })
+    (!prefixes.is_empty()).then(|| Rule { prefixes, source, ..Rule::new(name, verdict) })
 }
 
 fn accept() -> Verdict {
@@ -112,7 +112,7 @@ fn rule_of(filter: &str, rule: &FilterRule, family: Family) -> Option<Rule> {
         FilterAction::Accept => Verdict::Accept(changes(rule)),
         FilterAction::Reject => Verdict::Reject,
     };
-    Some(Rule { name: format!("{filter}/{}", rule.name), prefixes, source, verdict })
+    Some(Rule { prefixes, source, ..Rule::new(format!("{filter}/{}", rule.name), verdict) })
 }
 
 fn changes(rule: &FilterRule) -> Changes {

@@ -6,7 +6,8 @@ use manx_api::{
     IPPoolSpec, LabelSelector, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn,
     PrefixAdvertisement, RouteReflector, SecretKeyRef,
 };
-use manx_bgp::{Community, Dial, Family, NextHopMode, Prefix, Source, Verdict};
+use manx_bgp::wire::{AsPath, Attributes, NextHop};
+use manx_bgp::{Asn, Community, Dial, Family, NextHopMode, Policy, Prefix, Source, Subject, Verdict};
 
 use super::*;
 use crate::node::cluster::Objects;
@@ -123,19 +124,27 @@ impl Scene {
     fn believed(&self, peer: &str, prefix: &str) -> (bool, Option<String>) {
         let prefix: Prefix = prefix.parse().expect("a prefix");
         let family = &self.peer(peer).config.families[&prefix.family()];
-        let (verdict, rule) = family.import.evaluate(&prefix, Source::External);
-        (matches!(verdict, Verdict::Accept(_)), rule.map(str::to_owned))
+        judged(&family.import, &prefix, Source::External, Source::External)
     }
 
     fn told(&self, peer: &str, prefix: &str, source: Source) -> bool {
         let prefix: Prefix = prefix.parse().expect("a prefix");
         let family = &self.peer(peer).config.families[&prefix.family()];
-        matches!(family.export.evaluate(&prefix, source).0, Verdict::Accept(_))
+        let listener = if peer.starts_with("node/") { Source::Internal } else { Source::External };
+        judged(&family.export, &prefix, source, listener).0
     }
 
     fn problems(&self) -> Vec<String> {
         self.intent().problems.iter().map(ToString::to_string).collect()
     }
+}
+
+/// Whether a policy lets a plain route through, and the rule that says so.
+fn judged(policy: &Policy, prefix: &Prefix, source: Source, peer: Source) -> (bool, Option<String>) {
+    let mut attributes = Attributes::new(NextHop::V4([192, 0, 2, 9].into()));
+    attributes.as_path = AsPath::sequence([Asn(65000)]);
+    let (verdict, rule) = policy.evaluate(&Subject { prefix, source, peer, attributes: &attributes });
+    (matches!(verdict, Verdict::Accept(_)), rule.map(str::to_owned))
 }
 
 fn ids(bgp: &BgpIntent) -> Vec<String> {
