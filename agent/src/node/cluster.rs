@@ -4,7 +4,7 @@
 //! read back, so that an agent that starts while the API server is away knows what it knew before.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -38,7 +38,7 @@ pub struct Cluster {
 }
 
 /// What counts of this node's Node object. Heartbeats leave it equal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnNode {
     /// Its UID.
     pub uid: String,
@@ -46,6 +46,20 @@ pub struct OwnNode {
     pub labels: BTreeMap<String, String>,
     /// Its addresses of type InternalIP, in the order given; those of a family after the first are not used.
     pub addresses: Vec<IpAddr>,
+    /// Its BGP identity where it was given as such; as a rule it follows from the addresses and the configuration.
+    #[serde(default)]
+    pub router: Option<OwnRouter>,
+}
+
+/// A BGP identity that was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRouter {
+    /// The AS.
+    pub as_number: u32,
+    /// The BGP identifier (RFC 6286).
+    pub router_id: Ipv4Addr,
+    /// The cluster id of a route reflector (RFC 4456 §8).
+    pub cluster_id: Option<Ipv4Addr>,
 }
 
 impl OwnNode {
@@ -58,6 +72,7 @@ impl OwnNode {
             uid: node.uid().unwrap_or_default(),
             labels: node.labels().clone(),
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+            router: None,
         }
     }
 }
@@ -139,6 +154,7 @@ mod tests {
                 uid: "u".to_owned(),
                 labels: BTreeMap::new(),
                 addresses: vec!["192.0.2.11".parse().expect("an address")],
+                router: None,
             })),
             ..Cluster::default()
         };

@@ -190,6 +190,8 @@ pub struct Reports {
     pub sessions: tokio::sync::watch::Receiver<Arc<Sessions>>,
     /// Routes.
     pub kernel: tokio::sync::watch::Receiver<Arc<KernelReport>>,
+    /// What is wrong with the files of objects; empty without such files.
+    pub complaints: tokio::sync::watch::Receiver<super::objects::Complaints>,
     /// The threads without which nothing works, by name.
     pub threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
 }
@@ -206,6 +208,7 @@ impl super::health::Pages for Reports {
         if kernel.stats.is_none() {
             obstacles.push("the kernel's routes have not been read yet".to_owned());
         }
+        obstacles.extend(self.complaints.borrow().iter().map(ToString::to_string));
         obstacles.extend(kernel.nat_error.iter().map(|error| format!("NAT: {error}")));
         obstacles
     }

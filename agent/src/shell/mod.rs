@@ -3,6 +3,7 @@
 //! Start with `run.rs`, which wires the owners together.
 
 pub mod bgp;
+mod bystander;
 pub mod cni;
 pub mod deltas;
 pub mod events;
@@ -14,6 +15,7 @@ pub mod links;
 pub mod log;
 pub mod metrics;
 mod nat;
+pub mod objects;
 pub mod options;
 pub mod owner;
 pub mod record;

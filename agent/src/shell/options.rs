@@ -15,6 +15,12 @@ pub struct Options {
     /// A kubeconfig; without it the service account of the pod is used.
     #[arg(long, env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// A directory of YAML files that say what the API server would: no API server is asked.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub objects: Option<PathBuf>,
+    /// Touch neither routes nor NAT rules nor the kernel's settings: for a host that speaks BGP and does not forward.
+    #[arg(long)]
+    pub no_kernel_routes: bool,
     /// Where the allocation socket and the record of endpoints lie (tmpfs).
     #[arg(long, default_value = "/run/manx")]
     pub run_dir: PathBuf,

@@ -12,8 +12,9 @@
 //! word, so that peers keep forwarding (RFC 4724 §4). The kernel closes the sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -35,7 +36,7 @@ use super::metrics::{Metrics, Reports};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day};
 use super::record::RunDir;
-use super::{cni, deltas, health, host, links};
+use super::{bystander, cni, deltas, health, host, links, objects};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
@@ -51,44 +52,90 @@ const CALLS: usize = 256;
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let me = NodeName::new(options.node_name.clone());
     let run_dir = Arc::new(RunDir::open(&options.run_dir)?);
-    host::prepare()?;
-    let inherited = Inherited::read(&run_dir)?;
+    if !options.no_kernel_routes {
+        host::prepare()?;
+    }
+    let inherited = Inherited::read(&run_dir, options.objects.is_none())?;
     let restarting = inherited.restarting();
     tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), restarting, "the agent starts");
-    let kube = client(options.kubeconfig.as_deref()).await?;
     let stop = CancellationToken::new();
     let board = Board::new(inherited.copy.as_ref());
     let metrics = Metrics::default();
 
     let (learned_in, learned) = deltas::coalescing();
     let bgp = bgp::start(board.for_bgp(learned_in, metrics.clone(), stop.clone()), restarting)?;
-    let kernel = kernel::start(board.for_kernel(learned, options.mtu, stop.clone()), options.route_metric)?;
+    let for_kernel = board.for_kernel(learned, options.mtu, stop.clone());
+    let kernel = match options.no_kernel_routes {
+        true => bystander::start(for_kernel)?,
+        false => kernel::start(for_kernel, options.route_metric)?,
+    };
+    let copy = inherited.copy.clone();
     let (orders_in, orders) = deltas::coalescing();
     let (outcomes_in, outcomes) = deltas::coalescing();
     let (pod_events_in, pod_events) = mpsc::channel(64);
     let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in };
-    let copy = inherited.copy.clone();
     let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
 
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, threads))));
-    let wires = blocks::Wires {
-        orders,
-        outcomes: outcomes_in,
-        report: board.node.subscribe(),
-        published: board.blocks.clone(),
-    };
-    tokio::spawn(blocks::run(kube.clone(), me.clone(), wires));
-    tokio::spawn(pod_events::run(kube.clone(), options.node_name, pod_events));
-    let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
-    tokio::spawn(heartbeat::run(leases, me.clone(), board.cluster.subscribe()));
-    tokio::spawn(publish::run(kube.clone(), me.clone(), board.sources()));
-    let copy_path = run_dir.cluster_copy();
-    tokio::spawn(cluster_watch::run(kube, me, copy, copy_path, board.blocks.subscribe(), board.outlets()));
+    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events };
+    match options.objects.clone() {
+        Some(directory) => outside.from_files(directory, &board),
+        None => outside.from_api_server(&options, copy, &board).await?,
+    }
     let ended = until_told(health).await;
     stop.cancel();
     ended
+}
+
+/// Where the objects come from and what is said goes to.
+struct Outside {
+    me: NodeName,
+    run_dir: Arc<RunDir>,
+    orders: deltas::Receiver<BlockId, blocks::Order>,
+    outcomes: deltas::Sender<BlockId, blocks::Outcome>,
+    pod_events: mpsc::Receiver<pod_events::PodEvent>,
+}
+
+impl Outside {
+    async fn from_api_server(
+        self,
+        options: &Options,
+        copy: Option<Cluster>,
+        board: &Board,
+    ) -> anyhow::Result<()> {
+        let kube = client(options.kubeconfig.as_deref()).await?;
+        let wires = blocks::Wires {
+            orders: self.orders,
+            outcomes: self.outcomes,
+            report: board.node.subscribe(),
+            published: board.blocks.clone(),
+        };
+        tokio::spawn(blocks::run(kube.clone(), self.me.clone(), wires));
+        tokio::spawn(pod_events::run(kube.clone(), options.node_name.clone(), self.pod_events));
+        let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
+        tokio::spawn(heartbeat::run(leases, self.me.clone(), board.cluster.subscribe()));
+        tokio::spawn(publish::run(kube.clone(), self.me.clone(), board.sources()));
+        let copy_path = self.run_dir.cluster_copy();
+        let blocks = board.blocks.subscribe();
+        tokio::spawn(cluster_watch::run(kube, self.me, copy, copy_path, blocks, board.outlets()));
+        Ok(())
+    }
+
+    fn from_files(self, directory: PathBuf, board: &Board) {
+        let wires = objects::Wires {
+            orders: self.orders,
+            outcomes: self.outcomes,
+            published: board.blocks.clone(),
+            pod_events: self.pod_events,
+            outlets: board.outlets(),
+            complaints: board.complaints.clone(),
+        };
+        let status = self.run_dir.path().join("status.yaml");
+        tokio::spawn(objects::write_status(self.me.clone(), status, board.sources()));
+        tokio::spawn(objects::run(directory, self.me, wires));
+    }
 }
 
 /// Waits for a signal; anything that cannot serve at all ends the process too.
@@ -116,11 +163,11 @@ struct Inherited {
 }
 
 impl Inherited {
-    fn read(run_dir: &RunDir) -> anyhow::Result<Self> {
+    fn read(run_dir: &RunDir, with_copy: bool) -> anyhow::Result<Self> {
         Ok(Self {
             record: run_dir.read_record()?,
             dump: kernel::inventory()?,
-            copy: cluster_watch::read_copy(&run_dir.cluster_copy()),
+            copy: with_copy.then(|| cluster_watch::read_copy(&run_dir.cluster_copy())).flatten(),
             ended: tombstone::list(run_dir.path()).context("reading the tombstones")?,
         })
     }
@@ -186,7 +233,7 @@ fn start_owner(
     // What the copy says of blocks is not heeded: the record knows our own, and who owns the others may have changed.
     let recovered = recover(&inherited.record);
     let node =
-        Node::new(NodeName::new(options.node_name.clone()), Limits::default(), recovered, Instant::now());
+        Node::new(NodeName::new(options.node_name.clone()), limits(options), recovered, Instant::now());
     let ports = Ports {
         calls,
         intent: board.intent.subscribe(),
@@ -214,6 +261,15 @@ fn start_owner(
         .context("starting the owner's thread")
 }
 
+/// Blocks that stand in files are nobody's to give back.
+fn limits(options: &Options) -> Limits {
+    let mut limits = Limits::default();
+    if options.objects.is_some() {
+        limits.release_after = Duration::from_secs(100 * 365 * 86_400);
+    }
+    limits
+}
+
 /// What the owners show one another: the latest state of each, whoever looks.
 struct Board {
     intent: watch::Sender<Option<Arc<Intent>>>,
@@ -226,6 +282,7 @@ struct Board {
     node: watch::Sender<Arc<NodeReport>>,
     sessions: watch::Sender<Arc<Sessions>>,
     kernel: watch::Sender<Arc<KernelReport>>,
+    complaints: watch::Sender<objects::Complaints>,
 }
 
 impl Board {
@@ -243,6 +300,7 @@ impl Board {
             node: watch::Sender::new(Arc::new(starting)),
             sessions: watch::Sender::default(),
             kernel: watch::Sender::default(),
+            complaints: watch::Sender::default(),
         }
     }
 
@@ -284,6 +342,7 @@ impl Board {
             node: self.node.subscribe(),
             sessions: self.sessions.subscribe(),
             kernel: self.kernel.subscribe(),
+            complaints: self.complaints.subscribe(),
             threads,
         }
     }

@@ -100,7 +100,7 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    fn new(kind: &'static str, name: &str, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: &'static str, name: &str, text: impl Into<String>) -> Self {
         Self { kind, name: name.to_owned(), text: text.into() }
     }
 }
@@ -183,7 +183,7 @@ impl Intent {
         self.network = Some(OwnNetwork {
             spec: NodeNetworkSpec {
                 addresses: NodeAddresses { ipv4: view.own.v4, ipv6: view.own.v6 },
-                as_number: view.config.as_number,
+                as_number: view.as_number(),
                 router_id,
                 cluster_id,
                 node_uid: view.node.uid.clone(),
@@ -194,7 +194,7 @@ impl Intent {
         let local = Local {
             cluster_id: cluster_id.and_then(RouterId::new),
             multipath: usize::from(view.config.multipath.max(1)),
-            ..Local::new(Asn(view.config.as_number), id)
+            ..Local::new(Asn(view.as_number()), id)
         };
         let listen =
             view.own.iter().map(|address| SocketAddr::new(address, view.config.listen_port)).collect();
@@ -206,6 +206,9 @@ impl Intent {
 impl View<'_> {
     /// The node's IPv4 address, or for a node without one a number made of its UID (RFC 6286 §2.1).
     fn router_id(&self) -> Option<Ipv4Addr> {
+        if let (Some(router), Some(_)) = (&self.node.router, self.own.iter().next()) {
+            return Some(router.router_id);
+        }
         if self.own.v4.is_some() {
             return self.own.v4;
         }
@@ -218,11 +221,20 @@ impl View<'_> {
     }
 
     fn cluster_id(&self, router_id: Ipv4Addr) -> Ipv4Addr {
-        self.config.route_reflector.as_ref().and_then(|reflector| reflector.cluster_id).unwrap_or(router_id)
+        let given = self.node.router.and_then(|router| router.cluster_id);
+        let shared = || self.config.route_reflector.as_ref().and_then(|reflector| reflector.cluster_id);
+        given.or_else(shared).unwrap_or(router_id)
+    }
+
+    /// The AS of this node.
+    fn as_number(&self) -> u32 {
+        self.node.router.map_or(self.config.as_number, |router| router.as_number)
     }
 }
 
 fn reflects(config: &BGPConfigurationSpec, node: &OwnNode) -> bool {
     let chosen = config.route_reflector.as_ref().map(|reflector| &reflector.node_selector);
-    config.topology == Topology::RouteReflectors && chosen.is_some() && selects(chosen, &node.labels)
+    let given = node.router.is_some_and(|router| router.cluster_id.is_some());
+    let selected = chosen.is_some() && selects(chosen, &node.labels);
+    config.topology == Topology::RouteReflectors && (given || selected)
 }

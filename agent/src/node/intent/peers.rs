@@ -165,7 +165,7 @@ impl<'a> Wanted<'a> {
         let spec = self.spec.expect("a router is named by a BGPPeer");
         let asn = match spec.as_number {
             PeerAsn::Number(number) => Asn(number),
-            PeerAsn::Internal => Asn(view.config.as_number),
+            PeerAsn::Internal => Asn(view.as_number()),
             PeerAsn::External => {
                 return Err("asNumber External is not supported yet: write the peer's AS".to_owned());
             }

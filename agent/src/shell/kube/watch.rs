@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::follow::{Change, absorb, follow};
 use crate::node::cluster::{Cluster, Objects, OwnNode};
-use crate::node::intent::{BgpIntent, Intent};
+use crate::node::intent::{BgpIntent, Intent, Problem};
 use crate::shell::record::{read_bounded, write_whole};
 
 /// How long a change waits for company before the intent is made anew.
@@ -41,6 +41,25 @@ pub struct Outlets {
     pub bgp: watch::Sender<Option<Arc<BgpIntent>>>,
     /// What the API server says, for whoever compares with it.
     pub cluster: watch::Sender<Arc<Cluster>>,
+}
+
+impl Outlets {
+    /// Makes an intent of the cluster and publishes both; `more` are problems that the cluster does not show.
+    pub fn publish(&self, cluster: &Cluster, me: &NodeName, more: &BTreeSet<Problem>) {
+        let mut intent = Intent::new(cluster, me);
+        intent.problems.extend(more.iter().cloned());
+        let intent = Arc::new(intent);
+        self.bgp.send_if_modified(|bgp| {
+            // Without an address of ours for a moment, sessions stay as they are.
+            let changed = intent.bgp.is_some() && intent.bgp != *bgp;
+            if changed {
+                bgp.clone_from(&intent.bgp);
+            }
+            changed
+        });
+        self.intent.send_replace(Some(intent));
+        self.cluster.send_replace(Arc::new(cluster.clone()));
+    }
 }
 
 /// Reads what an earlier agent saw; `None` when there is nothing that can be read.
@@ -150,7 +169,6 @@ struct Owner {
     seen: BTreeSet<&'static str>,
     /// There was a copy: what it says holds until the API server says otherwise.
     copied: bool,
-    bgp: Option<Arc<BgpIntent>>,
     copy_path: PathBuf,
     copy_due: Option<Instant>,
     not_before: Instant,
@@ -164,7 +182,6 @@ impl Owner {
             me,
             outlets,
             seen: BTreeSet::new(),
-            bgp: None,
             copy_path,
             copy_due: None,
             not_before: Instant::now(),
@@ -204,16 +221,7 @@ impl Owner {
         if !self.copied && self.seen.len() < KINDS {
             return;
         }
-        let intent = Arc::new(Intent::new(&self.cluster, &self.me));
-        if intent.bgp != self.bgp {
-            self.bgp.clone_from(&intent.bgp);
-            // Without an address of ours for a moment, sessions stay as they are.
-            if let Some(bgp) = &intent.bgp {
-                self.outlets.bgp.send_replace(Some(Arc::clone(bgp)));
-            }
-        }
-        self.outlets.intent.send_replace(Some(intent));
-        self.outlets.cluster.send_replace(Arc::new(self.cluster.clone()));
+        self.outlets.publish(&self.cluster, &self.me, &BTreeSet::new());
         if self.seen.len() == KINDS && self.copy_due.is_none() {
             self.copy_due = Some(self.not_before);
         }
