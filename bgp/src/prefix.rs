@@ -410,6 +410,11 @@ impl Asn {
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
+
+    /// Says whether the number is for private use (RFC 6996 §5).
+    pub const fn is_private(self) -> bool {
+        matches!(self.0, 64_512..=65_534 | 4_200_000_000..=4_294_967_294)
+    }
 }
 
 impl fmt::Display for Asn {

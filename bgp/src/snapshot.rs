@@ -226,4 +226,9 @@ pub enum ImportStatus {
     ReflectionLoop,
     /// Its next hop is our end of the session (RFC 4271 §5.1.3).
     OwnNextHop,
+    /// A leak: it is for customers only, and does not come from a provider (RFC 9234 §5).
+    Leak,
+    /// It asks for its traffic to be discarded, and the rule that accepts it does not say that the peer may
+    /// (RFC 7999 §3.3).
+    Blackhole,
 }

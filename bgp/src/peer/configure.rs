@@ -8,7 +8,7 @@ use super::outbox::Outbox;
 use super::{Core, Peer};
 use crate::config::PeerConfig;
 use crate::prefix::Family;
-use crate::rib::Screen;
+use crate::rib::{Screen, Terms};
 use crate::wire::{AfiSafi, ErrorCode, Message, Notification, RefreshKind, RouteRefresh};
 
 impl Peer {
@@ -26,13 +26,16 @@ impl Peer {
             self.report(core, now);
             return;
         }
+        let terms = Terms::from(&self.config);
         for (family, is) in self.config.families.clone() {
             let Some(was) = before.families.get(&family) else { continue };
-            if was.import != is.import {
+            if was.import != is.import || Terms::from(&before) != terms {
                 self.import_again(family, core);
             }
             core.rib.set_export(self.index, family, |export| {
-                let changed = export.policy != is.export || export.next_hop != is.next_hop;
+                let changed =
+                    export.policy != is.export || export.next_hop != is.next_hop || export.terms != terms;
+                export.terms = terms;
                 export.policy.clone_from(&is.export);
                 export.next_hop = is.next_hop;
                 changed
@@ -47,6 +50,7 @@ impl Peer {
         let screen = Screen {
             peer: self.index,
             kind: self.kind(core),
+            terms: (&self.config).into(),
             policy: &config.import,
             local_address: self.local_address(),
         };

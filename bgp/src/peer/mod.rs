@@ -352,6 +352,7 @@ impl Peer {
                 let export = Export {
                     peer: self.index,
                     facts,
+                    terms: (&self.config).into(),
                     policy: config.export.clone(),
                     next_hop: config.next_hop,
                     local_address: link.local.ip(),

@@ -237,7 +237,13 @@ impl Peer {
         }
         let Some(config) = self.config.families.get(&family) else { return Ok(()) };
         let Some(local_address) = self.session(conn).map(|up| up.link.local.ip()) else { return Ok(()) };
-        let screen = Screen { peer: self.index, kind, policy: &config.import, local_address };
+        let screen = Screen {
+            peer: self.index,
+            kind,
+            terms: (&self.config).into(),
+            policy: &config.import,
+            local_address,
+        };
         let known = core.rib.counts(self.index, family).received;
         let room = config.limit.max.saturating_sub(known);
         if core.rib.announce(&screen, announcement, room) {

@@ -136,8 +136,9 @@ pub(crate) struct Decision {
     pub(crate) lost: Vec<Option<Step>>,
 }
 
-/// Runs the decision process over all candidates, keeping at most `width` equal ones.
-pub(crate) fn decide(candidates: &[Candidate<'_>], width: usize) -> Decision {
+/// Runs the decision process over all candidates, keeping at most `width` equal ones: those with the same AS_PATH as the
+/// best, or with `relax` any as long.
+pub(crate) fn decide(candidates: &[Candidate<'_>], width: usize, relax: bool) -> Decision {
     let mut lost = vec![None; candidates.len()];
     let mut alive: Vec<(usize, &Candidate<'_>)> = candidates.iter().enumerate().collect();
     let mut equal = alive.clone();
@@ -150,7 +151,7 @@ pub(crate) fn decide(candidates: &[Candidate<'_>], width: usize) -> Decision {
         }
     }
     let Some(&(best, winner)) = alive.first() else { return Decision { selected: Vec::new(), lost } };
-    let same_path = |other: &Candidate<'_>| other.attributes.as_path == winner.attributes.as_path;
+    let same_path = |other: &Candidate<'_>| relax || other.attributes.as_path == winner.attributes.as_path;
     let others =
         equal.iter().filter(|(place, path)| *place != best && same_path(path)).map(|(place, _)| *place);
     let selected = std::iter::once(best).chain(others.take(width.saturating_sub(1))).collect();

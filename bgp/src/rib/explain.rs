@@ -30,7 +30,7 @@ impl Rib {
     fn route(&self, net: &Net, names: &impl Names) -> RouteStatus {
         let paths = net.paths.as_slice();
         let (places, candidates): (Vec<usize>, Vec<_>) = candidates(paths, &self.sources).unzip();
-        let decision = decision::decide(&candidates, usize::from(net.selected).max(1));
+        let decision = decision::decide(&candidates, usize::from(net.selected).max(1), self.local.relax);
         let mut lost = BTreeMap::new();
         for (place, step) in places.iter().zip(&decision.lost) {
             lost.insert(*place, *step);
@@ -83,6 +83,8 @@ fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
             Import::AsLoop => ImportStatus::AsLoop,
             Import::ReflectionLoop => ImportStatus::ReflectionLoop,
             Import::OwnNextHop => ImportStatus::OwnNextHop,
+            Import::Leak => ImportStatus::Leak,
+            Import::Blackhole => ImportStatus::Blackhole,
         },
         selected: false,
         lost_at: None,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::nets::Net;
-use super::path::{PeerIndex, Shared};
+use super::path::{Path, PeerIndex, Shared};
+use super::terms::{Terms, leaving};
 use super::{Facts, Sources};
 use crate::config::{Local, NextHopMode};
 use crate::policy::{Policy, RuleIndex, Source, Subject, Verdict};
+use crate::prefix::Prefix;
 use crate::wire::{Attributes, Community, Dialect, NextHop};
 
 /// How one family is exported to one peer.
@@ -18,6 +20,8 @@ pub(crate) struct Export {
     pub(crate) peer: PeerIndex,
     /// Who it is.
     pub(crate) facts: Facts,
+    /// What holds about its AS and ours.
+    pub(crate) terms: Terms,
     /// Export policy.
     pub(crate) policy: Policy,
     /// The next hop to tell.
@@ -46,6 +50,23 @@ impl Choice {
     }
 }
 
+/// Why a peer is not told a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Withheld {
+    /// It takes no part in the decision.
+    Unused,
+    /// The peer said it.
+    SplitHorizon,
+    /// Both are internal, and neither is a client (RFC 4456 §6).
+    NotReflected,
+    /// It carries this community (RFC 1997).
+    Community(Community),
+    /// It is for customers only (RFC 9234 §5).
+    OnlyToCustomer,
+    /// This rule refused it.
+    Rule(RuleIndex),
+}
+
 impl Export {
     /// Whether routes from this source may go to the peer at all: not back, and between internal peers only by
     /// reflection (RFC 4456 §6).
@@ -61,36 +82,48 @@ impl Export {
 
     /// What the peer is to be told about a prefix; `None`: nothing.
     pub(crate) fn choose(&self, net: &Net, sources: &Sources) -> Option<Choice> {
-        let best = net.best()?;
-        let facts = sources.facts(best.peer);
-        if !self.may_pass(best.peer, facts) {
-            return None;
+        self.judge(net.best()?, &net.prefix, sources).ok()
+    }
+
+    /// Whether the peer may be told this path of a prefix, and if not why.
+    pub(crate) fn judge(&self, path: &Path, prefix: &Prefix, sources: &Sources) -> Result<Choice, Withheld> {
+        let facts = sources.facts(path.peer);
+        let attributes = path.used().ok_or(Withheld::Unused)?;
+        if path.peer == self.peer {
+            return Err(Withheld::SplitHorizon);
         }
-        let attributes = best.used()?;
-        if self.is_held_back(&attributes.attributes) {
-            return None;
+        if !self.may_pass(path.peer, facts) {
+            return Err(Withheld::NotReflected);
+        }
+        if let Some(community) = self.held_back(&attributes.attributes) {
+            return Err(Withheld::Community(community));
+        }
+        if leaving(self.facts.role, attributes.attributes.only_to_customer, self.facts.asn).is_err() {
+            return Err(Withheld::OnlyToCustomer);
         }
         let rule = self.policy.decide(&Subject {
-            prefix: &net.prefix,
+            prefix,
             source: facts.map_or(Source::Local, |facts| facts.kind),
             peer: self.facts.kind,
             attributes: &attributes.attributes,
         });
         match self.policy.verdict(rule) {
-            Verdict::Accept(_) => {
-                Some(Choice { attributes: Arc::clone(attributes), source: best.peer, rule })
-            }
-            Verdict::Reject => None,
+            Verdict::Accept(_) => Ok(Choice { attributes: Arc::clone(attributes), source: path.peer, rule }),
+            Verdict::Reject => Err(Withheld::Rule(rule)),
         }
     }
 
-    /// Whether a well-known community forbids it (RFC 1997).
-    fn is_held_back(&self, attributes: &Attributes) -> bool {
+    /// The well-known community that forbids it (RFC 1997).
+    fn held_back(&self, attributes: &Attributes) -> Option<Community> {
         let held = |community| attributes.communities.contains(&community);
-        !attributes.communities.is_empty()
-            && (held(Community::NO_ADVERTISE)
-                || self.facts.kind == Source::External
-                    && (held(Community::NO_EXPORT) || held(Community::NO_EXPORT_SUBCONFED)))
+        if attributes.communities.is_empty() {
+            return None;
+        }
+        if held(Community::NO_ADVERTISE) {
+            return Some(Community::NO_ADVERTISE);
+        }
+        let inside = [Community::NO_EXPORT, Community::NO_EXPORT_SUBCONFED];
+        inside.into_iter().find(|community| self.facts.kind == Source::External && held(*community))
     }
 
     /// The attributes to tell.
@@ -99,24 +132,25 @@ impl Export {
         let mut attributes = before.clone();
         let from = sources.facts(choice.source);
         match self.facts.kind {
-            Source::External => self.leave_the_system(&mut attributes, from, local),
+            Source::External => self.leave_the_system(&mut attributes, from),
             Source::Internal | Source::Local => self.stay_inside(&mut attributes, from, local),
         }
+        let mut prepended: u8 = 0;
         for changes in self.policy.changes(choice.rule, self.facts.kind, before).into_iter().flatten() {
             changes.apply(&mut attributes);
             attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
-            if self.facts.kind == Source::External && changes.prepend > 0 {
-                attributes.as_path = attributes.as_path.prepended(local.asn, changes.prepend.into());
-            }
+            prepended = prepended.saturating_add(changes.prepend);
         }
         if self.facts.kind == Source::External {
+            attributes.as_path = self.terms.sent(&attributes.as_path, self.facts.asn, prepended, local);
             attributes.local_pref = None;
+            let value = leaving(self.facts.role, attributes.only_to_customer, self.terms.presented(local));
+            attributes.only_to_customer = value.unwrap_or(attributes.only_to_customer);
         }
         attributes
     }
 
-    fn leave_the_system(&self, attributes: &mut Attributes, from: Option<&Facts>, local: &Local) {
-        attributes.as_path = attributes.as_path.prepended(local.asn, 1);
+    fn leave_the_system(&self, attributes: &mut Attributes, from: Option<&Facts>) {
         if from.is_some() {
             // A MED speaks to the neighbouring system only (RFC 4271 §5.1.4).
             attributes.med = None;

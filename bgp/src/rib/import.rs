@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Rib;
 use super::path::{Import, Path, PeerIndex, Shared};
+use super::terms::{Terms, arriving};
+use super::{Facts, Rib};
 use crate::config::Local;
 use crate::policy::{Changes, Policy, RuleIndex, Source, Subject};
 use crate::prefix::{Family, Prefix};
-use crate::wire::{Announcement, Attributes, NextHop};
+use crate::wire::{Announcement, Attributes, Community, NextHop};
 
 /// What a family of a peer is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Screen<'a> {
     pub(crate) peer: PeerIndex,
     /// Internal or external.
     pub(crate) kind: Source,
+    /// What holds about its AS and ours.
+    pub(crate) terms: Terms,
     /// Import policy.
     pub(crate) policy: &'a Policy,
     /// Our end of the session: no next hop of ours.
@@ -29,8 +32,9 @@ impl Screen<'_> {
     }
 
     /// What holds whatever policy says.
-    fn check(&self, attributes: &Attributes, local: &Local) -> Import {
-        if attributes.as_path.contains(local.asn) {
+    fn check(&self, attributes: &Attributes, facts: Option<&Facts>, local: &Local) -> Import {
+        let value = attributes.only_to_customer;
+        if self.terms.loops(&attributes.as_path, local) {
             Import::AsLoop
         } else if attributes.originator_id == Some(local.router_id.get())
             || attributes.cluster_list.contains(&local.cluster().get())
@@ -38,9 +42,50 @@ impl Screen<'_> {
             Import::ReflectionLoop
         } else if attributes.next_hop.address() == self.local_address {
             Import::OwnNextHop
+        } else if facts.is_some_and(|facts| arriving(facts.role, value, facts.asn).is_err()) {
+            Import::Leak
         } else {
             Import::Accepted
         }
+    }
+
+    /// What an accepting rule makes of a route, and its attributes if they change.
+    fn admit<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Changes>,
+        received: &Attributes,
+        facts: Option<&Facts>,
+        local: &Local,
+    ) -> (Import, Option<Attributes>) {
+        let mut changed: Option<Attributes> = None;
+        let mut blackhole = false;
+        for changes in changes {
+            let attributes = changed.get_or_insert_with(|| received.clone());
+            changes.apply(attributes);
+            attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
+            if let (1.., Some(first)) = (changes.prepend, attributes.as_path.first()) {
+                attributes.as_path = attributes.as_path.prepended(first, changes.prepend.into());
+            }
+            blackhole |= changes.blackhole;
+        }
+        if blackhole {
+            changed.get_or_insert_with(|| received.clone()).communities.insert(Community::NO_ADVERTISE);
+        } else if self.kind == Source::External && received.communities.contains(&Community::BLACKHOLE) {
+            return (Import::Blackhole, None);
+        }
+        if self.kind == Source::External {
+            let path = &changed.as_ref().unwrap_or(received).as_path;
+            if let Some(path) = self.terms.received(path, local) {
+                changed.get_or_insert_with(|| received.clone()).as_path = path;
+            }
+        }
+        let value = facts.map(|facts| arriving(facts.role, received.only_to_customer, facts.asn));
+        if let Some(Ok(value)) = value
+            && value != received.only_to_customer
+        {
+            changed.get_or_insert_with(|| received.clone()).only_to_customer = value;
+        }
+        (Import::Accepted, changed)
     }
 }
 
@@ -52,7 +97,7 @@ impl Rib {
     /// more: then the limit is broken and the rest is left out.
     pub(crate) fn announce(&mut self, screen: &Screen<'_>, announcement: Announcement, room: u32) -> bool {
         let received = self.interner.intern(announcement.attributes);
-        let checked = screen.check(&received.attributes, &self.local);
+        let checked = screen.check(&received.attributes, self.sources.facts(screen.peer), &self.local);
         let mut memo = None;
         let mut room = room;
         for prefix in announcement.prefixes {
@@ -89,14 +134,16 @@ impl Rib {
         {
             return (*import, changed.clone());
         }
-        let (import, changed) = match screen.policy.changes(rule, screen.kind, &received.attributes) {
+        let changes = screen.policy.changes(rule, screen.kind, &received.attributes);
+        let (import, changed) = match changes {
             _ if checked != Import::Accepted => (checked, None),
             None => (Import::Rejected, None),
             Some(changes) => {
-                let changed = changed(changes, &received.attributes);
-                (Import::Accepted, changed.map(|attributes| self.interner.intern(attributes)))
+                let facts = self.sources.facts(screen.peer);
+                screen.admit(changes, &received.attributes, facts, &self.local)
             }
         };
+        let changed = changed.map(|attributes| self.interner.intern(attributes));
         *memo = Some((rule, import, changed.clone()));
         (import, changed)
     }
@@ -111,25 +158,12 @@ impl Rib {
             };
             let mut path = old.clone();
             let rule = screen.decide(&prefix, &path.received.attributes);
-            let checked = screen.check(&path.received.attributes, &self.local);
+            let facts = self.sources.facts(screen.peer);
+            let checked = screen.check(&path.received.attributes, facts, &self.local);
             let received = Arc::clone(&path.received);
             (path.import, path.changed) = self.judge(screen, &received, checked, rule, &mut None);
             path.rule = rule;
             self.store(prefix, path);
         }
     }
-}
-
-/// The attributes after these changes; `None` if there are none.
-fn changed<'a>(changes: impl Iterator<Item = &'a Changes>, received: &Attributes) -> Option<Attributes> {
-    let mut attributes: Option<Attributes> = None;
-    for changes in changes {
-        let attributes = attributes.get_or_insert_with(|| received.clone());
-        changes.apply(attributes);
-        attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
-        if let (1.., Some(first)) = (changes.prepend, attributes.as_path.first()) {
-            attributes.as_path = attributes.as_path.prepended(first, changes.prepend.into());
-        }
-    }
-    attributes
 }

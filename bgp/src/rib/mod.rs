@@ -15,6 +15,7 @@ mod import;
 mod nets;
 pub(crate) mod path;
 mod slots;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -35,6 +36,7 @@ pub(crate) use import::Screen;
 use nets::{Net, NetId, Nets};
 pub(crate) use path::PeerIndex;
 use path::{Import, Interner, Path, Paths, Shared};
+pub(crate) use terms::Terms;
 
 /// What the table knows about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,7 +340,7 @@ impl Rib {
     fn decide_one(&mut self, id: NetId, before: Option<&(Shared, PeerIndex)>) {
         let Some(net) = self.nets.get_mut(id) else { return };
         net.dirty = false;
-        select(net, &self.sources, self.local.multipath);
+        select(net, &self.sources, &self.local);
         let hops = self.hops.acquire_for(net.carrying(), &self.sources);
         if hops == net.hops {
             self.hops.release(hops);
@@ -463,7 +465,7 @@ impl Rib {
 }
 
 /// Puts the paths that carry traffic first, the best one leading.
-fn select(net: &mut Net, sources: &Sources, width: usize) {
+fn select(net: &mut Net, sources: &Sources, local: &Local) {
     if let [only] = net.paths.as_slice() {
         net.selected = u8::from(only.used().is_some());
         return;
@@ -471,8 +473,8 @@ fn select(net: &mut Net, sources: &Sources, width: usize) {
     let paths = net.paths.as_mut_slice();
     paths.sort_by_key(|path| path.peer);
     let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
-    let width = width.clamp(1, usize::from(u8::MAX));
-    let decision = decision::decide(&candidates, width);
+    let width = local.multipath.clamp(1, usize::from(u8::MAX));
+    let decision = decision::decide(&candidates, width, local.relax);
     let chosen: Vec<PeerIndex> = decision
         .selected
         .iter()

@@ -97,6 +97,10 @@ pub(crate) enum Import {
     ReflectionLoop,
     /// Its next hop is ourselves (RFC 4271 §5.1.3).
     OwnNextHop,
+    /// Only customers may have it, and they do not send it on to us (RFC 9234 §5).
+    Leak,
+    /// It asks for traffic to be discarded, and no rule says that the peer may (RFC 7999 §3.3).
+    Blackhole,
 }
 
 /// What one peer, or we, say about one prefix.

@@ -34,7 +34,7 @@ type Contender = (Attributes, From);
 /// The decision between two paths: which one, and at which step the other fell out.
 fn duel(a: Contender, b: Contender) -> (usize, Option<Step>) {
     let candidates = [&a, &b].map(|(attributes, from)| Candidate { attributes, from: *from });
-    let decision = decide(&candidates, 16);
+    let decision = decide(&candidates, 16, false);
     let best = decision.selected[0];
     (best, decision.lost[1 - best])
 }
@@ -95,7 +95,7 @@ fn med_counts_only_among_paths_from_the_same_system() {
     let paths = [(via(1, 50), external(1)), (via(2, 10), external(3)), (via(1, 40), external(4))];
     for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let candidates = order.map(|at| Candidate { attributes: &paths[at].0, from: paths[at].1 });
-        let decision = decide(&candidates, 16);
+        let decision = decide(&candidates, 16, false);
         assert_eq!(order[decision.selected[0]], 1);
         assert_eq!(decision.lost[order.iter().position(|at| *at == 0).unwrap()], Some(Step::Med));
     }
@@ -108,10 +108,11 @@ fn equal_paths_need_the_same_as_path_and_stop_at_the_width() {
     let candidates: Vec<Candidate<'_>> = [(&plain, 3), (&other, 2), (&plain, 1), (&plain, 4)]
         .map(|(attributes, last)| Candidate { attributes, from: external(last) })
         .to_vec();
-    assert_eq!(decide(&candidates, 16).selected, [2, 0, 3]);
-    assert_eq!(decide(&candidates, 2).selected, [2, 0]);
-    assert_eq!(decide(&candidates, 1).selected, [2]);
-    assert_eq!(decide(&[], 16).selected, [] as [usize; 0]);
+    assert_eq!(decide(&candidates, 16, false).selected, [2, 0, 3]);
+    assert_eq!(decide(&candidates, 2, false).selected, [2, 0]);
+    assert_eq!(decide(&candidates, 1, false).selected, [2]);
+    assert_eq!(decide(&candidates, 16, true).selected, [2, 0, 1, 3], "any path as long will do");
+    assert_eq!(decide(&[], 16, false).selected, [] as [usize; 0]);
 }
 
 #[test]
@@ -170,6 +171,7 @@ fn rib() -> Rib {
     let export = Export {
         peer: LISTENER,
         facts: facts(SOURCES as u8 + 1),
+        terms: Terms::default(),
         policy: Policy::accept_all(),
         next_hop: NextHopMode::Keep,
         local_address: IpAddr::from([10, 0, 0, 200]),
@@ -184,6 +186,7 @@ fn announce(rib: &mut Rib, peer: u32, prefix: Prefix, version: u32) {
     let screen = Screen {
         peer: PeerIndex(peer),
         kind: Source::External,
+        terms: Terms::default(),
         policy: &policy,
         local_address: IpAddr::from([10, 0, 0, 200]),
     };

@@ -53,6 +53,21 @@ impl AsPath {
         Self { asns, sets: sets.collect() }
     }
 
+    /// The path without the systems that are `unwanted`; a set that is left empty goes.
+    #[must_use]
+    pub(crate) fn without(&self, unwanted: impl Fn(Asn) -> bool) -> Self {
+        let mut path = Self::default();
+        for segment in self.segments() {
+            let from = path.asns.len();
+            let (Segment::Sequence(asns) | Segment::Set(asns)) = segment;
+            path.asns.extend(asns.iter().copied().filter(|asn| !unwanted(*asn)));
+            if matches!(segment, Segment::Set(_)) && path.asns.len() > from {
+                path.sets.push((from, path.asns.len()));
+            }
+        }
+        path
+    }
+
     /// Reads the value of AS_PATH; `None` if a segment is of a wrong type, empty or cut short, or if a
     /// system is 0 (RFC 7606 §7.2, RFC 7607 §2).
     pub(super) fn decode(value: &[u8], four_octet_as: bool) -> Option<Self> {
