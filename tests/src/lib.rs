@@ -3,3 +3,4 @@
 pub mod apiserver;
 pub mod bench;
 pub mod lab;
+pub mod peers;

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::chore::run;
 
 /// A program (a name to look for, or an absolute path) and the Debian package that has it.
-const NEEDS: [(&str, &str); 15] = [
+const NEEDS: [(&str, &str); 20] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("bird", "bird2"),
@@ -30,10 +30,19 @@ const NEEDS: [(&str, &str); 15] = [
     ("sysctl", "procps"),
     ("ps", "procps"),
     ("traceroute", "traceroute"),
+    ("gobgpd", "gobgpd"),
+    ("gobgp", "gobgpd"),
+    ("/usr/sbin/bgpd", "openbgpd"),
+    ("exabgp", "exabgp"),
+    ("dpkg-deb", "dpkg"),
 ];
 
+/// Where BIRD 1.6 is unpacked: its package conflicts with that of BIRD 2, so it is never installed.
+/// `tests/src/peers/bird.rs` looks for it here.
+const BIRD1: &str = "/var/cache/manx/bird1";
+
 /// Packages whose installation would start a daemon.
-const DAEMONS: [&str; 2] = ["bird2", "frr"];
+const DAEMONS: [&str; 5] = ["bird2", "frr", "gobgpd", "openbgpd", "exabgp"];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_BEFORE: &str = "/usr/sbin/policy-rc.d.before-manx";
@@ -56,6 +65,21 @@ apt-get -qq -o DPkg::Lock::Timeout=300 update
 apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
 "#;
 
+/// Downloads BIRD 1.6 and unpacks it into the folder given as argument, which appears only once it is whole.
+const UNPACK: &str = r#"
+new=$1.new
+rm -rf "$new"
+mkdir -p "$new"
+trap 'rm -rf "$new"' EXIT
+cd "$new"
+fetch="apt-get -qq -o APT::Sandbox::User=root download bird"
+$fetch || { apt-get -qq update && $fetch; }
+dpkg-deb -x bird_*.deb .
+rm bird_*.deb
+chmod 755 .
+mv "$new" "$1"
+"#;
+
 /// Names what is missing and installs it.
 ///
 /// # Errors
@@ -63,9 +87,16 @@ apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install --no-install-r
 pub(crate) fn setup() -> anyhow::Result<()> {
     restore_policy(Path::new(POLICY), Path::new(POLICY_BEFORE))?;
     let missing = missing();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        install(&missing)?;
     }
+    if !Path::new(BIRD1).join("usr/sbin/bird").is_file() {
+        unpack_bird1()?;
+    }
+    Ok(())
+}
+
+fn install(missing: &[&str]) -> anyhow::Result<()> {
     let list = missing.join(" ");
     println!("setup: missing packages: {list}");
     anyhow::ensure!(
@@ -76,14 +107,24 @@ pub(crate) fn setup() -> anyhow::Result<()> {
     if missing.iter().any(|package| DAEMONS.contains(package)) {
         println!(
             "setup: installing with apt-get; {POLICY} keeps {} from starting here",
-            DAEMONS.join(" and ")
+            DAEMONS.join(", ")
         );
     }
-    run(Command::new("sh").args(["-euc", INSTALL, "setup"]).args(&missing)).context("apt-get failed")?;
+    run(Command::new("sh").args(["-euc", INSTALL, "setup"]).args(missing)).context("apt-get failed")?;
     let missing = self::missing();
     anyhow::ensure!(missing.is_empty(), "still missing after apt-get: {}", missing.join(" "));
     println!("setup: done");
     Ok(())
+}
+
+fn unpack_bird1() -> anyhow::Result<()> {
+    println!("setup: unpacking BIRD 1.6 into {BIRD1} (its package conflicts with BIRD 2)");
+    anyhow::ensure!(
+        Path::new("/etc/debian_version").exists(),
+        "this is not Debian: put BIRD 1.6 at {BIRD1}/usr/sbin/bird and birdc beside it, then try again"
+    );
+    anyhow::ensure!(is_root(), "not root: run  sudo cargo xtask setup");
+    run(Command::new("sh").args(["-euc", UNPACK, "setup", BIRD1])).context("BIRD 1.6 cannot be had")
 }
 
 /// Packages whose program is not on this machine, each once.
