@@ -13,6 +13,8 @@ use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
 use manx_ipam::{BlockId, NodeName};
 use serde::{Deserialize, Serialize};
 
+use super::secret::{Key, SecretKeys, SecretName, Secrets};
+
 /// The objects of one kind by name, shared with readers until the next change.
 pub type Objects<K> = Arc<BTreeMap<String, Arc<K>>>;
 
@@ -35,6 +37,8 @@ pub struct Cluster {
     pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// This node; `None` when there is no such Node object, or it was not seen yet.
     pub node: Option<Arc<OwnNode>>,
+    /// The Secrets that peers name.
+    pub secrets: Secrets,
 }
 
 /// What counts of this node's Node object. Heartbeats leave it equal.
@@ -88,6 +92,8 @@ struct Copy {
     blocks: Vec<(ipnetwork::IpNetwork, NodeName)>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     node: Option<OwnNode>,
+    #[serde(default)]
+    secrets: Vec<(SecretName, BTreeMap<String, Vec<u8>>)>,
 }
 
 impl Cluster {
@@ -108,6 +114,7 @@ impl Cluster {
             blocks: self.blocks.iter().map(|(block, node)| (block.cidr(), node.clone())).collect(),
             namespaces: (*self.namespaces).clone(),
             node: self.node.as_deref().cloned(),
+            secrets: self.secrets.iter().map(|(name, keys)| (name.clone(), plain(keys))).collect(),
         })
     }
 
@@ -131,8 +138,17 @@ impl Cluster {
             blocks: Arc::new(blocks),
             namespaces: Arc::new(copy.namespaces),
             node: copy.node.map(Arc::new),
+            secrets: Arc::new(copy.secrets.into_iter().map(|(name, keys)| (name, kept(keys))).collect()),
         })
     }
+}
+
+fn plain(keys: &SecretKeys) -> BTreeMap<String, Vec<u8>> {
+    keys.iter().map(|(name, key)| (name.clone(), key.octets().to_vec())).collect()
+}
+
+fn kept(keys: BTreeMap<String, Vec<u8>>) -> SecretKeys {
+    keys.into_iter().map(|(name, octets)| (name, Key::new(octets))).collect()
 }
 
 #[cfg(test)]
@@ -156,6 +172,10 @@ mod tests {
                 addresses: vec!["192.0.2.11".parse().expect("an address")],
                 router: None,
             })),
+            secrets: Arc::new(BTreeMap::from([(
+                SecretName { namespace: "manx-system".to_owned(), name: "tor".to_owned() },
+                kept(BTreeMap::from([("password".to_owned(), b"s3cret".to_vec())])),
+            )])),
             ..Cluster::default()
         };
         let again = Cluster::from_bytes(&cluster.to_bytes().expect("written")).expect("read");
@@ -163,5 +183,6 @@ mod tests {
         assert_eq!(again.networks, cluster.networks);
         assert_eq!(again.blocks, cluster.blocks);
         assert_eq!(again.node, cluster.node);
+        assert_eq!(again.secrets, cluster.secrets);
     }
 }

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod fib;
 pub mod intent;
+pub mod secret;
 pub mod status;
 #[cfg(test)]
 mod tests;

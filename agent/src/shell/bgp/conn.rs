@@ -1,16 +1,22 @@
 //! The two tasks of one TCP connection: one reads into bounded buffers, one writes what did not fit at once.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use manx_bgp::ConnId;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use super::socket;
+use crate::node::intent::Transport;
 
 /// The most that one read takes, and that one write is given.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -35,17 +41,43 @@ pub(super) struct Conn {
     closing: CancellationToken,
     /// The writer holds bytes that are not out yet.
     pub(super) busy: bool,
+    /// The socket once more, to change its options while the tasks use it.
+    socket: OwnedFd,
+    remote: SocketAddr,
+    transport: Transport,
 }
 
 impl Conn {
-    /// Starts both tasks; they end with the connection or when the value is dropped.
-    pub(super) fn start(id: ConnId, stream: TcpStream, notes: mpsc::Sender<Note>) -> Self {
+    /// Starts both tasks; they end with the connection or when the value is dropped. The stream is as `transport` says.
+    ///
+    /// # Errors
+    /// When the connection is gone already, or there is no descriptor left.
+    pub(super) fn start(
+        id: ConnId,
+        stream: TcpStream,
+        transport: Transport,
+        notes: mpsc::Sender<Note>,
+    ) -> io::Result<Self> {
+        let remote = stream.peer_addr()?;
+        let socket = stream.as_fd().try_clone_to_owned()?;
         let (read, write) = stream.into_split();
         let (writer, chunks) = mpsc::channel(1);
         let closing = CancellationToken::new();
         tokio::spawn(reading(id, read, notes.clone(), closing.clone()));
         tokio::spawn(writing(id, write, chunks, notes));
-        Self { writer, closing, busy: false }
+        Ok(Self { writer, closing, busy: false, socket, remote, transport })
+    }
+
+    /// Makes the connection what its peer's transport is now.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the connection is then not what was asked for and must end.
+    pub(super) fn change(&mut self, transport: &Transport) -> io::Result<()> {
+        if self.transport != *transport {
+            socket::change(&SockRef::from(&self.socket), self.remote, &self.transport, transport)?;
+            self.transport = transport.clone();
+        }
+        Ok(())
     }
 
     /// Hands bytes to the writer, which is idle.

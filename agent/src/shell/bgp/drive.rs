@@ -13,11 +13,11 @@ use manx_bgp::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use super::conn::{CHUNK, Conn, Note};
+use super::listeners::Listeners;
 use super::{Learned, Links, socket};
-use crate::node::intent::BgpIntent;
+use crate::node::intent::{BgpIntent, Transport};
 use crate::shell::events;
 
 /// Notes of connections that wait for the loop; together with [`CHUNK`] the bound on unread bytes.
@@ -38,10 +38,17 @@ pub struct Sessions {
     pub at: Option<Instant>,
 }
 
-/// A connection that the network brought us.
-enum Arrival {
-    Dialled { peer: PeerId, stream: std::io::Result<TcpStream> },
-    Accepted(TcpStream),
+/// Connections that the network brings us.
+struct Arrivals {
+    dialled: mpsc::Receiver<Dialled>,
+    accepted: mpsc::Receiver<TcpStream>,
+}
+
+/// What became of dialling a peer, with the transport that it was dialled with.
+struct Dialled {
+    peer: PeerId,
+    stream: std::io::Result<TcpStream>,
+    transport: Transport,
 }
 
 /// Runs one speaker until the process stops or our own identity changes.
@@ -60,7 +67,8 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
     let local = Local { restarting, ..intent.local.clone() };
     let speaker = Speaker::new(local, seed, Instant::now());
     let (notes_in, notes) = mpsc::channel(NOTES);
-    let (arrivals_in, arrivals) = mpsc::channel(16);
+    let (dialled_in, dialled) = mpsc::channel(16);
+    let (accepted_in, accepted) = mpsc::channel(16);
     let mut turn = Turn {
         speaker,
         intent: Arc::clone(&intent),
@@ -68,14 +76,14 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         unread: BTreeMap::new(),
         next_conn: 0,
         notes_in,
-        arrivals_in,
-        listeners: BTreeMap::new(),
+        dialled_in,
+        listeners: Listeners::new(accepted_in),
         dirty: true,
     };
     turn.adopt_intent(intent);
     let origins = Arc::clone(&links.origins.borrow_and_update());
     turn.speaker.handle(Input::SetOrigins((*origins).clone()), Instant::now());
-    turn.serve(links, notes, arrivals).await;
+    turn.serve(links, notes, Arrivals { dialled, accepted }).await;
 }
 
 async fn first_intent(links: &mut Links) -> Option<Arc<BgpIntent>> {
@@ -103,28 +111,14 @@ struct Turn {
     unread: BTreeMap<ConnId, TcpStream>,
     next_conn: u64,
     notes_in: mpsc::Sender<Note>,
-    arrivals_in: mpsc::Sender<Arrival>,
-    listeners: BTreeMap<SocketAddr, Listener>,
+    dialled_in: mpsc::Sender<Dialled>,
+    listeners: Listeners,
     /// Something about the sessions changed since they were published.
     dirty: bool,
 }
 
-/// A listening task, ended when the value is dropped.
-struct Listener(JoinHandle<()>);
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Turn {
-    async fn serve(
-        &mut self,
-        links: &mut Links,
-        mut notes: mpsc::Receiver<Note>,
-        mut arrivals: mpsc::Receiver<Arrival>,
-    ) {
+    async fn serve(&mut self, links: &mut Links, mut notes: mpsc::Receiver<Note>, mut arrivals: Arrivals) {
         let mut publish_at = Instant::now();
         loop {
             self.drain(links);
@@ -132,7 +126,9 @@ impl Turn {
                 self.publish(&links.sessions);
                 publish_at = Instant::now() + PUBLISH_PAUSE;
             }
-            let wake = earliest(self.speaker.deadline(), self.dirty.then_some(publish_at));
+            let deadlines =
+                [self.speaker.deadline(), self.listeners.deadline(), self.dirty.then_some(publish_at)];
+            let wake = deadlines.into_iter().flatten().min();
             tokio::select! {
                 () = links.stop.cancelled() => return self.stop(),
                 () = sleep_until(wake) => self.on_time(),
@@ -146,7 +142,8 @@ impl Turn {
                     let origins: Arc<BTreeMap<Prefix, OriginAttributes>> = Arc::clone(&links.origins.borrow_and_update());
                     self.speaker.handle(Input::SetOrigins((*origins).clone()), Instant::now());
                 }
-                Some(arrival) = arrivals.recv() => self.on_arrival(arrival),
+                Some(dialled) = arrivals.dialled.recv() => self.on_dialled(dialled),
+                Some(stream) = arrivals.accepted.recv() => self.on_accepted(stream),
                 Some(note) = notes.recv() => {
                     self.on_note(note);
                     for _ in 1..NOTES_PER_TURN {
@@ -160,6 +157,7 @@ impl Turn {
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        self.listeners.on_time(now);
         if self.speaker.deadline().is_some_and(|deadline| deadline <= now) {
             self.speaker.handle(Input::Timeout, now);
         }
@@ -170,58 +168,53 @@ impl Turn {
         if intent.local != self.intent.local {
             return false;
         }
-        self.listen(&intent.listen);
+        self.listeners.set(intent.listen.clone(), &intent, Instant::now());
         let peers = intent.peers.iter().map(|(id, peer)| (id.clone(), peer.config.clone())).collect();
         self.intent = intent;
+        self.change_transports();
         self.speaker.handle(Input::SetPeers(peers), Instant::now());
         self.dirty = true;
         true
     }
 
-    /// Opens what is missing and closes what is no longer wanted. An address that cannot be bound
-    /// is tried again with the next change; dialling works without it.
-    fn listen(&mut self, wanted: &BTreeSet<SocketAddr>) {
-        self.listeners.retain(|address, listener| wanted.contains(address) && !listener.0.is_finished());
-        for address in wanted {
-            if self.listeners.contains_key(address) {
-                continue;
+    /// Connections follow their peers' transports without a reset. One that cannot is closed, since it is not what is
+    /// configured.
+    fn change_transports(&mut self) {
+        let mut broken = Vec::new();
+        for (id, (peer, conn)) in &mut self.conns {
+            let Some(wanted) = self.intent.transport(peer) else { continue };
+            if let Err(error) = conn.change(wanted) {
+                tracing::warn!(%peer, %error, "a connection cannot take its new key or TTL and is made anew");
+                broken.push(*id);
             }
-            match socket::listen(*address) {
-                Ok(listener) => {
-                    let task = tokio::spawn(accept(listener, self.arrivals_in.clone()));
-                    self.listeners.insert(*address, Listener(task));
-                }
-                Err(error) => tracing::error!(%error, %address, "BGP connections cannot be accepted"),
-            }
+        }
+        for conn in broken {
+            self.conns.remove(&conn);
+            self.speaker.handle(Input::Closed { conn }, Instant::now());
         }
     }
 
-    fn on_arrival(&mut self, arrival: Arrival) {
-        match arrival {
-            Arrival::Dialled { peer, stream: Ok(stream) } => self.connected(peer, stream),
-            Arrival::Dialled { peer, stream: Err(error) } => {
-                tracing::debug!(%peer, %error, "connecting failed");
-                self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
-            }
-            Arrival::Accepted(stream) => {
-                let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
-                let conn = self.next_conn();
-                self.unread.insert(conn, stream);
-                self.speaker.handle(Input::Accepted { conn, local, remote }, Instant::now());
-            }
-        }
+    fn on_accepted(&mut self, stream: TcpStream) {
+        let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
+        let conn = self.next_conn();
+        self.unread.insert(conn, stream);
+        self.speaker.handle(Input::Accepted { conn, local, remote }, Instant::now());
     }
 
     /// An accepted connection has found its peer: it is read from now on.
     fn adopt(&mut self, conn: ConnId, peer: PeerId) {
         let Some(stream) = self.unread.remove(&conn) else { return };
-        let transport = self.intent.peers.get(&peer).map(|peer| peer.transport.clone()).unwrap_or_default();
-        if let Err(error) = socket::adopt(&stream, &transport) {
-            tracing::warn!(%peer, %error, "an accepted connection cannot be used");
-            self.speaker.handle(Input::Closed { conn }, Instant::now());
-            return;
+        let transport = self.intent.transport(&peer).cloned().unwrap_or_default();
+        let adopted = socket::adopt(&stream, &transport);
+        match adopted.and_then(|()| Conn::start(conn, stream, transport, self.notes_in.clone())) {
+            Ok(entry) => {
+                self.conns.insert(conn, (peer, entry));
+            }
+            Err(error) => {
+                tracing::warn!(%peer, %error, "an accepted connection cannot be used");
+                self.speaker.handle(Input::Closed { conn }, Instant::now());
+            }
         }
-        self.conns.insert(conn, (peer, Conn::start(conn, stream, self.notes_in.clone())));
         self.dirty = true;
     }
 
@@ -231,17 +224,27 @@ impl Turn {
         conn
     }
 
-    fn connected(&mut self, peer: PeerId, stream: TcpStream) {
-        let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
-            self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
-            return;
-        };
+    fn on_dialled(&mut self, Dialled { peer, stream, transport }: Dialled) {
+        // While it was being made, its peer's transport may have changed.
+        let wanted = self.intent.transport(&peer).unwrap_or(&transport).clone();
         let conn = self.next_conn();
-        self.conns.insert(conn, (peer.clone(), Conn::start(conn, stream, self.notes_in.clone())));
-        self.speaker.handle(
-            Input::Connected { peer, conn, local, remote, direction: Direction::Active },
-            Instant::now(),
-        );
+        let started = stream.and_then(|stream| {
+            let ends = (stream.local_addr()?, stream.peer_addr()?);
+            let mut entry = Conn::start(conn, stream, transport, self.notes_in.clone())?;
+            entry.change(&wanted)?;
+            Ok((ends, entry))
+        });
+        match started {
+            Ok(((local, remote), entry)) => {
+                self.conns.insert(conn, (peer.clone(), entry));
+                let connected = Input::Connected { peer, conn, local, remote, direction: Direction::Active };
+                self.speaker.handle(connected, Instant::now());
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "connecting failed");
+                self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
+            }
+        }
         self.dirty = true;
     }
 
@@ -301,11 +304,11 @@ impl Turn {
     }
 
     fn dial(&mut self, peer: PeerId, target: SocketAddr, source: Option<IpAddr>) {
-        let transport = self.intent.peers.get(&peer).map(|peer| peer.transport.clone()).unwrap_or_default();
-        let arrivals = self.arrivals_in.clone();
+        let transport = self.intent.transport(&peer).cloned().unwrap_or_default();
+        let dialled = self.dialled_in.clone();
         tokio::spawn(async move {
             let stream = socket::dial(target, source, &transport).await;
-            let _gone = arrivals.send(Arrival::Dialled { peer, stream }).await;
+            let _gone = dialled.send(Dialled { peer, stream, transport }).await;
         });
     }
 
@@ -338,29 +341,6 @@ impl Turn {
         let communication = "the configuration of this node changed".to_owned();
         self.speaker.handle(Input::Stop(StopReason::Leave { communication }), Instant::now());
         self.drain(links);
-    }
-}
-
-async fn accept(listener: tokio::net::TcpListener, arrivals: mpsc::Sender<Arrival>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if arrivals.send(Arrival::Accepted(stream)).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a BGP connection failed");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
     }
 }
 

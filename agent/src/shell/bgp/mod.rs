@@ -6,6 +6,8 @@
 
 mod conn;
 mod drive;
+mod listeners;
+mod options;
 mod socket;
 
 use std::any::Any;
