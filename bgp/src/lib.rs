@@ -44,6 +44,7 @@ mod agenda;
 mod chance;
 pub mod config;
 pub mod event;
+pub mod explanation;
 mod graceful;
 mod peer;
 pub mod policy;
@@ -58,6 +59,7 @@ pub use config::{
     OriginAttributes, PeerConfig, PeerId, PrefixLimit, RemoteAs, Role,
 };
 pub use event::{Event, FaultAction, PeerState};
+pub use explanation::{Explanation, PathExplanation, Told, ToldStatus, Untold};
 pub use policy::{
     Amendment, AsPathMatch, Changes, CommunityMatch, CommunityValue, CommunityValueError, Policy,
     PrefixMatch, Rule, Source, Subject, Verdict,

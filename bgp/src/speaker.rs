@@ -8,6 +8,7 @@ use crate::agenda::Agenda;
 use crate::chance::Chance;
 use crate::config::{ConnId, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
+use crate::explanation::{Explanation, Told, ToldStatus, Untold};
 use crate::graceful::Settling;
 use crate::peer::outbox::Outbox;
 use crate::peer::session::Link;
@@ -444,6 +445,24 @@ impl Speaker {
             routes: self.core.rib.routes(&self.peers),
             settled: self.settled(),
         }
+    }
+}
+
+impl Speaker {
+    /// Why a prefix is where it is: every path with what became of it, and what every peer is told and why. It costs
+    /// as much as the peers and the paths of the one prefix, whatever the size of the table.
+    pub fn explain(&self, prefix: &Prefix) -> Explanation {
+        let mut explanation = self.core.rib.explain(prefix, &self.peers);
+        let best = explanation.best;
+        let peers = self.names.iter().filter_map(|(name, index)| Some((name, index, self.peers.get(index)?)));
+        let told = peers.map(|(name, index, peer)| {
+            let status = self.core.rib.told(*index, prefix, best).unwrap_or_else(|| {
+                ToldStatus::Untold(if peer.is_up() { Untold::NotNegotiated } else { Untold::Down })
+            });
+            Told { peer: name.clone(), status }
+        });
+        explanation.told = told.collect();
+        explanation
     }
 }
 

@@ -133,6 +133,11 @@ impl Peer {
         self.sessions.iter().find_map(|session| Some((session, session.established()?)))
     }
 
+    /// Whether routes are exchanged.
+    pub(crate) fn is_up(&self) -> bool {
+        self.established().is_some()
+    }
+
     fn state(&self) -> PeerState {
         let furthest = self.sessions.iter().map(Session::state).max();
         furthest.unwrap_or_else(|| self.dialer.state())

@@ -14,7 +14,7 @@ use super::path::PeerIndex;
 use crate::config::Local;
 use crate::policy::Source;
 use crate::prefix::{Family, Prefix};
-use crate::wire::{self, EncodeError, EncodedAttributes};
+use crate::wire::{self, Attributes, EncodeError, EncodedAttributes};
 
 /// The outgoing side of a family.
 #[derive(Debug)]
@@ -139,6 +139,21 @@ impl AdjOut {
     /// Whether the peer knows the prefix, or is about to.
     pub(crate) fn knows(&self, net: NetId) -> bool {
         self.announced.contains(net)
+    }
+
+    /// Whether the newest state of a prefix that the peer knows is on its way or there.
+    pub(crate) fn has_sent(&self, net: NetId) -> bool {
+        let mut staged = self.staged.iter().flat_map(|run| run.nets.iter().skip(run.done));
+        self.knows(net) && !self.queued.contains(net) && !staged.any(|waiting| *waiting == net)
+    }
+
+    /// Why a route cannot be told to the peer; `None` if it can.
+    pub(crate) fn unsayable(&self, attributes: &Attributes, prefix: Prefix) -> Option<&'static str> {
+        let dialect = &self.export.dialect;
+        let attributes = EncodedAttributes::new(attributes, dialect);
+        let mut prefixes = std::iter::once(prefix).peekable();
+        let said = wire::announce(&attributes, &mut prefixes, dialect, &mut Vec::new());
+        said.err().map(|error| why_unsaid(&error))
     }
 
     /// How many prefixes the peer knows.
@@ -273,13 +288,7 @@ impl AdjOut {
 
     /// What cannot be announced is withdrawn, so that the peer does not keep what it had (RFC 4271 §9.1.3).
     fn give_up(&mut self, run: &Run, nets: &Nets, error: EncodeError, filled: &mut Filled) {
-        let reason = match error {
-            EncodeError::AttributesTooLarge { .. } | EncodeError::MessageTooLarge { .. } => {
-                "its attributes do not fit into a message"
-            }
-            EncodeError::NextHop { .. } => "its next hop cannot be told to this peer",
-            EncodeError::CapabilityTooLarge(_) => "a capability is too large",
-        };
+        let reason = why_unsaid(&error);
         for id in &run.nets {
             self.announced.remove(*id);
             if let Some(net) = nets.get(*id)
@@ -288,5 +297,15 @@ impl AdjOut {
                 filled.unsaid.push(Unsaid { prefix: net.prefix, reason });
             }
         }
+    }
+}
+
+fn why_unsaid(error: &EncodeError) -> &'static str {
+    match error {
+        EncodeError::AttributesTooLarge { .. } | EncodeError::MessageTooLarge { .. } => {
+            "its attributes do not fit into a message"
+        }
+        EncodeError::NextHop { .. } => "its next hop cannot be told to this peer",
+        EncodeError::CapabilityTooLarge(_) => "a capability is too large",
     }
 }

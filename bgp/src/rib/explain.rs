@@ -1,14 +1,16 @@
 //! The table as status: every path with what became of it and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::decision::{self, DEFAULT_LOCAL_PREF};
+use super::export::Withheld;
 use super::nets::Net;
 use super::path::{Import, Path, PeerIndex};
 use super::{Rib, candidates};
 use crate::config::PeerId;
-use crate::policy::Policy;
-use crate::prefix::Family;
+use crate::explanation::{Explanation, PathExplanation, ToldStatus, Untold, communities};
+use crate::policy::{Amendment, Policy};
+use crate::prefix::{Family, Prefix};
 use crate::snapshot::{ImportStatus, PathStatus, RouteStatus};
 
 /// What the table does not know about a peer.
@@ -28,6 +30,11 @@ impl Rib {
     }
 
     fn route(&self, net: &Net, names: &impl Names) -> RouteStatus {
+        self.ordered(net, names).0
+    }
+
+    /// The status of a prefix, and its paths in the same order.
+    fn ordered<'a>(&self, net: &'a Net, names: &impl Names) -> (RouteStatus, Vec<&'a Path>) {
         let paths = net.paths.as_slice();
         let (places, candidates): (Vec<usize>, Vec<_>) = candidates(paths, &self.sources).unzip();
         let decision = decision::decide(&candidates, usize::from(net.selected).max(1), self.local.relax);
@@ -35,33 +42,113 @@ impl Rib {
         for (place, step) in places.iter().zip(&decision.lost) {
             lost.insert(*place, *step);
         }
-        let mut shown: Vec<PathStatus> = paths
+        let mut shown: Vec<(PathStatus, &Path)> = paths
             .iter()
             .enumerate()
             .map(|(place, path)| {
                 let mut status = path_status(path, net, names);
                 status.selected = place < usize::from(net.selected);
                 status.lost_at = lost.get(&place).copied().flatten();
-                status
+                (status, path)
             })
             .collect();
-        let best = (net.selected > 0).then(|| shown.first().and_then(|best| best.peer.clone()));
-        shown.sort_by(|a, b| a.peer.cmp(&b.peer));
-        RouteStatus {
+        let best = net.best().map(std::ptr::from_ref);
+        shown.sort_by(|(a, _), (b, _)| a.peer.cmp(&b.peer));
+        let best = shown.iter().position(|(_, path)| best == Some(std::ptr::from_ref(*path)));
+        let (paths, order) = shown.into_iter().unzip();
+        let route = RouteStatus {
             prefix: net.prefix,
-            best: best.and_then(|best| shown.iter().position(|path| path.peer == best)),
+            best,
             // The runner-up is the one that stayed in longest.
             step: decision.lost.iter().flatten().max().copied(),
             next_hops: self.hops.get(net.hops),
-            paths: shown,
+            paths,
+        };
+        (route, order)
+    }
+
+    /// All about one prefix, but for what peers are told.
+    pub(crate) fn explain(&self, prefix: &Prefix, names: &impl Names) -> Explanation {
+        let Some(net) = self.nets.find(prefix).and_then(|id| self.nets.get(id)) else {
+            return Explanation {
+                prefix: *prefix,
+                paths: Vec::new(),
+                best: None,
+                step: None,
+                next_hops: BTreeSet::new(),
+                told: Vec::new(),
+            };
+        };
+        let (route, order) = self.ordered(net, names);
+        let paths = route.paths.into_iter().zip(order);
+        let explained = paths.map(|(status, path)| PathExplanation {
+            amended: self.amended(path, prefix.family(), names),
+            status,
+            received: path.received.attributes.clone(),
+            used: path.used().map(|used| used.attributes.clone()),
+        });
+        Explanation {
+            prefix: *prefix,
+            paths: explained.collect(),
+            best: route.best,
+            step: route.step,
+            next_hops: route.next_hops,
+            told: Vec::new(),
         }
+    }
+
+    fn amended(&self, path: &Path, family: Family, names: &impl Names) -> Vec<String> {
+        let policy = names.policy(path.peer, family).filter(|_| path.used().is_some());
+        let (Some(policy), Some(facts)) = (policy, self.sources.facts(path.peer)) else { return Vec::new() };
+        names_of(policy.amendments(facts.kind, &path.received.attributes))
+    }
+
+    /// What a peer is told about a prefix; `None` if no session with it carries the family. `best` is the place of the
+    /// best path among those shown.
+    pub(crate) fn told(&self, peer: PeerIndex, prefix: &Prefix, best: Option<usize>) -> Option<ToldStatus> {
+        let out = self.outs.get(prefix.family(), peer)?;
+        let id = self.nets.find(prefix);
+        let path = id.and_then(|id| self.nets.get(id)).and_then(Net::best);
+        let (Some(id), Some(path), Some(place)) = (id, path, best) else {
+            return Some(ToldStatus::Untold(Untold::NoPath));
+        };
+        let choice = match out.export.judge(path, prefix, &self.sources) {
+            Ok(choice) => choice,
+            Err(reason) => return Some(ToldStatus::Untold(untold(reason, &out.export.policy))),
+        };
+        let attributes = out.export.attributes(&choice, &self.sources, &self.local);
+        if let Some(reason) = out.unsayable(&attributes, *prefix) {
+            return Some(ToldStatus::Untold(Untold::Unsayable(reason)));
+        }
+        let policy = &out.export.policy;
+        Some(ToldStatus::Told {
+            path: place,
+            rule: policy.rule_name(choice.rule).map(str::to_owned),
+            amended: names_of(policy.amendments(out.export.facts.kind, &choice.attributes.attributes)),
+            attributes: Box::new(attributes),
+            sent: out.has_sent(id),
+        })
+    }
+}
+
+fn names_of<'a>(amendments: impl Iterator<Item = &'a Amendment>) -> Vec<String> {
+    amendments.map(|amendment| amendment.name.clone()).collect()
+}
+
+fn untold(reason: Withheld, policy: &Policy) -> Untold {
+    match reason {
+        Withheld::Unused => Untold::NoPath,
+        Withheld::SplitHorizon => Untold::SplitHorizon,
+        Withheld::NotReflected => Untold::NotReflected,
+        Withheld::Community(community) => Untold::Community(community),
+        Withheld::OnlyToCustomer => Untold::OnlyToCustomer,
+        Withheld::Rule(rule) => Untold::Rejected(policy.rule_name(rule).map(str::to_owned)),
     }
 }
 
 fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
     let attributes = &path.used().unwrap_or(&path.received).attributes;
     let local = path.peer == PeerIndex::LOCAL;
-    let communities = attributes.communities.iter().map(ToString::to_string);
     let rule = || {
         let policy = names.policy(path.peer, net.prefix.family())?;
         policy.rule_name(path.rule).map(str::to_owned)
@@ -72,9 +159,7 @@ fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
         as_path: attributes.as_path.to_string(),
         local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
         med: attributes.med,
-        communities: communities
-            .chain(attributes.large_communities.iter().map(ToString::to_string))
-            .collect(),
+        communities: communities(attributes),
         stale: path.stale,
         import: match path.import {
             Import::Accepted if local => ImportStatus::Local,

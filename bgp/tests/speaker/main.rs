@@ -2,7 +2,9 @@
 
 mod chaos;
 mod collisions;
+mod explain;
 mod faults;
+mod policy;
 mod restarts;
 mod routes;
 mod script;
