@@ -174,6 +174,18 @@ impl Dial {
             Self::Range { .. } => None,
         }
     }
+
+    /// Whether a connection from `remote` comes from this peer. Of a link-local address the link counts as well, if
+    /// both sides name one.
+    pub(crate) fn is_at(&self, remote: SocketAddr) -> bool {
+        let (Self::Active(target) | Self::Passive(target)) = self else { return false };
+        let zone = |address: &SocketAddr| match address {
+            SocketAddr::V6(v6) => v6.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let (here, there) = (zone(target), zone(&remote));
+        target.ip().to_canonical() == remote.ip().to_canonical() && (here == 0 || there == 0 || here == there)
+    }
 }
 
 /// What we are to the peer in the order of the Internet (RFC 9234 §4.1).
@@ -273,17 +285,6 @@ impl PeerConfig {
             allow_own_as: 0,
             remove_private_as: false,
         }
-    }
-
-    /// Whether a running session can go on under `other`: only policy, limits and retry times may differ.
-    pub(crate) fn same_session(&self, other: &Self) -> bool {
-        self.asn == other.asn
-            && self.target.address() == other.target.address()
-            && self.source == other.source
-            && self.hold_time == other.hold_time
-            && self.graceful_restart == other.graceful_restart
-            && self.reflector_client == other.reflector_client
-            && self.families.keys().eq(other.families.keys())
     }
 }
 

@@ -20,9 +20,9 @@ pub(crate) struct Retained {
 }
 
 impl Retained {
-    /// The peer is away and may be so for the time that it named.
-    pub(crate) fn new(families: Families, restart_time: Duration, now: Instant) -> Self {
-        Self { families, until: now + restart_time }
+    /// The peer is away and may be so until then.
+    pub(crate) fn until(families: Families, until: Instant) -> Self {
+        Self { families, until }
     }
 
     /// The peer is back; families in `gone` did not keep forwarding.

@@ -1,12 +1,15 @@
 //! The [`Speaker`]: one door in, one door out. Which part of it answers is decided here and nothing else.
 
+mod arrivals;
+mod linger;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
 use crate::chance::Chance;
-use crate::config::{ConnId, Local, OriginAttributes, PeerConfig, PeerId};
+use crate::config::{ConnId, Dial, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
 use crate::explanation::{Explanation, Told, ToldStatus, Untold};
 use crate::graceful::Settling;
@@ -18,6 +21,8 @@ use crate::prefix::{Family, Gateway, Prefix};
 use crate::rib::{Names, PeerIndex, Rib};
 use crate::snapshot::{PeerStatus, Snapshot};
 use crate::wire::Notification;
+use arrivals::Unread;
+use linger::Lingering;
 
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,6 +159,10 @@ pub struct Speaker {
     peers: BTreeMap<PeerIndex, Peer>,
     names: BTreeMap<PeerId, PeerIndex>,
     conns: BTreeMap<ConnId, PeerIndex>,
+    /// The templates of peers that come from a range.
+    ranges: BTreeMap<PeerId, PeerConfig>,
+    unread: Unread,
+    lingering: Lingering,
     agenda: Agenda,
     settling: Settling,
     /// Peers that owe us their first End-of-RIB.
@@ -183,6 +192,9 @@ impl Speaker {
             peers: BTreeMap::new(),
             names: BTreeMap::new(),
             conns: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            unread: Unread::default(),
+            lingering: Lingering::default(),
             agenda: Agenda::default(),
             settling,
             unheard: BTreeSet::new(),
@@ -216,13 +228,12 @@ impl Speaker {
             }
             Input::Closed { conn } => {
                 self.core.closing.remove(&conn);
+                self.unread.forget(conn);
                 touched.extend(self.with_conn(conn, |peer, core| peer.closed(conn, core, now)));
             }
             Input::SetPeers(peers) => touched = self.set_peers(peers, now),
             Input::SetOrigins(origins) => self.core.rib.set_origins(origins),
-            Input::Reset { peer } => {
-                touched.extend(self.with_named(&peer, |peer, core| peer.reset(core, now)));
-            }
+            Input::Reset { peer } => touched = self.reset(&peer, now),
             Input::Stop(reason) => touched = self.stop(&reason, now),
         }
         self.conclude(touched, now);
@@ -239,8 +250,13 @@ impl Speaker {
     }
 
     /// Runs the decision process, and looks who has to send or to wait for something else now.
-    fn conclude(&mut self, touched: Vec<PeerIndex>, now: Instant) {
+    fn conclude(&mut self, mut touched: Vec<PeerIndex>, now: Instant) {
+        self.drop_vanished(&touched, now);
         self.core.rib.decide();
+        if self.lingering.is_due(now) {
+            touched.extend(self.release(now));
+            self.core.rib.decide();
+        }
         let mut touched: BTreeSet<PeerIndex> = touched.into_iter().collect();
         for index in &touched {
             if self.peers.get(index).is_none_or(Peer::heard) {
@@ -266,6 +282,7 @@ impl Speaker {
     fn timeout(&mut self, now: Instant) -> Vec<PeerIndex> {
         // Whoever was asleep has not read either: what the peers said meanwhile is still to come.
         let overslept = self.agenda.next().is_some_and(|due| now >= due + OVERSLEPT);
+        self.give_up_unread(now);
         let due = self.agenda.take_due(now);
         for index in &due {
             if let Some(peer) = self.peers.get_mut(index) {
@@ -276,6 +293,17 @@ impl Speaker {
             }
         }
         due
+    }
+
+    /// A range stands for all peers that came from it.
+    fn reset(&mut self, name: &PeerId, now: Instant) -> Vec<PeerIndex> {
+        let meant = |peer: &Peer| peer.id() == name || peer.range() == Some(name);
+        let mut touched = Vec::new();
+        for (index, peer) in self.peers.iter_mut().filter(|(_, peer)| meant(peer)) {
+            peer.reset(&mut self.core, now);
+            touched.push(*index);
+        }
+        touched
     }
 
     fn with_named(&mut self, name: &PeerId, act: impl FnOnce(&mut Peer, &mut Core)) -> Option<PeerIndex> {
@@ -302,58 +330,49 @@ impl Speaker {
         index
     }
 
-    fn accepted(
-        &mut self,
-        conn: ConnId,
-        local: SocketAddr,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<PeerIndex> {
-        let address = remote.ip().to_canonical();
-        let wanted = |peer: &Peer| {
-            let config = peer.config();
-            let called = config.source.is_none_or(|source| source == local.ip().to_canonical());
-            config.target.address() == Some(address) && called
-        };
-        let found = self.peers.values().find(|peer| wanted(peer)).map(|peer| peer.id().clone());
-        let Some(peer) = found else {
-            let reason = "no peer has this address";
-            self.core.tell(Event::ConnectionRefused { remote, reason });
-            self.core.close(conn, Outbox::default());
-            return None;
-        };
-        self.core.outputs.push_back(Output::Adopted { conn, peer: peer.clone() });
-        self.connected(&peer, Link { conn, local, remote, direction: Direction::Passive }, now)
-    }
-
     fn set_peers(&mut self, peers: BTreeMap<PeerId, PeerConfig>, now: Instant) -> Vec<PeerIndex> {
+        let is_range = |config: &PeerConfig| matches!(config.target, Dial::Range { .. });
+        let (ranges, mut peers): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            peers.into_iter().partition(|(_, config)| is_range(config));
+        self.ranges = ranges;
+        for peer in self.peers.values() {
+            let Some((config, remote)) = self.child_config(peer) else { continue };
+            if !peers.values().any(|named| named.target.is_at(remote)) {
+                peers.insert(peer.id().clone(), config);
+            }
+        }
         let gone: Vec<PeerId> =
             self.names.keys().filter(|name| !peers.contains_key(*name)).cloned().collect();
-        for name in gone {
-            self.remove_peer(&name, now);
-        }
+        let (known, added): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            peers.into_iter().partition(|(name, _)| self.names.contains_key(name));
+        self.settling.peers_declared(!added.is_empty(), now);
+        let mut touched = self.part_with(gone, &added, now);
         // A number is free for another peer only when the decision process has forgotten the one before.
         self.core.rib.decide();
-        let mut touched = Vec::new();
-        let mut added = false;
-        for (name, config) in peers {
-            if let Some(index) =
-                self.with_named(&name, |peer, core| peer.configure(config.clone(), core, now))
-            {
-                touched.push(index);
-                continue;
-            }
-            added = true;
-            let index = self.free_index();
-            let mut peer = Peer::new(name.clone(), index, config, now);
-            peer.timeout(&mut self.core, now);
-            self.peers.insert(index, peer);
-            self.names.insert(name, index);
-            self.unheard.insert(index);
-            touched.push(index);
+        for (name, config) in known {
+            touched.extend(self.with_named(&name, |peer, core| peer.configure(config, core, now)));
         }
-        self.settling.peers_declared(added, now);
+        for (name, config) in added {
+            touched.push(self.add_peer(name, config, None, now));
+        }
+        touched.extend(self.adopt_unread(now));
         touched
+    }
+
+    fn add_peer(
+        &mut self,
+        name: PeerId,
+        config: PeerConfig,
+        range: Option<PeerId>,
+        now: Instant,
+    ) -> PeerIndex {
+        let index = self.free_index();
+        let mut peer = Peer::new(name.clone(), index, config, range, now);
+        peer.timeout(&mut self.core, now);
+        self.peers.insert(index, peer);
+        self.names.insert(name, index);
+        self.unheard.insert(index);
+        index
     }
 
     /// The least number that no peer has.
@@ -408,7 +427,9 @@ impl Speaker {
         if self.stopped {
             return None;
         }
-        [self.agenda.next(), self.settling.next(self.unheard.is_empty())].into_iter().flatten().min()
+        let settled = self.settling.next(self.unheard.is_empty());
+        let all = [self.agenda.next(), settled, self.unread.next(), self.lingering.next()];
+        all.into_iter().flatten().min()
     }
 
     /// Appends at most `budget` octets for `conn` to `buf`; returns whether more remain. Call it when the socket

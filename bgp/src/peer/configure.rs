@@ -4,42 +4,103 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use super::dialer::After;
+use super::negotiate::still_holds;
 use super::outbox::Outbox;
+use super::session::Session;
 use super::{Core, Peer};
-use crate::config::PeerConfig;
+use crate::config::{ConnId, FamilyConfig, PeerConfig};
 use crate::prefix::Family;
 use crate::rib::{Screen, Terms};
 use crate::wire::{AfiSafi, ErrorCode, Message, Notification, RefreshKind, RouteRefresh};
 
 impl Peer {
-    /// Takes a new configuration; a session whose parameters changed starts again.
+    /// Takes a new configuration. A connection goes on if its OPEN still says what we would say now; what an OPEN does
+    /// not say takes effect at once.
     pub(crate) fn configure(&mut self, config: PeerConfig, core: &mut Core, now: Instant) {
+        self.stay(now);
         if self.config == config {
             return;
         }
         let before = std::mem::replace(&mut self.config, config);
         self.dialer.configure(&self.config, now);
-        if !before.same_session(&self.config) {
-            self.fail_all(&ErrorCode::CONFIGURATION_CHANGE.into(), core, now);
-            self.forget_what_changed(&before, core);
+        self.end_unfit(core, now);
+        self.forget_what_changed(&before, core);
+        if self.sessions.is_empty() && self.must_dial_anew(&before) {
             self.dialer.restart(now);
-            self.report(core, now);
-            return;
         }
-        let terms = Terms::from(&self.config);
+        self.change_client(&before, core, now);
+        for session in &mut self.sessions {
+            session.pace = self.config.keepalive;
+            session.hasten(&mut core.chance, now);
+        }
         for (family, is) in self.config.families.clone() {
-            let Some(was) = before.families.get(&family) else { continue };
-            if was.import != is.import || Terms::from(&before) != terms {
-                self.import_again(family, core);
+            if let Some(was) = before.families.get(&family) {
+                self.change_family(family, (&before, was), &is, core, now);
             }
-            core.rib.set_export(self.index, family, |export| {
-                let changed =
-                    export.policy != is.export || export.next_hop != is.next_hop || export.terms != terms;
-                export.terms = terms;
-                export.policy.clone_from(&is.export);
-                export.next_hop = is.next_hop;
-                changed
-            });
+        }
+        self.report(core, now);
+    }
+
+    /// Ends connections whose OPEN is no longer what we would say. Both sides keep their routes if they can.
+    fn end_unfit(&mut self, core: &mut Core, now: Instant) {
+        let ours = self.open_message(core);
+        let config = &self.config;
+        let source =
+            |local: IpAddr| config.source.is_none_or(|source| source.to_canonical() == local.to_canonical());
+        let fits = |session: &Session| {
+            config.target.is_at(session.link.remote)
+                && source(session.link.local.ip())
+                && session.ours().is_none_or(|sent| still_holds(sent, &ours, session.agreed(), config))
+        };
+        let unfit = self.sessions.iter().filter(|session| !fits(session));
+        let unfit: Vec<ConnId> = unfit.map(|session| session.link.conn).collect();
+        for conn in unfit {
+            self.end_one_gently(conn, &ErrorCode::CONFIGURATION_CHANGE.into(), core, now);
+            self.dialer.restart(now);
+        }
+    }
+
+    /// Whether the change may make an attempt succeed that has failed so far.
+    fn must_dial_anew(&self, before: &PeerConfig) -> bool {
+        let limits =
+            |config: &PeerConfig| -> Vec<_> { config.families.values().map(|one| one.limit).collect() };
+        let is = &self.config;
+        (before.target, before.source, before.asn, before.local_as, before.role, before.role_strict)
+            != (is.target, is.source, is.asn, is.local_as, is.role, is.role_strict)
+            || !before.families.keys().eq(is.families.keys())
+            || limits(before) != limits(is)
+    }
+
+    /// Reflecting begins at once. It ends when those reflected for have had the time to speak to each other.
+    fn change_client(&mut self, before: &PeerConfig, core: &mut Core, now: Instant) {
+        match (before.reflector_client, self.config.reflector_client) {
+            (false, true) => self.client_until = None,
+            (true, false) if self.is_up() => self.client_until = Some(now + core.local.linger),
+            _ => return,
+        }
+        self.reflect(core);
+    }
+
+    fn change_family(
+        &mut self,
+        family: Family,
+        (before, was): (&PeerConfig, &FamilyConfig),
+        is: &FamilyConfig,
+        core: &mut Core,
+        now: Instant,
+    ) {
+        let (told, terms) = (Terms::from(before), Terms::from(&self.config));
+        if was.import != is.import || told != terms {
+            self.import_again(family, core);
+        }
+        core.rib.set_export(self.index, family, |export| {
+            let changed = export.policy != is.export || export.next_hop != is.next_hop || told != terms;
+            export.terms = terms;
+            export.policy.clone_from(&is.export);
+            export.next_hop = is.next_hop;
+            changed
+        });
+        if was.limit != is.limit {
             self.check_limit(family, core, now);
         }
     }
@@ -86,7 +147,7 @@ impl Peer {
 
     /// Routes of another AS, or of a family that is no longer there, are not kept for the next session.
     fn forget_what_changed(&mut self, before: &PeerConfig, core: &mut Core) {
-        if before.asn != self.config.asn {
+        if before.asn != self.config.asn && !self.is_up() {
             self.forget(core);
         } else if self.config.graceful_restart.is_none() {
             self.expire(core);

@@ -80,6 +80,11 @@ impl Dialer {
         }
     }
 
+    /// Connections are refused after a fault.
+    pub(crate) fn refuses(&self) -> bool {
+        matches!(self.stage, Stage::Idle { .. })
+    }
+
     pub(crate) fn dialling(&self) -> bool {
         matches!(self.stage, Stage::Connect { .. })
     }

@@ -5,6 +5,7 @@
 
 mod configure;
 pub(crate) mod dialer;
+mod leave;
 pub(crate) mod negotiate;
 pub(crate) mod outbox;
 pub(crate) mod receive;
@@ -27,7 +28,7 @@ use crate::rib::{Facts, PeerIndex, Rib};
 use crate::speaker::{Direction, Output};
 use crate::wire::{ErrorCode, Message, MessageType, Notification, Open};
 use dialer::{After, Dialer};
-use negotiate::{Agreed, RestartState};
+use negotiate::RestartState;
 use outbox::Outbox;
 use session::{Established, Link, Phase, Session};
 use status::Record;
@@ -91,10 +92,23 @@ pub(crate) struct Peer {
     retained: Option<Retained>,
     heard: bool,
     record: Record,
+    /// The range that it came from.
+    range: Option<PeerId>,
+    added_at: Instant,
+    /// No longer declared, but kept until then.
+    lingers: Option<Instant>,
+    /// Reflected for until then, although it is no client any more.
+    client_until: Option<Instant>,
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, index: PeerIndex, config: PeerConfig, now: Instant) -> Self {
+    pub(crate) fn new(
+        id: PeerId,
+        index: PeerIndex,
+        config: PeerConfig,
+        range: Option<PeerId>,
+        now: Instant,
+    ) -> Self {
         let dialer = Dialer::new(&config, now);
         Self {
             id,
@@ -105,6 +119,10 @@ impl Peer {
             retained: None,
             heard: false,
             record: Record::new(now),
+            range,
+            added_at: now,
+            lingers: None,
+            client_until: None,
         }
     }
 
@@ -155,7 +173,7 @@ impl Peer {
     pub(crate) fn next(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter_map(|session| session.timers.next());
         let retained = self.retained.map(|retained| retained.until);
-        sessions.chain(self.dialer.next()).chain(retained).min()
+        sessions.chain(self.dialer.next()).chain(retained).chain(self.client_until).min()
     }
 
     /// Does what is due.
@@ -174,6 +192,10 @@ impl Peer {
         }
         if self.retained.is_some_and(|retained| retained.until <= now) {
             self.expire(core);
+        }
+        if self.client_until.is_some_and(|until| until <= now) {
+            self.client_until = None;
+            self.reflect(core);
         }
         self.report(core, now);
     }
@@ -229,7 +251,9 @@ impl Peer {
             self.fail(conn, ErrorCode::COLLISION.into(), After::Wait, core, now);
         }
         let ours = self.open_message(core);
-        self.sessions.push(Session::open(link, ours, now));
+        let mut session = Session::open(link, ours, now);
+        session.pace = self.config.keepalive;
+        self.sessions.push(session);
         self.report(core, now);
         true
     }
@@ -273,10 +297,14 @@ impl Peer {
 
     /// The connection is gone without a word.
     pub(crate) fn closed(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
-        let Some(session) = self.remove(conn) else { return };
         core.ended.push(conn);
-        self.record.note(true, "connection closed", now);
-        let graceful = session.agreed().is_some_and(|agreed| agreed.restart.is_some());
+        self.lost(conn, "connection closed", core, now);
+    }
+
+    fn lost(&mut self, conn: ConnId, why: &str, core: &mut Core, now: Instant) {
+        let Some(session) = self.remove(conn) else { return };
+        self.record.note(true, why, now);
+        let graceful = session.is_restartable() || self.lingers();
         self.over(session, graceful, After::Wait, core, now);
     }
 
@@ -289,9 +317,25 @@ impl Peer {
         core: &mut Core,
         now: Instant,
     ) {
+        let hard = ends_for_good(&notification);
+        self.end(conn, notification, (hard, after), core, now);
+    }
+
+    /// As [`fail`](Self::fail), but the peer keeps our routes if both have agreed on that.
+    fn dismiss(&mut self, conn: ConnId, notification: Notification, core: &mut Core, now: Instant) {
+        self.end(conn, notification, (false, After::Wait), core, now);
+    }
+
+    fn end(
+        &mut self,
+        conn: ConnId,
+        notification: Notification,
+        (hard, after): (bool, After),
+        core: &mut Core,
+        now: Instant,
+    ) {
         let Some(mut session) = self.remove(conn) else { return };
         let lasting = session.outlives_notifications();
-        let hard = ends_for_good(&notification);
         self.record.notified(false, &notification, now);
         core.tell(Event::NotificationSent {
             peer: self.id.clone(),
@@ -328,8 +372,7 @@ impl Peer {
     fn down(&mut self, established: &Established, graceful: bool, core: &mut Core, now: Instant) {
         core.rib.close(self.index);
         self.record.dropped();
-        let restart = established.agreed.restart.as_ref().filter(|_| graceful);
-        let lasting = restart.map_or(Families::NONE, |restart| restart.families);
+        let (lasting, until) = self.lasting(established, graceful, now);
         let mut count = 0;
         for family in Family::ALL {
             if lasting.contains(family) && !established.disabled.contains(family) {
@@ -338,8 +381,7 @@ impl Peer {
                 core.rib.flush(self.index, family);
             }
         }
-        self.retained =
-            restart.filter(|_| count > 0).map(|restart| Retained::new(lasting, restart.time, now));
+        self.retained = (count > 0).then(|| Retained::until(lasting, until));
         if count > 0 {
             core.tell(Event::RoutesRetained { peer: self.id.clone(), count });
         }
@@ -381,7 +423,7 @@ impl Peer {
     fn facts(&self, session: &Session, core: &Core) -> Facts {
         Facts {
             kind: self.kind(core),
-            client: self.config.reflector_client,
+            client: self.is_client(),
             router_id: session.agreed().map_or(core.local.router_id, |agreed| agreed.router_id),
             address: session.link.remote.ip(),
             zone: session.link.zone(),
@@ -390,7 +432,7 @@ impl Peer {
         }
     }
 
-    fn kind(&self, core: &Core) -> Source {
+    pub(crate) fn kind(&self, core: &Core) -> Source {
         negotiate::kind(&core.local, &self.config)
     }
 
@@ -401,12 +443,6 @@ impl Peer {
             RemoteAs::Internal => Some(negotiate::presented(&core.local, &self.config)),
             RemoteAs::External => self.established().map(|(_, up)| up.agreed.asn),
         }
-    }
-
-    /// The time between two keepalives of ours: a third of the hold time, or less if so configured.
-    fn pace(&self, agreed: &Agreed) -> Option<Duration> {
-        let third = agreed.hold? / 3;
-        Some(self.config.keepalive.map_or(third, |wanted| third.min(wanted)))
     }
 
     /// Asks for connections to be written where there is something to send.

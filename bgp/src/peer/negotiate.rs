@@ -29,10 +29,10 @@ pub(crate) struct Agreed {
     pub(crate) role: Option<Role>,
     /// What the peer said about restarts, if both want them.
     pub(crate) restart: Option<PeerRestart>,
-    /// What our OPEN offered.
-    pub(crate) offered: Vec<Capability>,
-    /// What the peer's OPEN offered.
-    pub(crate) received: Vec<Capability>,
+    /// Our OPEN.
+    pub(crate) ours: Open,
+    /// The peer's OPEN.
+    pub(crate) theirs: Open,
 }
 
 /// The peer's side of graceful restart (RFC 4724 §3).
@@ -166,9 +166,36 @@ pub(crate) fn negotiate(ours: &Open, theirs: &Open, config: &PeerConfig) -> Resu
         enhanced_refresh: ours.enhanced_route_refresh() && theirs.enhanced_route_refresh(),
         role,
         restart: restart(ours, theirs, families),
-        offered: ours.capabilities.clone(),
-        received: theirs.capabilities.clone(),
+        ours: ours.clone(),
+        theirs: theirs.clone(),
     })
+}
+
+/// Whether a connection with this OPEN of ours can go on, although we would send another one now. A hold time counts
+/// only as far as both agreed on it.
+pub(crate) fn still_holds(sent: &Open, now: &Open, agreed: Option<&Agreed>, config: &PeerConfig) -> bool {
+    let Some(agreed) = agreed else { return same_offer(sent, now) && sent.hold_secs == now.hold_secs };
+    let again = negotiate(now, &agreed.theirs, config);
+    same_offer(sent, now)
+        && again.is_ok_and(|again| {
+            let Agreed { dialect, asn, hold, role, .. } = again;
+            (dialect, asn, hold, role) == (agreed.dialect, agreed.asn, agreed.hold, agreed.role)
+        })
+}
+
+/// Whether two OPENs of ours offer the same, whatever they say about a restart that is over.
+fn same_offer(one: &Open, other: &Open) -> bool {
+    let capabilities = |open: &Open| {
+        let mut capabilities = open.capabilities.clone();
+        for capability in &mut capabilities {
+            if let Capability::GracefulRestart(restart) = capability {
+                restart.restarting = false;
+                restart.families.iter_mut().for_each(|family| family.forwarding = false);
+            }
+        }
+        capabilities
+    };
+    (one.asn, one.router_id) == (other.asn, other.router_id) && capabilities(one) == capabilities(other)
 }
 
 /// Our role, if both have told theirs and the two go together (RFC 9234 §4.2).

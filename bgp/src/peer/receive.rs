@@ -138,7 +138,8 @@ impl Peer {
             text: notification.to_string(),
         });
         core.close(conn, Outbox::default());
-        let graceful = session.outlives_notifications() && notification.code != ErrorCode::HARD_RESET;
+        let graceful = (session.outlives_notifications() || self.lingers())
+            && notification.code != ErrorCode::HARD_RESET;
         self.over(session, graceful, After::Wait, core, now);
     }
 

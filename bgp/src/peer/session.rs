@@ -143,6 +143,8 @@ pub(crate) struct Session {
     pub(crate) framer: Framer,
     pub(crate) outbox: Outbox,
     pub(crate) timers: Timers,
+    /// The time between keepalives, as configured.
+    pub(crate) pace: Option<Duration>,
     /// The owner of the socket knows that there is something to send.
     signalled: bool,
     sent: MessageCounts,
@@ -158,6 +160,7 @@ impl Session {
             framer: Framer::new(),
             outbox: Outbox::default(),
             timers: Timers::default(),
+            pace: None,
             signalled: false,
             sent: MessageCounts::default(),
         };
@@ -190,6 +193,16 @@ impl Session {
         }
     }
 
+    /// Our OPEN, while it counts.
+    pub(crate) fn ours(&self) -> Option<&Open> {
+        match &self.phase {
+            Phase::Closed => None,
+            Phase::OpenSent(OpenSent { ours }) => Some(ours),
+            Phase::OpenConfirm(OpenConfirm { agreed }) => Some(&agreed.ours),
+            Phase::Established(established) => Some(&established.agreed.ours),
+        }
+    }
+
     /// What was agreed on, once both OPENs are there.
     pub(crate) fn agreed(&self) -> Option<&Agreed> {
         match &self.phase {
@@ -201,6 +214,11 @@ impl Session {
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.agreed().map_or(Dialect::BEFORE_OPEN, |agreed| agreed.dialect)
+    }
+
+    /// Whether both keep routes when the connection is lost (RFC 4724).
+    pub(crate) fn is_restartable(&self) -> bool {
+        self.agreed().is_some_and(|agreed| agreed.restart.is_some())
     }
 
     /// Whether both keep routes when the session ends by a NOTIFICATION (RFC 8538 §2).
@@ -246,10 +264,23 @@ impl Session {
         }
     }
 
-    /// Sets the keepalive timer: a third of the hold time, with jitter (RFC 4271 §4.4, §10).
+    /// The time between two keepalives of ours: a third of the hold time, or less if so configured (RFC 4271 §4.4).
+    pub(crate) fn keepalive(&self) -> Option<Duration> {
+        let third = self.agreed()?.hold? / 3;
+        Some(self.pace.map_or(third, |wanted| third.min(wanted)))
+    }
+
+    /// Sets the keepalive timer, with jitter (RFC 4271 §10).
     fn arm_keepalive(&mut self, chance: &mut Chance, now: Instant) {
-        let hold = self.agreed().and_then(|agreed| agreed.hold);
-        self.timers.set(Timer::Keepalive, hold.map(|hold| now + chance.jitter(hold / 3)));
+        let due = self.keepalive().map(|time| now + chance.jitter(time));
+        self.timers.set(Timer::Keepalive, due);
+    }
+
+    /// The time between keepalives may have changed.
+    pub(crate) fn hasten(&mut self, chance: &mut Chance, now: Instant) {
+        if self.timers.is_set(Timer::Keepalive) {
+            self.arm_keepalive(chance, now);
+        }
     }
 
     /// Our sign of life is due. While octets wait to be sent another one would say nothing.

@@ -164,10 +164,10 @@ impl Peer {
             local: self.ends().map(|(local, _)| local),
             remote: self.ends().map(|(_, remote)| remote),
             hold_time: agreed.and_then(|agreed| agreed.hold),
-            keepalive: agreed.and_then(|agreed| self.pace(agreed)),
+            keepalive: up.and_then(|(session, _)| session.keepalive()),
             capabilities: agreed.map(|agreed| agreed.capabilities()).unwrap_or_default(),
-            offered: agreed.map(|agreed| agreed.offered.clone()).unwrap_or_default(),
-            received: agreed.map(|agreed| agreed.received.clone()).unwrap_or_default(),
+            offered: agreed.map(|agreed| agreed.ours.capabilities.clone()).unwrap_or_default(),
+            received: agreed.map(|agreed| agreed.theirs.capabilities.clone()).unwrap_or_default(),
             families: self
                 .config
                 .families
@@ -181,8 +181,8 @@ impl Peer {
             faults: record.faults,
             last_error: record.last_error.as_ref().map(|ended| ended.status(now)),
             retry_in: self.dialer.next().map(|due| due.saturating_duration_since(now)),
-            range: None,
-            lingers: false,
+            range: self.range.clone(),
+            lingers: self.lingers.is_some(),
         }
     }
 

@@ -58,8 +58,11 @@ impl Outs {
     }
 
     pub(crate) fn remove(&mut self, family: Family, peer: PeerIndex) {
-        self.others.remove(&(family, peer));
-        self.inside.remove(&(family, peer));
+        self.take(family, peer);
+    }
+
+    pub(crate) fn take(&mut self, family: Family, peer: PeerIndex) -> Option<AdjOut> {
+        self.others.remove(&(family, peer)).or_else(|| self.inside.remove(&(family, peer)))
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &AdjOut> {

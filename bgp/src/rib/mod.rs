@@ -13,6 +13,7 @@ pub(crate) mod export;
 mod hops;
 mod import;
 mod nets;
+mod parting;
 pub(crate) mod path;
 mod slots;
 mod terms;

@@ -1,5 +1,6 @@
 //! The speaker as a whole: sessions, routes and restarts between speakers in virtual time.
 
+mod arrivals;
 mod chaos;
 mod collisions;
 mod explain;

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use manx_bgp::wire::{
-    self, AfiSafi, Capability, Dialect, Framer, GracefulRestart, Message, Open, RestartFamily, Side,
+    self, AfiSafi, Announcement, AsPath, Attributes, Capability, Dialect, Framer, GracefulRestart, Message,
+    NextHop, Open, RestartFamily, Side, Update,
 };
 use manx_bgp::{
     Asn, ConnId, Dial, Direction, Event, Families, Family, Input, Local, Output, PeerConfig, PeerId,
@@ -30,6 +31,8 @@ pub(crate) const DIALECT: Dialect = Dialect {
 pub(crate) struct Script {
     pub(crate) speaker: Speaker,
     pub(crate) now: Instant,
+    /// All events, in order.
+    pub(crate) events: Vec<Event>,
     framers: BTreeMap<ConnId, Framer>,
 }
 
@@ -76,13 +79,28 @@ pub(crate) fn octets(message: &Message) -> Vec<u8> {
 impl Script {
     /// The peer is declared, and dialled unless it is passive.
     pub(crate) fn new(change: impl FnOnce(&mut PeerConfig)) -> Self {
-        let now = beginning();
-        let local = Local::new(ASN, RouterId::new([10, 0, 0, 1].into()).expect("not zero"));
-        let mut script = Self { speaker: Speaker::new(local, [5; 32], now), now, framers: BTreeMap::new() };
+        let mut script = Self::empty();
         let mut config = config();
         change(&mut config);
         script.input(Input::SetPeers(BTreeMap::from([(peer(), config)])));
         script
+    }
+
+    /// No peer is declared.
+    pub(crate) fn empty() -> Self {
+        let now = beginning();
+        let local = Local::new(ASN, RouterId::new([10, 0, 0, 1].into()).expect("not zero"));
+        let speaker = Speaker::new(local, [5; 32], now);
+        Self { speaker, now, events: Vec::new(), framers: BTreeMap::new() }
+    }
+
+    /// Announces a route of the peer.
+    pub(crate) fn announce(&mut self, conn: u64, text: &str, asn: Asn) -> Vec<String> {
+        let mut attributes = Attributes::new(NextHop::V4([10, 0, 0, 2].into()));
+        attributes.as_path = AsPath::sequence([asn]);
+        let prefixes = vec![crate::world::prefix(text)];
+        let announced = vec![Announcement { prefixes, attributes }];
+        self.say(conn, &Message::Update(Update { withdrawn: Vec::new(), announced }))
     }
 
     /// Feeds the speaker and returns everything that it says, one word or two for each thing.
@@ -90,6 +108,9 @@ impl Script {
         self.speaker.handle(input, self.now);
         let mut said = Vec::new();
         while let Some(output) = self.speaker.poll() {
+            if let Output::Event(event) = &output {
+                self.events.push(event.clone());
+            }
             match output {
                 Output::Connect { .. } => said.push("dial".to_owned()),
                 Output::Adopted { conn, peer } => said.push(format!("adopt {} {peer}", conn.0)),
@@ -107,6 +128,7 @@ impl Script {
                 Output::Event(Event::Fault { action, .. }) => said.push(format!("fault: {action}")),
                 Output::Event(Event::RoutesRetained { count, .. }) => said.push(format!("keep {count}")),
                 Output::Event(Event::RoutesExpired { count, .. }) => said.push(format!("drop {count}")),
+                Output::Event(Event::PeerVanished { .. }) => said.push("vanished".to_owned()),
                 // The message itself is among what was read.
                 Output::Event(_) => {}
             }

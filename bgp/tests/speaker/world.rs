@@ -224,7 +224,7 @@ impl World {
         let peer = peer.expect("peers are hosts");
         if self.cut.contains(&(host, peer)) {
             self.send_after(secs(5), Packet::Refused { host, peer });
-        } else if !self.nodes[peer].alive || !self.nodes[peer].peers.contains_key(&name(host)) {
+        } else if !self.nodes[peer].alive {
             self.send_after(self.latency * 2, Packet::Refused { host, peer });
         } else {
             let (mine, theirs) = (ConnId(self.next_conn), ConnId(self.next_conn + 1));
@@ -278,8 +278,15 @@ impl World {
                 }
                 let (local, remote) =
                     (SocketAddr::new(address(host), 179), SocketAddr::new(address(peer), 179));
-                let input = Input::Connected { peer: name(peer), conn, local, remote, direction };
-                self.input(host, input);
+                self.input(
+                    host,
+                    match direction {
+                        Direction::Active => {
+                            Input::Connected { peer: name(peer), conn, local, remote, direction }
+                        }
+                        Direction::Passive => Input::Accepted { conn, local, remote },
+                    },
+                );
             }
             Packet::Refused { host, peer } => {
                 if self.nodes[host].alive {

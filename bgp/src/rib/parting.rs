@@ -1,0 +1,56 @@
+//! What the table does for peers that go without loss, and for reflection that begins or ends within a session.
+
+use std::collections::BTreeSet;
+
+use super::{Facts, Net, PeerIndex, Rib};
+use crate::policy::Source;
+use crate::prefix::Family;
+
+impl Rib {
+    /// Whether a peer has a route that nobody else has but those in `leaving`. With `shed`, routes that were kept and
+    /// are known from others go now, so that they never stand against a newer one.
+    pub(crate) fn alone(&mut self, peer: PeerIndex, leaving: &BTreeSet<PeerIndex>, shed: bool) -> bool {
+        let mut alone = false;
+        for family in Family::ALL {
+            let of_it = self.of_peer(peer, family, |path| path.used().is_some());
+            let (known, only): (Vec<_>, Vec<_>) = of_it
+                .into_iter()
+                .partition(|id| self.nets.get(*id).is_some_and(|net| is_known_beyond(net, leaving)));
+            alone |= !only.is_empty();
+            if shed {
+                known.into_iter().for_each(|id| self.remove(id, peer));
+            }
+        }
+        alone
+    }
+
+    /// A peer becomes a client of ours as a reflector, or ceases to be one (RFC 4456): what it says spreads, and what it
+    /// is told grows, or the other way round.
+    pub(crate) fn set_client(&mut self, peer: PeerIndex, facts: Facts) {
+        self.set_facts(peer, facts);
+        for family in Family::ALL {
+            if let Some(mut out) = self.outs.take(family, peer) {
+                out.export.facts = facts;
+                self.outs.insert(out);
+                self.tell_again(peer, family);
+            }
+            let said = self.of_peer(peer, family, |_| true);
+            for (listener, out) in self.outs.range_mut(family, true) {
+                if listener == peer || out.export.facts.kind != Source::Internal {
+                    continue;
+                }
+                for id in &said {
+                    if out.knows(*id) || out.export.may_pass(peer, Some(&facts)) {
+                        out.mark(*id);
+                        self.woken.insert(listener);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether somebody has the route who is not leaving.
+fn is_known_beyond(net: &Net, leaving: &BTreeSet<PeerIndex>) -> bool {
+    net.paths.as_slice().iter().any(|path| path.used().is_some() && !leaving.contains(&path.peer))
+}
