@@ -21,11 +21,6 @@ impl Peer {
         self.added_at
     }
 
-    /// Whether routes are exchanged.
-    pub(crate) fn is_up(&self) -> bool {
-        self.established().is_some()
-    }
-
     /// Whether there is something to lose.
     pub(crate) fn is_useful(&self) -> bool {
         self.is_up() || self.retained.is_some()

@@ -252,9 +252,10 @@ impl Chaos {
                 let declared = (0..PEERS).filter(|peer| peers >> peer & 1 == 1);
                 let declared = declared.map(|peer| (id(peer), variant(peer, number))).collect();
                 self.input(Input::SetPeers(declared));
-                let stopped = self.stopped;
-                self.states
-                    .retain(|peer, _| stopped || (0..PEERS).any(|n| peers >> n & 1 == 1 && *peer == id(n)));
+                // Those that are gone have said that they are Idle; some linger.
+                let there = self.speaker.peers(self.now);
+                let is_there = |peer: &PeerId| there.iter().any(|status| status.peer == *peer);
+                assert!(self.states.iter().all(|(peer, state)| *state == PeerState::Idle || is_there(peer)));
             }
             Act::Originate { number } => {
                 let origins = (0..number).map(|number| (net(number), Default::default())).collect();
