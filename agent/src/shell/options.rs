@@ -1,7 +1,8 @@
 //! Command line and environment of manx-agent.
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 
@@ -21,6 +22,10 @@ pub struct Options {
     /// Touch neither routes nor NAT rules nor the kernel's settings: for a host that speaks BGP and does not forward.
     #[arg(long)]
     pub no_kernel_routes: bool,
+    /// Where BGP connections are accepted, unless at every address of the node: ADDRESS or ADDRESS:PORT, more than
+    /// once if need be. Without a port it is that of the BGPConfiguration.
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = ListenAt::from_str)]
+    pub bgp_listen: Vec<ListenAt>,
     /// Where the allocation socket and the record of endpoints lie (tmpfs).
     #[arg(long, default_value = "/run/manx")]
     pub run_dir: PathBuf,
@@ -40,6 +45,28 @@ pub struct Options {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// An address to listen on, perhaps with a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenAt {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; the configuration's when unset.
+    pub port: Option<u16>,
+}
+
+impl FromStr for ListenAt {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text.parse() {
+            Ok(address) => Ok(Self { address, port: None }),
+            Err(_) => {
+                text.parse().map(|both: SocketAddr| Self { address: both.ip(), port: Some(both.port()) })
+            }
+        }
+    }
 }
 
 /// How log lines look.

@@ -31,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bgp::{self, Sessions};
 use super::kernel::{self, KernelReport};
-use super::kube::{blocks, client, heartbeat, pod_events, publish, watch as cluster_watch};
+use super::kube::{blocks, client, heartbeat, pod_events, publish, secrets, watch as cluster_watch};
 use super::metrics::{Metrics, Reports};
-use super::options::Options;
+use super::options::{ListenAt, Options};
 use super::owner::{self, NodeReport, Ports, time_of_day};
 use super::record::RunDir;
 use super::{bystander, cni, deltas, health, host, links, objects};
@@ -63,7 +63,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = Metrics::default();
 
     let (learned_in, learned) = deltas::coalescing();
-    let bgp = bgp::start(board.for_bgp(learned_in, metrics.clone(), stop.clone()), restarting)?;
+    let bgp = bgp::start(
+        board.for_bgp(learned_in, options.bgp_listen.clone(), metrics.clone(), stop.clone()),
+        restarting,
+    )?;
     let for_kernel = board.for_kernel(learned, options.mtu, stop.clone());
     let kernel = match options.no_kernel_routes {
         true => bystander::start(for_kernel)?,
@@ -118,8 +121,11 @@ impl Outside {
         tokio::spawn(heartbeat::run(leases, self.me.clone(), board.cluster.subscribe()));
         tokio::spawn(publish::run(kube.clone(), self.me.clone(), board.sources()));
         let copy_path = self.run_dir.cluster_copy();
-        let blocks = board.blocks.subscribe();
-        tokio::spawn(cluster_watch::run(kube, self.me, copy, copy_path, blocks, board.outlets()));
+        let secrets =
+            watch::Sender::new(copy.as_ref().map(|copy| Arc::clone(&copy.secrets)).unwrap_or_default());
+        let known = cluster_watch::Known { blocks: board.blocks.subscribe(), secrets: secrets.subscribe() };
+        tokio::spawn(secrets::run(kube.clone(), board.intent.subscribe(), secrets));
+        tokio::spawn(cluster_watch::run(kube, self.me, copy, copy_path, known, board.outlets()));
         Ok(())
     }
 
@@ -304,12 +310,19 @@ impl Board {
         }
     }
 
-    fn for_bgp(&self, learned: bgp::LearnedSender, metrics: Metrics, stop: CancellationToken) -> bgp::Links {
+    fn for_bgp(
+        &self,
+        learned: bgp::LearnedSender,
+        listen: Vec<ListenAt>,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> bgp::Links {
         bgp::Links {
             intent: self.bgp.subscribe(),
             origins: self.origins.subscribe(),
             learned,
             sessions: self.sessions.clone(),
+            listen,
             metrics,
             stop,
         }

@@ -27,6 +27,9 @@ pub use pools::{Announcement, NatIntent, PodPools};
 use super::cluster::{Cluster, OwnNode};
 use super::secret::{Key, SecretName};
 
+/// Connections are accepted at every address of the node: a peer may know it by any of them.
+const EVERYWHERE: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
 /// What this node is to do.
 #[derive(Debug, Clone, Default)]
 pub struct Intent {
@@ -62,8 +65,10 @@ pub struct OwnNetwork {
 pub struct BgpIntent {
     /// Who we are. A change of it needs a new speaker.
     pub local: Local,
-    /// Where connections are accepted.
+    /// Where connections are accepted, unless this machine's command line says otherwise.
     pub listen: BTreeSet<SocketAddr>,
+    /// The port of the cluster's BGP.
+    pub port: u16,
     /// Whom we speak with.
     pub peers: BTreeMap<PeerId, PeerIntent>,
 }
@@ -231,10 +236,9 @@ impl Intent {
             multipath: usize::from(view.config.multipath.max(1)),
             ..Local::new(Asn(view.as_number()), id)
         };
-        let listen =
-            view.own.iter().map(|address| SocketAddr::new(address, view.config.listen_port)).collect();
+        let listen = EVERYWHERE.map(|any| SocketAddr::new(any, view.config.listen_port)).into();
         let peers = peers::all(view, problems);
-        self.bgp = Some(Arc::new(BgpIntent { local, listen, peers }));
+        self.bgp = Some(Arc::new(BgpIntent { local, listen, port: view.config.listen_port, peers }));
     }
 }
 

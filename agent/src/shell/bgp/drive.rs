@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, watch};
 use super::conn::{CHUNK, Conn, Note};
 use super::listeners::Listeners;
 use super::{Learned, Links, socket};
-use crate::node::intent::{BgpIntent, Transport};
+use crate::node::intent::{BgpIntent, Problem, Transport};
 use crate::shell::events;
+use crate::shell::options::ListenAt;
 
 /// Notes of connections that wait for the loop; together with [`CHUNK`] the bound on unread bytes.
 const NOTES: usize = 64;
@@ -34,6 +35,8 @@ pub struct Sessions {
     pub peers: Vec<PeerStatus>,
     /// The first exchange of routes after the start is over.
     pub settled: bool,
+    /// What is configured and this machine cannot do.
+    pub problems: BTreeSet<Problem>,
     /// When this state was taken.
     pub at: Option<Instant>,
 }
@@ -78,6 +81,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         notes_in,
         dialled_in,
         listeners: Listeners::new(accepted_in),
+        listen: links.listen.clone(),
         dirty: true,
     };
     turn.adopt_intent(intent);
@@ -113,6 +117,7 @@ struct Turn {
     notes_in: mpsc::Sender<Note>,
     dialled_in: mpsc::Sender<Dialled>,
     listeners: Listeners,
+    listen: Vec<ListenAt>,
     /// Something about the sessions changed since they were published.
     dirty: bool,
 }
@@ -157,10 +162,19 @@ impl Turn {
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        self.listeners.on_time(now);
+        self.dirty |= self.listeners.on_time(now);
         if self.speaker.deadline().is_some_and(|deadline| deadline <= now) {
             self.speaker.handle(Input::Timeout, now);
         }
+    }
+
+    /// Where connections are accepted.
+    fn listen(&self, intent: &BgpIntent) -> BTreeSet<SocketAddr> {
+        if self.listen.is_empty() {
+            return intent.listen.clone();
+        }
+        let at = |place: &ListenAt| SocketAddr::new(place.address, place.port.unwrap_or(intent.port));
+        self.listen.iter().map(at).collect()
     }
 
     /// Takes over a changed intent; false when our own identity changed, which a speaker cannot survive.
@@ -168,7 +182,7 @@ impl Turn {
         if intent.local != self.intent.local {
             return false;
         }
-        self.listeners.set(intent.listen.clone(), &intent, Instant::now());
+        self.listeners.set(self.listen(&intent), &intent, Instant::now());
         let peers = intent.peers.iter().map(|(id, peer)| (id.clone(), peer.config.clone())).collect();
         self.intent = intent;
         self.change_transports();
@@ -325,7 +339,8 @@ impl Turn {
     fn publish(&mut self, sessions: &watch::Sender<Arc<Sessions>>) {
         let now = Instant::now();
         let (peers, settled) = (self.speaker.peers(now), self.speaker.settled());
-        sessions.send_replace(Arc::new(Sessions { peers, settled, at: Some(now) }));
+        let problems = self.listeners.problems().collect();
+        sessions.send_replace(Arc::new(Sessions { peers, settled, problems, at: Some(now) }));
         self.dirty = false;
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{options, socket};
-use crate::node::intent::BgpIntent;
+use crate::node::intent::{BgpIntent, Problem};
 use crate::node::secret::Key;
 
 /// The pause before an address that could not be bound is tried again.
@@ -60,16 +60,25 @@ impl Listeners {
         self.retry
     }
 
-    /// Tries again what could not be bound, once it is time.
-    pub(super) fn on_time(&mut self, now: Instant) {
-        if self.retry.is_some_and(|retry| retry <= now) {
+    /// Tries again what could not be bound, once it is time; true when it did.
+    pub(super) fn on_time(&mut self, now: Instant) -> bool {
+        let due = self.retry.is_some_and(|retry| retry <= now);
+        if due {
             self.bind(now);
         }
+        due
     }
 
-    /// What cannot be listened on, in words.
-    pub(super) fn complaints(&self) -> impl Iterator<Item = (SocketAddr, &str)> {
-        self.failed.iter().map(|(address, why)| (*address, why.as_str()))
+    /// What cannot be listened on.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        let failed = self.failed.iter();
+        failed.map(|(address, why)| {
+            Problem::new(
+                "Listener",
+                &address.to_string(),
+                format!("BGP connections are not accepted there: {why}"),
+            )
+        })
     }
 
     fn bind(&mut self, now: Instant) {

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deltas;
 use super::metrics::Metrics;
+use super::options::ListenAt;
 use crate::node::intent::BgpIntent;
 
 pub use drive::Sessions;
@@ -53,6 +54,8 @@ pub struct Links {
     pub learned: LearnedSender,
     /// Where the state of the sessions is published.
     pub sessions: watch::Sender<Arc<Sessions>>,
+    /// Where connections are accepted, instead of where the intent says.
+    pub listen: Vec<ListenAt>,
     /// Counters.
     pub metrics: Metrics,
     /// Ends the thread: sessions close without a NOTIFICATION.

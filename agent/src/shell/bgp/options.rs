@@ -46,6 +46,7 @@ const FLAG_PREFIX: u8 = 1;
 /// `struct tcp_md5sig` of Linux. Its first 128 octets are a `struct sockaddr_storage`.
 #[derive(Clone)]
 #[repr(C, align(8))]
+#[expect(unreachable_pub, reason = "the macro that makes an option of it wants it public")]
 pub struct Md5Key {
     family: libc::sa_family_t,
     address: [u8; 126],

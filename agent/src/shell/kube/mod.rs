@@ -10,6 +10,7 @@ pub mod heartbeat;
 pub(crate) mod pace;
 pub mod pod_events;
 pub mod publish;
+pub mod secrets;
 pub mod watch;
 
 use std::path::Path;

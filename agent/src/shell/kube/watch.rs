@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::follow::{Change, absorb, follow};
 use crate::node::cluster::{Cluster, Objects, OwnNode};
 use crate::node::intent::{BgpIntent, Intent, Problem};
+use crate::node::secret::Secrets;
 use crate::shell::record::{read_bounded, write_whole};
 
 /// How long a change waits for company before the intent is made anew.
@@ -32,6 +33,14 @@ const COPY_LIMIT: u64 = 256 << 20;
 
 /// The owners of all blocks, as last seen.
 pub type Blocks = Arc<BTreeMap<BlockId, NodeName>>;
+
+/// What others follow for the owner.
+pub struct Known {
+    /// The owners of all blocks.
+    pub blocks: watch::Receiver<Option<Blocks>>,
+    /// The Secrets that peers name.
+    pub secrets: watch::Receiver<Secrets>,
+}
 
 /// Where the owner publishes.
 pub struct Outlets {
@@ -98,7 +107,7 @@ pub async fn run(
     me: NodeName,
     copy: Option<Cluster>,
     copy_path: PathBuf,
-    mut blocks: watch::Receiver<Option<Blocks>>,
+    mut known: Known,
     outlets: Outlets,
 ) {
     let mut updates = streams(&client, &me);
@@ -108,9 +117,13 @@ pub async fn run(
     loop {
         let news = tokio::select! {
             Some(update) = updates.next() => owner.absorb(update),
-            Ok(()) = blocks.changed() => {
-                let blocks = blocks.borrow_and_update().clone();
+            Ok(()) = known.blocks.changed() => {
+                let blocks = known.blocks.borrow_and_update().clone();
                 blocks.is_some_and(|blocks| owner.set_blocks(blocks))
+            }
+            Ok(()) = known.secrets.changed() => {
+                let secrets = Arc::clone(&known.secrets.borrow_and_update());
+                owner.set_secrets(secrets)
             }
             () = sleep_until(owner.copy_due) => {
                 owner.copy();
@@ -210,6 +223,12 @@ impl Owner {
     fn set_blocks(&mut self, blocks: Blocks) -> bool {
         let news = self.cluster.blocks != blocks;
         self.cluster.blocks = blocks;
+        news
+    }
+
+    fn set_secrets(&mut self, secrets: Secrets) -> bool {
+        let news = self.cluster.secrets != secrets;
+        self.cluster.secrets = secrets;
         news
     }
 

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::yaml::{self, Place, Tree};
 use crate::node::cluster::{Cluster, Objects};
+use crate::node::secret::{self, SecretName};
 use crate::shell::record::read_bounded;
 
 /// The largest file that is read, in octets.
@@ -295,7 +296,11 @@ impl Object {
                     Arc::make_mut(&mut cluster.blocks).insert(block, NodeName::new(object.spec.node));
                 }
             }
-            Self::Secret(_) => {}
+            Self::Secret(object) => {
+                let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+                let name = SecretName { namespace, name: object.name_any() };
+                Arc::make_mut(&mut cluster.secrets).insert(name, secret::read(object));
+            }
         }
     }
 }
