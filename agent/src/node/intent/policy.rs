@@ -2,11 +2,14 @@
 //!
 //! Import: never our own blocks; then the peer's filters; then prefixes inside pools; nothing else.
 //! Export: the peer's filters; then our own blocks (and, from a reflector to nodes, theirs); nothing else.
+//! The rules that are ours have names that begin with `built-in/`; docs/policy.md lists them.
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
 use manx_api::{BGPFilter, Cidr, FilterAction, FilterRule, FilterSource, IPPool, MatchOperator};
-use manx_bgp::{Changes, Family, LargeCommunity, Policy, Prefix, PrefixMatch, Rule, Source, Verdict};
+use manx_bgp::{
+    Amendment, Changes, Family, LargeCommunity, Policy, Prefix, PrefixMatch, Rule, Source, Verdict,
+};
 
 use super::View;
 use super::pools::standard;
@@ -24,11 +27,13 @@ pub(super) enum Towards {
 pub(super) fn import(view: &View<'_>, family: Family, filters: &[&BGPFilter]) -> Policy {
     let own = view.cluster.blocks.iter().filter(|(_, owner)| *owner == view.me);
     let own = own.filter_map(|(block, _)| within(block.cidr(), family)).collect();
-    let mut rules: Vec<Rule> = unless_empty("own-blocks", own, None, Verdict::Reject).into_iter().collect();
+    let mut rules: Vec<Rule> =
+        unless_empty("built-in/own-blocks", own, None, Verdict::Reject).into_iter().collect();
     rules.extend(filters.iter().flat_map(|filter| translate(filter, import_rules(filter, family), family)));
     let inside = pools(view, family, |_| true);
-    rules.extend(unless_empty("inside-pools", inside, None, accept()));
-    Policy { rules, ..Policy::reject_all() }
+    rules.extend(unless_empty("built-in/inside-pools", inside, None, accept()));
+    rules.push(nothing_else());
+    Policy { rules, finally: vec![Amendment::graceful_shutdown()], ..Policy::reject_all() }
 }
 
 /// What a peer is told.
@@ -37,9 +42,15 @@ pub(super) fn export(view: &View<'_>, family: Family, towards: Towards, filters:
         filters.iter().flat_map(|filter| translate(filter, export_rules(filter, family), family)).collect();
     let told = pools(view, family, |pool| towards == Towards::Node || pool.spec.advertise);
     if towards == Towards::Node && view.reflector {
-        rules.extend(unless_empty("reflected-blocks", told.clone(), Some(Source::Internal), accept()));
+        rules.extend(unless_empty(
+            "built-in/reflected-blocks",
+            told.clone(),
+            Some(Source::Internal),
+            accept(),
+        ));
     }
-    rules.extend(unless_empty("own-blocks", told, Some(Source::Local), accept()));
+    rules.extend(unless_empty("built-in/own-blocks", told, Some(Source::Local), accept()));
+    rules.push(nothing_else());
     Policy { rules, ..Policy::reject_all() }
 }
 
@@ -51,6 +62,11 @@ fn unless_empty(
     verdict: Verdict,
 ) -> Option<Rule> {
     (!prefixes.is_empty()).then(|| Rule { prefixes, source, ..Rule::new(name, verdict) })
+}
+
+/// The last rule: without a reason to pass nothing passes, whoever the peer is (RFC 8212).
+fn nothing_else() -> Rule {
+    Rule::new("built-in/nothing-else", Verdict::Reject)
 }
 
 fn accept() -> Verdict {

@@ -251,8 +251,8 @@ fn nothing_is_believed_about_a_block_of_our_own_whatever_a_filter_says() {
     scene.filter("open", BGPFilterSpec { import_v4: vec![anything], ..BGPFilterSpec::default() });
     scene.router(|peer| peer.filters = vec!["open".to_owned()]).block("10.244.1.0/26", "node1");
     scene.block("10.244.2.0/26", "node2");
-    assert_eq!(scene.believed("peer/tor", "10.244.1.0/26"), (false, Some("own-blocks".to_owned())));
-    assert_eq!(scene.believed("peer/tor", "10.244.1.7/32"), (false, Some("own-blocks".to_owned())));
+    assert_eq!(scene.believed("peer/tor", "10.244.1.0/26"), (false, Some("built-in/own-blocks".to_owned())));
+    assert_eq!(scene.believed("peer/tor", "10.244.1.7/32"), (false, Some("built-in/own-blocks".to_owned())));
     assert_eq!(scene.believed("peer/tor", "10.244.2.0/26"), (true, Some("open/anything".to_owned())));
     assert_eq!(scene.believed("peer/tor", "0.0.0.0/0"), (true, Some("open/anything".to_owned())));
 }
