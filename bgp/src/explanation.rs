@@ -211,6 +211,9 @@ impl Explanation {
             ImportStatus::AsLoop => writeln!(f, "    refused: our AS is in its path")?,
             ImportStatus::ReflectionLoop => writeln!(f, "    refused: it has been here before")?,
             ImportStatus::OwnNextHop => writeln!(f, "    refused: its next hop is ourselves")?,
+            ImportStatus::NextHopOffLink => {
+                writeln!(f, "    refused: its next hop is link-local, the session is not")?;
+            }
             ImportStatus::Leak => writeln!(f, "    refused: a leak, it is for customers only")?,
             ImportStatus::Blackhole => {
                 writeln!(f, "    refused: it carries blackhole, which no rule allows this peer")?;

@@ -191,6 +191,8 @@ pub struct RouteStatus {
 pub struct PathStatus {
     /// Who sent it; `None` for our own.
     pub peer: Option<PeerId>,
+    /// Which of the peer's paths it is (RFC 7911); 0 on sessions without path identifiers.
+    pub path_id: u32,
     /// Its next hop; `None` for our own.
     pub next_hop: Option<IpAddr>,
     /// AS_PATH in the usual notation.
@@ -231,4 +233,6 @@ pub enum ImportStatus {
     /// It asks for its traffic to be discarded, and the rule that accepts it does not say that the peer may
     /// (RFC 7999 §3.3).
     Blackhole,
+    /// Its next hop is link-local and the session is not (RFC 2545 §3).
+    NextHopOffLink,
 }

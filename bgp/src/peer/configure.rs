@@ -94,10 +94,14 @@ impl Peer {
             self.import_again(family, core);
         }
         core.rib.set_export(self.index, family, |export| {
-            let changed = export.policy != is.export || export.next_hop != is.next_hop || told != terms;
+            let changed = export.policy != is.export
+                || export.next_hop != is.next_hop
+                || was.add_path != is.add_path
+                || told != terms;
             export.terms = terms;
             export.policy.clone_from(&is.export);
             export.next_hop = is.next_hop;
+            export.most_paths = is.add_path.send.unwrap_or(1);
             changed
         });
         if was.limit != is.limit {
@@ -113,6 +117,7 @@ impl Peer {
             kind: self.kind(core),
             terms: (&self.config).into(),
             policy: &config.import,
+            own: config.next_hop,
             local_address: self.local_address(),
         };
         core.rib.import_again(&screen, family);

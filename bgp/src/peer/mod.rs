@@ -404,6 +404,8 @@ impl Peer {
                     next_hop: config.next_hop,
                     local_address: link.local.ip(),
                     dialect: agreed.dialect,
+                    most_paths: config.add_path.send.unwrap_or(1),
+                    long_lived: agreed.restart.as_ref().is_some_and(|restart| !restart.long_lived.is_empty()),
                 };
                 core.rib.open(family, export);
             }

@@ -1,13 +1,14 @@
 //! What two OPENs agree on, or the NOTIFICATION that says why they do not. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{HoldTime, Local, PeerConfig, RemoteAs, Role};
+use crate::config::{FamilyConfig, HoldTime, Local, PeerConfig, RemoteAs, Role};
 use crate::policy::Source;
 use crate::prefix::{Asn, Families, Family, RouterId};
 use crate::wire::{
-    AfiSafi, Capability, Dialect, ErrorCode, ExtendedNextHop, GracefulRestart, Notification, Open,
-    RestartFamily, Side,
+    AddPathFamily, AfiSafi, Capability, Dialect, ErrorCode, ExtendedNextHop, GracefulRestart,
+    LongLivedFamily, Notification, Open, RestartFamily, Side,
 };
 
 /// What holds for a session.
@@ -46,6 +47,17 @@ pub(crate) struct PeerRestart {
     pub(crate) families: Families,
     /// The families for which forwarding went on while it was away.
     pub(crate) forwarding: Families,
+    /// The families whose routes may be kept for long, if both want that (RFC 9494 §3).
+    pub(crate) long_lived: BTreeMap<Family, LongLived>,
+}
+
+/// How long stale routes of a family may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LongLived {
+    /// The time, from the end of that for a restart.
+    pub(crate) time: Duration,
+    /// Forwarding went on while the peer was away.
+    pub(crate) forwarding: bool,
 }
 
 /// What of our state the OPEN tells about restarts.
@@ -59,6 +71,8 @@ pub(crate) struct RestartState {
 
 /// The longest restart time that the wire can carry.
 const LONGEST_RESTART: u64 = 4095;
+/// The longest time for stale routes that the wire can carry: 24 bits of seconds.
+const LONGEST_STALE: u32 = 0x00ff_ffff;
 const IPV6_AFI: u16 = 2;
 
 /// The AS that a peer sees.
@@ -109,6 +123,10 @@ pub(crate) fn open(local: &Local, config: &PeerConfig, restart: RestartState) ->
         let entry = ExtendedNextHop { family, next_hop_afi: IPV6_AFI };
         capabilities.push(Capability::ExtendedNextHop(vec![entry]));
     }
+    let add_path: Vec<AddPathFamily> = config.families.iter().filter_map(add_path).collect();
+    if !add_path.is_empty() {
+        capabilities.push(Capability::AddPath(add_path));
+    }
     capabilities.push(Capability::ExtendedMessages);
     if let Some(time) = config.graceful_restart {
         let forwarding = restart.forwarding;
@@ -118,6 +136,12 @@ pub(crate) fn open(local: &Local, config: &PeerConfig, restart: RestartState) ->
             restart_secs: time.as_secs().min(LONGEST_RESTART) as u16,
             families: families().map(|family| RestartFamily { family: family.into(), forwarding }).collect(),
         }));
+        if let Some(time) = config.long_lived {
+            let stale_secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).min(LONGEST_STALE);
+            let long_lived =
+                |family: Family| LongLivedFamily { family: family.into(), forwarding, stale_secs };
+            capabilities.push(Capability::LongLivedGracefulRestart(families().map(long_lived).collect()));
+        }
     }
     if let (Some(role), Source::External) = (config.role, kind(local, config)) {
         capabilities.push(Capability::Role(role_code(role)));
@@ -125,6 +149,14 @@ pub(crate) fn open(local: &Local, config: &PeerConfig, restart: RestartState) ->
     let asn = presented(local, config);
     capabilities.push(Capability::FourOctetAs(asn));
     Open { asn, hold_secs: config.hold_time.seconds(), router_id: local.router_id, capabilities }
+}
+
+/// What a family is offered to carry in paths; `None`: one path per prefix.
+fn add_path((family, config): (&Family, &FamilyConfig)) -> Option<AddPathFamily> {
+    let receive = if config.add_path.receive { AddPathFamily::RECEIVE } else { 0 };
+    let send = if config.add_path.send.is_some() { AddPathFamily::SEND } else { 0 };
+    let family = (*family).into();
+    (receive | send != 0).then_some(AddPathFamily { family, mode: receive | send })
 }
 
 /// What our OPEN and theirs agree on.
@@ -158,6 +190,8 @@ pub(crate) fn negotiate(ours: &Open, theirs: &Open, config: &PeerConfig) -> Resu
             four_octet_as: ours.four_octet_as() && theirs.four_octet_as(),
             extended_messages: ours.extended_messages() && theirs.extended_messages(),
             extended_next_hop: ours.extended_next_hop() && theirs.extended_next_hop(),
+            paths_in: ours.takes_paths().intersection(theirs.sends_paths()).intersection(families),
+            paths_out: ours.sends_paths().intersection(theirs.takes_paths()).intersection(families),
         },
         asn: theirs.asn,
         router_id: theirs.router_id,
@@ -188,9 +222,15 @@ fn same_offer(one: &Open, other: &Open) -> bool {
     let capabilities = |open: &Open| {
         let mut capabilities = open.capabilities.clone();
         for capability in &mut capabilities {
-            if let Capability::GracefulRestart(restart) = capability {
-                restart.restarting = false;
-                restart.families.iter_mut().for_each(|family| family.forwarding = false);
+            match capability {
+                Capability::GracefulRestart(restart) => {
+                    restart.restarting = false;
+                    restart.families.iter_mut().for_each(|family| family.forwarding = false);
+                }
+                Capability::LongLivedGracefulRestart(families) => {
+                    families.iter_mut().for_each(|family| family.forwarding = false);
+                }
+                _ => {}
             }
         }
         capabilities
@@ -234,7 +274,20 @@ fn restart(ours: &Open, theirs: &Open, families: Families) -> Option<PeerRestart
         notification: mine.notification && peer.notification,
         families: listed(|_| true),
         forwarding: listed(|entry| entry.forwarding),
+        long_lived: long_lived(ours, theirs, families),
     })
+}
+
+/// For how long the peer's stale routes may be kept: as it says, but no longer than we would (RFC 9494 §4.2).
+fn long_lived(ours: &Open, theirs: &Open, families: Families) -> BTreeMap<Family, LongLived> {
+    let Some(mine) = ours.long_lived().first().map(|entry| entry.stale_secs) else { return BTreeMap::new() };
+    let entries = theirs.long_lived().iter();
+    let known = entries.filter_map(|entry| {
+        let family = entry.family.family().filter(|family| families.contains(*family))?;
+        let time = Duration::from_secs(entry.stale_secs.min(mine).into());
+        Some((family, LongLived { time, forwarding: entry.forwarding }))
+    });
+    known.collect()
 }
 
 impl Agreed {
@@ -248,7 +301,10 @@ impl Agreed {
             (self.role.is_some(), "role"),
             (self.dialect.extended_messages, "extended messages"),
             (self.dialect.extended_next_hop, "extended next hop"),
+            (!self.dialect.paths_in.is_empty(), "several paths in"),
+            (!self.dialect.paths_out.is_empty(), "several paths out"),
             (restart.is_some(), "graceful restart"),
+            (restart.is_some_and(|restart| !restart.long_lived.is_empty()), "long-lived graceful restart"),
             (restart.is_some_and(|restart| restart.notification), "graceful restart on notification"),
         ]
         .into_iter()
@@ -260,7 +316,6 @@ impl Agreed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::FamilyConfig;
     use crate::config::NextHopMode;
     use crate::policy::Policy;
 

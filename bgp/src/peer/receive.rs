@@ -191,15 +191,14 @@ impl Peer {
         session.heard(now);
         let Some(up) = session.established() else { return Ok(()) };
         let taken = |family| up.agreed.dialect.families.contains(family) && !up.disabled.contains(family);
-        let withdrawn: Vec<_> =
-            update.withdrawn.into_iter().filter(|prefix| taken(prefix.family())).collect();
+        let withdrawn: Vec<_> = update.withdrawn.into_iter().filter(|nlri| taken(nlri.family())).collect();
         let announced: Vec<_> = update
             .announced
             .into_iter()
-            .filter(|one| one.prefixes.first().is_some_and(|prefix| taken(prefix.family())))
+            .filter(|one| one.prefixes.first().is_some_and(|nlri| taken(nlri.family())))
             .collect();
-        for prefix in &withdrawn {
-            core.rib.withdraw(self.index, prefix);
+        for nlri in withdrawn {
+            core.rib.withdraw(self.index, nlri);
         }
         announced.into_iter().try_for_each(|announcement| self.announce(announcement, core, conn))
     }
@@ -224,7 +223,7 @@ impl Peer {
     }
 
     fn announce(&mut self, announcement: Announcement, core: &mut Core, conn: ConnId) -> Result<(), End> {
-        let Some(family) = announcement.prefixes.first().map(|prefix| prefix.family()) else { return Ok(()) };
+        let Some(family) = announcement.prefixes.first().map(|nlri| nlri.family()) else { return Ok(()) };
         let kind = self.kind(core);
         let asn = self.session(conn).and_then(|up| up.agreed()).map(|agreed| agreed.asn);
         // A route server puts nothing before the paths of its clients (RFC 7947 §2.2.2).
@@ -233,7 +232,7 @@ impl Peer {
             self.record.faulty();
             let reason = "AS_PATH does not begin with the peer's AS".to_owned();
             self.tell_fault(FaultAction::TreatAsWithdraw, reason, core);
-            announcement.prefixes.iter().for_each(|prefix| core.rib.withdraw(self.index, prefix));
+            announcement.prefixes.iter().for_each(|nlri| core.rib.withdraw(self.index, *nlri));
             return Ok(());
         }
         let Some(config) = self.config.families.get(&family) else { return Ok(()) };
@@ -243,6 +242,7 @@ impl Peer {
             kind,
             terms: (&self.config).into(),
             policy: &config.import,
+            own: config.next_hop,
             local_address,
         };
         let known = core.rib.counts(self.index, family).received;

@@ -11,10 +11,11 @@ use super::bits::Bits;
 use super::export::{Choice, Export};
 use super::nets::{NetId, Nets};
 use super::path::PeerIndex;
+use super::several::Several;
 use crate::config::Local;
 use crate::policy::Source;
 use crate::prefix::{Family, Prefix};
-use crate::wire::{self, Attributes, EncodeError, EncodedAttributes};
+use crate::wire::{self, Attributes, EncodeError, EncodedAttributes, Nlri, PathId};
 
 /// The outgoing side of a family.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct AdjOut {
     /// Something staged may have changed since.
     outdated: bool,
     owes_end: bool,
+    /// What was told, if several paths per prefix are.
+    several: Option<Box<Several>>,
 }
 
 /// All outgoing sides. Internal peers that are no clients are apart: in a mesh nothing but our own is told to them.
@@ -38,15 +41,24 @@ pub(crate) struct AdjOut {
 pub(crate) struct Outs {
     inside: BTreeMap<(Family, PeerIndex), AdjOut>,
     others: BTreeMap<(Family, PeerIndex), AdjOut>,
+    /// How many take several paths per prefix; they are among the others.
+    several: usize,
 }
 
 impl Outs {
     pub(crate) fn insert(&mut self, out: AdjOut) {
         let key = (out.family, out.export.peer);
         let facts = out.export.facts;
-        let outs =
-            if facts.kind == Source::Internal && !facts.client { &mut self.inside } else { &mut self.others };
+        self.remove(key.0, key.1);
+        self.several += usize::from(out.takes_several());
+        let inside = facts.kind == Source::Internal && !facts.client && !out.takes_several();
+        let outs = if inside { &mut self.inside } else { &mut self.others };
         outs.insert(key, out);
+    }
+
+    /// Whether anybody is told several paths per prefix.
+    pub(crate) fn any_several(&self) -> bool {
+        self.several > 0
     }
 
     pub(crate) fn get(&self, family: Family, peer: PeerIndex) -> Option<&AdjOut> {
@@ -62,7 +74,10 @@ impl Outs {
     }
 
     pub(crate) fn take(&mut self, family: Family, peer: PeerIndex) -> Option<AdjOut> {
-        self.others.remove(&(family, peer)).or_else(|| self.inside.remove(&(family, peer)))
+        let key = (family, peer);
+        let out = self.others.remove(&key).or_else(|| self.inside.remove(&key))?;
+        self.several -= usize::from(out.takes_several());
+        Some(out)
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &AdjOut> {
@@ -85,7 +100,7 @@ impl Outs {
 #[derive(Debug)]
 struct Run {
     what: What,
-    nets: Vec<NetId>,
+    nets: Vec<(NetId, PathId)>,
     done: usize,
 }
 
@@ -119,6 +134,7 @@ const REPORTED: usize = 4;
 impl AdjOut {
     /// A peer that has been told nothing and is owed everything, then End-of-RIB.
     pub(crate) fn new(export: Export, family: Family) -> Self {
+        let several = export.dialect.paths_out.contains(family);
         Self {
             export,
             family,
@@ -128,6 +144,19 @@ impl AdjOut {
             staged: VecDeque::new(),
             outdated: false,
             owes_end: true,
+            several: several.then(Box::default),
+        }
+    }
+
+    /// Whether the peer is told several paths per prefix.
+    pub(crate) fn takes_several(&self) -> bool {
+        self.several.is_some()
+    }
+
+    /// What is marked from now on is told even if it has not changed.
+    pub(crate) fn forget_what_was_said(&mut self) {
+        if let Some(several) = &mut self.several {
+            several.forget_what_was_said();
         }
     }
 
@@ -147,21 +176,21 @@ impl AdjOut {
     /// Whether the newest state of a prefix that the peer knows is on its way or there.
     pub(crate) fn has_sent(&self, net: NetId) -> bool {
         let mut staged = self.staged.iter().flat_map(|run| run.nets.iter().skip(run.done));
-        self.knows(net) && !self.queued.contains(net) && !staged.any(|waiting| *waiting == net)
+        self.knows(net) && !self.queued.contains(net) && !staged.any(|(waiting, _)| *waiting == net)
     }
 
     /// Why a route cannot be told to the peer; `None` if it can.
     pub(crate) fn unsayable(&self, attributes: &Attributes, prefix: Prefix) -> Option<&'static str> {
         let dialect = &self.export.dialect;
         let attributes = EncodedAttributes::new(attributes, dialect);
-        let mut prefixes = std::iter::once(prefix).peekable();
+        let mut prefixes = std::iter::once(prefix.into()).peekable();
         let said = wire::announce(&attributes, &mut prefixes, dialect, &mut Vec::new());
         said.err().map(|error| why_unsaid(&error))
     }
 
-    /// How many prefixes the peer knows.
+    /// How many prefixes, or paths, the peer knows.
     pub(crate) fn announced(&self) -> u32 {
-        self.announced.len()
+        self.several.as_ref().map_or_else(|| self.announced.len(), |several| several.len())
     }
 
     /// Whether there is something to tell.
@@ -173,7 +202,7 @@ impl AdjOut {
     pub(crate) fn references(&self, into: &mut Bits) {
         into.add_all(&self.announced);
         into.add_all(&self.queued);
-        self.staged.iter().flat_map(|run| &run.nets).for_each(|net| {
+        self.staged.iter().flat_map(|run| &run.nets).for_each(|(net, _)| {
             into.insert(*net);
         });
     }
@@ -212,30 +241,51 @@ impl AdjOut {
         filled
     }
 
+    /// Unstages what is looked at again. The peer still has what it was not told to forget.
     fn drop_outdated(&mut self) {
-        if std::mem::take(&mut self.outdated) {
-            for run in &mut self.staged {
-                run.nets.drain(..run.done);
-                run.done = 0;
-                run.nets.retain(|net| !self.queued.contains(*net));
-            }
-            self.staged.retain(|run| !run.nets.is_empty());
+        if !std::mem::take(&mut self.outdated) {
+            return;
         }
+        for run in &mut self.staged {
+            run.nets.drain(..run.done);
+            run.done = 0;
+            let withdrawal = matches!(run.what, What::Withdraw);
+            for (net, path) in run.nets.extract_if(.., |(net, _)| self.queued.contains(*net)) {
+                if withdrawal {
+                    self.announced.insert(net);
+                }
+                if let Some(several) = &mut self.several {
+                    several.doubt(net, path);
+                }
+            }
+        }
+        self.staged.retain(|run| !run.nets.is_empty());
     }
 
     /// Takes the next window of marked prefixes and groups them by what is to be said about them.
     fn stage(&mut self, nets: &Nets, sources: &Sources) {
-        let mut withdrawn = Vec::new();
-        let mut chosen: Vec<(NetId, Choice)> = Vec::new();
+        let mut withdrawn: Vec<(NetId, PathId)> = Vec::new();
+        let mut chosen: Vec<((NetId, PathId), Choice)> = Vec::new();
         let window = self.queue.len().min(WINDOW);
         for id in self.queue.drain(..window) {
             self.queued.remove(id);
+            if let Some(several) = &mut self.several {
+                let news = several.update(id, nets.get(id), &self.export, sources);
+                if news.known {
+                    self.announced.insert(id)
+                } else {
+                    self.announced.remove(id)
+                };
+                withdrawn.extend(news.withdrawn.into_iter().map(|path| (id, path)));
+                chosen.extend(news.announced.into_iter().map(|(path, choice)| ((id, path), choice)));
+                continue;
+            }
             match nets.get(id).and_then(|net| self.export.choose(net, sources)) {
                 Some(choice) => {
                     self.announced.insert(id);
-                    chosen.push((id, choice));
+                    chosen.push(((id, PathId::default()), choice));
                 }
-                None if self.announced.remove(id) => withdrawn.push(id),
+                None if self.announced.remove(id) => withdrawn.push((id, PathId::default())),
                 None => {}
             }
         }
@@ -269,7 +319,8 @@ impl AdjOut {
             run.what = What::Encoded(Box::new(EncodedAttributes::new(&attributes, &dialect)));
         }
         let todo = run.nets.get(run.done..).unwrap_or_default();
-        let mut prefixes = todo.iter().filter_map(|id| nets.get(*id)).map(|net| net.prefix).peekable();
+        let nlri = |(id, path): &(NetId, PathId)| Some(Nlri { prefix: nets.get(*id)?.prefix, path: *path });
+        let mut prefixes = todo.iter().filter_map(nlri).peekable();
         let written = match &run.what {
             What::Encoded(attributes) => wire::announce(attributes, &mut prefixes, &dialect, buf),
             What::Withdraw | What::Announce(_) => Ok(wire::withdraw(&mut prefixes, &dialect, buf)),
@@ -292,8 +343,11 @@ impl AdjOut {
     /// What cannot be announced is withdrawn, so that the peer does not keep what it had (RFC 4271 §9.1.3).
     fn give_up(&mut self, run: &Run, nets: &Nets, error: EncodeError, filled: &mut Filled) {
         let reason = why_unsaid(&error);
-        for id in &run.nets {
-            self.announced.remove(*id);
+        for (id, path) in &run.nets {
+            let known = self.several.as_mut().is_some_and(|several| several.forget(*id, *path));
+            if !known {
+                self.announced.remove(*id);
+            }
             if let Some(net) = nets.get(*id)
                 && filled.unsaid.len() < REPORTED
             {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::prefix::{Asn, RouterId};
-use crate::wire::Attributes;
+use crate::wire::{Attributes, Community};
 
 /// LOCAL_PREF of a path that carries none.
 pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
@@ -18,6 +18,8 @@ pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
 pub enum Step {
     /// Our own routes come first.
     Local,
+    /// Routes that are stale for long come last (RFC 9494 §4.2).
+    LongLivedStale,
     /// Highest LOCAL_PREF (RFC 4271 §9.1.1).
     LocalPref,
     /// Shortest AS_PATH.
@@ -38,8 +40,9 @@ pub enum Step {
 
 impl Step {
     /// All steps, first to last.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Local,
+        Self::LongLivedStale,
         Self::LocalPref,
         Self::AsPathLength,
         Self::Origin,
@@ -58,6 +61,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Local => "own route",
+            Self::LongLivedStale => "not long stale",
             Self::LocalPref => "local preference",
             Self::AsPathLength => "AS path length",
             Self::Origin => "origin",
@@ -94,6 +98,7 @@ impl Candidate<'_> {
         let attributes = self.attributes;
         match step {
             Step::Local => u128::from(self.from != From::Local),
+            Step::LongLivedStale => u128::from(attributes.communities.contains(&Community::LLGR_STALE)),
             Step::LocalPref => u128::from(u32::MAX - attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)),
             Step::AsPathLength => attributes.as_path.hops() as u128,
             Step::Origin => attributes.origin as u128,

@@ -84,7 +84,7 @@ impl Rib {
         let explained = paths.map(|(status, path)| PathExplanation {
             amended: self.amended(path, prefix.family(), names),
             status,
-            received: path.received.attributes.clone(),
+            received: path.received().attributes.clone(),
             used: path.used().map(|used| used.attributes.clone()),
         });
         Explanation {
@@ -100,7 +100,7 @@ impl Rib {
     fn amended(&self, path: &Path, family: Family, names: &impl Names) -> Vec<String> {
         let policy = names.policy(path.peer, family).filter(|_| path.used().is_some());
         let (Some(policy), Some(facts)) = (policy, self.sources.facts(path.peer)) else { return Vec::new() };
-        names_of(policy.amendments(facts.kind, &path.received.attributes))
+        names_of(policy.amendments(facts.kind, &path.received().attributes))
     }
 
     /// What a peer is told about a prefix; `None` if no session with it carries the family. `best` is the place of the
@@ -147,7 +147,7 @@ fn untold(reason: Withheld, policy: &Policy) -> Untold {
 }
 
 fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
-    let attributes = &path.used().unwrap_or(&path.received).attributes;
+    let attributes = &path.set.attributes;
     let local = path.peer == PeerIndex::LOCAL;
     let rule = || {
         let policy = names.policy(path.peer, net.prefix.family())?;
@@ -155,6 +155,7 @@ fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
     };
     PathStatus {
         peer: names.name(path.peer).cloned(),
+        path_id: path.id.0,
         next_hop: (!local).then(|| attributes.next_hop.address()),
         as_path: attributes.as_path.to_string(),
         local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
@@ -170,6 +171,7 @@ fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
             Import::OwnNextHop => ImportStatus::OwnNextHop,
             Import::Leak => ImportStatus::Leak,
             Import::Blackhole => ImportStatus::Blackhole,
+            Import::NextHopOffLink => ImportStatus::NextHopOffLink,
         },
         selected: false,
         lost_at: None,

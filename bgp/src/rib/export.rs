@@ -11,7 +11,7 @@ use super::{Facts, Sources};
 use crate::config::{Local, NextHopMode};
 use crate::policy::{Policy, RuleIndex, Source, Subject, Verdict};
 use crate::prefix::Prefix;
-use crate::wire::{Attributes, Community, Dialect, NextHop};
+use crate::wire::{Attributes, Community, Dialect, NextHop, PathId};
 
 /// How one family is exported to one peer.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub(crate) struct Export {
     pub(crate) local_address: IpAddr,
     /// How messages to it are written.
     pub(crate) dialect: Dialect,
+    /// How many paths of a prefix it is told, if it takes several (RFC 7911).
+    pub(crate) most_paths: u8,
+    /// It understands routes that are stale for long (RFC 9494).
+    pub(crate) long_lived: bool,
 }
 
 /// A route to tell: routes with equal choices have equal attributes and share messages.
@@ -39,6 +43,8 @@ pub(crate) struct Choice {
     pub(crate) attributes: Shared,
     /// Who it comes from.
     pub(crate) source: PeerIndex,
+    /// Which of the source's paths it is.
+    pub(crate) path: PathId,
     /// The rule of export policy that accepted it.
     pub(crate) rule: RuleIndex,
 }
@@ -47,6 +53,11 @@ impl Choice {
     /// Equal for equal choices, ordered by when their attributes were first seen.
     pub(crate) fn key(&self) -> (u64, PeerIndex, RuleIndex) {
         (self.attributes.serial, self.source, self.rule)
+    }
+
+    /// Whose path it is, and which.
+    pub(crate) fn origin(&self) -> (PeerIndex, PathId) {
+        (self.source, self.path)
     }
 }
 
@@ -108,12 +119,14 @@ impl Export {
             attributes: &attributes.attributes,
         });
         match self.policy.verdict(rule) {
-            Verdict::Accept(_) => Ok(Choice { attributes: Arc::clone(attributes), source: path.peer, rule }),
+            Verdict::Accept(_) => {
+                Ok(Choice { attributes: Arc::clone(attributes), source: path.peer, path: path.id, rule })
+            }
             Verdict::Reject => Err(Withheld::Rule(rule)),
         }
     }
 
-    /// The well-known community that forbids it (RFC 1997).
+    /// The well-known community that forbids it (RFC 1997, RFC 9494 §4.3).
     fn held_back(&self, attributes: &Attributes) -> Option<Community> {
         let held = |community| attributes.communities.contains(&community);
         if attributes.communities.is_empty() {
@@ -121,6 +134,9 @@ impl Export {
         }
         if held(Community::NO_ADVERTISE) {
             return Some(Community::NO_ADVERTISE);
+        }
+        if held(Community::LLGR_STALE) && !self.long_lived {
+            return Some(Community::LLGR_STALE);
         }
         let inside = [Community::NO_EXPORT, Community::NO_EXPORT_SUBCONFED];
         inside.into_iter().find(|community| self.facts.kind == Source::External && held(*community))
@@ -167,16 +183,44 @@ impl Export {
             Some(facts) if facts.kind == Source::Internal => {
                 attributes.originator_id.get_or_insert_with(|| facts.router_id.get());
                 attributes.cluster_list.insert(0, local.cluster().get());
+                attributes.next_hop =
+                    beyond_the_link(attributes.next_hop).unwrap_or_else(|| self.own_next_hop());
             }
             _ => attributes.next_hop = self.next_hop(attributes.next_hop, from),
         }
     }
 
     fn next_hop(&self, learned: NextHop, from: Option<&Facts>) -> NextHop {
-        match (self.next_hop, from) {
-            (NextHopMode::Own(address), _) => address.into(),
-            (NextHopMode::Keep, Some(_)) => learned,
-            (NextHopMode::Keep, None) => self.local_address.into(),
+        let kept = (self.next_hop == NextHopMode::Keep && from.is_some()).then(|| beyond_the_link(learned));
+        kept.flatten().unwrap_or_else(|| self.own_next_hop())
+    }
+
+    /// Our own address as a next hop. Over a link-local session the address of that session goes with it, or stands in
+    /// for it where it is no IPv6 address (RFC 2545 §3, RFC 8950 §3): nothing else need be reachable over such a link.
+    fn own_next_hop(&self) -> NextHop {
+        let address = match self.next_hop {
+            NextHopMode::Own(address) => address,
+            NextHopMode::Keep => self.local_address,
+        };
+        match (address, self.local_address) {
+            (IpAddr::V6(address), IpAddr::V6(own)) if own.is_unicast_link_local() && address != own => {
+                NextHop::V6 { address, link_local: Some(own) }
+            }
+            (IpAddr::V4(_), IpAddr::V6(own))
+                if own.is_unicast_link_local() && self.dialect.extended_next_hop =>
+            {
+                NextHop::V6 { address: own, link_local: None }
+            }
+            _ => address.into(),
         }
+    }
+}
+
+/// What is left of a next hop on another link than the one it was told on; `None`: nothing.
+fn beyond_the_link(next_hop: NextHop) -> Option<NextHop> {
+    match next_hop {
+        NextHop::V6 { address, .. } if address.is_unicast_link_local() => None,
+        NextHop::V6 { address, .. } => Some(NextHop::V6 { address, link_local: None }),
+        NextHop::V4(_) => Some(next_hop),
     }
 }

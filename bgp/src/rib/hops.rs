@@ -50,10 +50,7 @@ impl Hops {
 
     /// The number of the set of next hops of these paths; ours have none.
     pub(crate) fn acquire_for(&mut self, paths: &[Path], sources: &Sources) -> HopsId {
-        let hop = |path: &Path| {
-            let address = path.used()?.attributes.next_hop.address();
-            Some(Gateway::on_link(address, sources.zone(path.peer)))
-        };
+        let hop = |path: &Path| Some(path.used()?.attributes.next_hop.gateway(sources.zone(path.peer)));
         match paths {
             [only] if only.peer != PeerIndex::LOCAL => {
                 hop(only).map_or(HopsId::NONE, |hop| self.acquire_one(hop))

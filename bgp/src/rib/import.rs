@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::path::{Import, Path, PeerIndex, Shared};
 use super::terms::{Terms, arriving};
 use super::{Facts, Rib};
-use crate::config::Local;
+use crate::config::{Local, NextHopMode};
 use crate::policy::{Changes, Policy, RuleIndex, Source, Subject};
-use crate::prefix::{Family, Prefix};
-use crate::wire::{Announcement, Attributes, Community, NextHop};
+use crate::prefix::{Family, Prefix, is_link_local};
+use crate::wire::{Announcement, Attributes, Community, NextHop, Nlri};
 
 /// What a family of a peer is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +24,24 @@ pub(crate) struct Screen<'a> {
     pub(crate) policy: &'a Policy,
     /// Our end of the session: no next hop of ours.
     pub(crate) local_address: IpAddr,
+    /// The next hop that we tell.
+    pub(crate) own: NextHopMode,
 }
 
 impl Screen<'_> {
     fn decide(&self, prefix: &Prefix, attributes: &Attributes) -> RuleIndex {
         self.policy.decide(&Subject { prefix, source: self.kind, peer: self.kind, attributes })
+    }
+
+    /// Whether a next hop is our end of the session, or what we tell as ours on it.
+    fn is_ours(&self, next_hop: NextHop) -> bool {
+        let ours = |address: IpAddr| address == self.local_address || self.own == NextHopMode::Own(address);
+        match next_hop {
+            NextHop::V6 { link_local: Some(link_local), .. } => {
+                ours(next_hop.address()) || ours(link_local.into())
+            }
+            NextHop::V6 { .. } | NextHop::V4(_) => ours(next_hop.address()),
+        }
     }
 
     /// What holds whatever policy says.
@@ -40,10 +53,12 @@ impl Screen<'_> {
             || attributes.cluster_list.contains(&local.cluster().get())
         {
             Import::ReflectionLoop
-        } else if attributes.next_hop.address() == self.local_address {
+        } else if self.is_ours(attributes.next_hop) {
             Import::OwnNextHop
         } else if facts.is_some_and(|facts| arriving(facts.role, value, facts.asn).is_err()) {
             Import::Leak
+        } else if facts.is_none_or(|facts| facts.zone == 0) && is_link_local(attributes.next_hop.address()) {
+            Import::NextHopOffLink
         } else {
             Import::Accepted
         }
@@ -90,7 +105,7 @@ impl Screen<'_> {
 }
 
 /// The outcome of policy for one attribute set under one rule; most prefixes of a message share it.
-type Memo = Option<(RuleIndex, Import, Option<Shared>)>;
+type Memo = Option<(RuleIndex, Import, Shared)>;
 
 impl Rib {
     /// Takes what a peer announces, at most `room` prefixes that it had not announced before. Says whether there were
@@ -100,17 +115,10 @@ impl Rib {
         let checked = screen.check(&received.attributes, self.sources.facts(screen.peer), &self.local);
         let mut memo = None;
         let mut room = room;
-        for prefix in announcement.prefixes {
+        for Nlri { prefix, path: id } in announcement.prefixes {
             let rule = screen.decide(&prefix, &received.attributes);
-            let (import, changed) = self.judge(screen, &received, checked, rule, &mut memo);
-            let path = Path {
-                received: Arc::clone(&received),
-                changed,
-                peer: screen.peer,
-                rule,
-                import,
-                stale: false,
-            };
+            let (import, set) = self.judge(screen, &received, checked, rule, &mut memo);
+            let path = Path { set, peer: screen.peer, id, rule, import, stale: false, long_lived: false };
             if self.store(prefix, path) {
                 if room == 0 {
                     return true;
@@ -128,11 +136,11 @@ impl Rib {
         checked: Import,
         rule: RuleIndex,
         memo: &mut Memo,
-    ) -> (Import, Option<Shared>) {
-        if let Some((known, import, changed)) = memo
+    ) -> (Import, Shared) {
+        if let Some((known, import, set)) = memo
             && *known == rule
         {
-            return (*import, changed.clone());
+            return (*import, Arc::clone(set));
         }
         let changes = screen.policy.changes(rule, screen.kind, &received.attributes);
         let (import, changed) = match changes {
@@ -143,9 +151,12 @@ impl Rib {
                 screen.admit(changes, &received.attributes, facts, &self.local)
             }
         };
-        let changed = changed.map(|attributes| self.interner.intern(attributes));
-        *memo = Some((rule, import, changed.clone()));
-        (import, changed)
+        let set = changed.map_or_else(
+            || Arc::clone(received),
+            |attributes| self.interner.intern_from(attributes, Some(received)),
+        );
+        *memo = Some((rule, import, Arc::clone(&set)));
+        (import, set)
     }
 
     /// Applies a changed import policy to all that the peer has announced.
@@ -153,17 +164,19 @@ impl Rib {
         for id in self.of_peer(screen.peer, family, |_| true) {
             let Some(net) = self.nets.get(id) else { continue };
             let prefix = net.prefix;
-            let Some(old) = net.paths.as_slice().iter().find(|path| path.peer == screen.peer) else {
-                continue;
-            };
-            let mut path = old.clone();
-            let rule = screen.decide(&prefix, &path.received.attributes);
-            let facts = self.sources.facts(screen.peer);
-            let checked = screen.check(&path.received.attributes, facts, &self.local);
-            let received = Arc::clone(&path.received);
-            (path.import, path.changed) = self.judge(screen, &received, checked, rule, &mut None);
-            path.rule = rule;
-            self.store(prefix, path);
+            let of_peer = net.paths.as_slice().iter().filter(|path| path.peer == screen.peer);
+            for mut path in of_peer.cloned().collect::<Vec<_>>() {
+                let received = Arc::clone(path.received());
+                let rule = screen.decide(&prefix, &received.attributes);
+                let facts = self.sources.facts(screen.peer);
+                let checked = screen.check(&received.attributes, facts, &self.local);
+                (path.import, path.set) = self.judge(screen, &received, checked, rule, &mut None);
+                path.rule = rule;
+                if path.long_lived {
+                    path.set = self.marked(&path);
+                }
+                self.store(prefix, path);
+            }
         }
     }
 }

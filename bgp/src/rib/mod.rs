@@ -15,7 +15,9 @@ mod import;
 mod nets;
 mod parting;
 pub(crate) mod path;
+mod several;
 mod slots;
+mod stale;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use crate::config::{Local, OriginAttributes, Role};
 use crate::policy::{RuleIndex, Source};
 use crate::prefix::{Asn, Family, Gateway, Prefix, RouterId};
-use crate::wire::{Attributes, NextHop};
+use crate::wire::{Attributes, NextHop, Nlri, PathId};
 pub(crate) use adj_out::Filled;
 use adj_out::{AdjOut, Outs};
 use bits::Bits;
@@ -189,7 +191,7 @@ impl Rib {
         let before = std::mem::replace(&mut self.origins, origins);
         for prefix in before.keys() {
             if !self.origins.contains_key(prefix) {
-                self.withdraw(PeerIndex::LOCAL, prefix);
+                self.withdraw(PeerIndex::LOCAL, *prefix);
             }
         }
         let changed: Vec<(Prefix, Attributes)> = self
@@ -200,12 +202,13 @@ impl Rib {
             .collect();
         for (prefix, attributes) in changed {
             let path = Path {
-                received: self.interner.intern(attributes),
-                changed: None,
+                set: self.interner.intern(attributes),
                 peer: PeerIndex::LOCAL,
+                id: PathId::default(),
                 rule: RuleIndex::OTHERWISE,
                 import: Import::Accepted,
                 stale: false,
+                long_lived: false,
             };
             self.store(prefix, path);
         }
@@ -216,12 +219,12 @@ impl Rib {
         let family = prefix.family();
         let id = self.nets.find_or_insert(prefix);
         let Some(net) = self.nets.get_mut(id) else { return false };
-        let known = net.paths.as_mut_slice().iter_mut().find(|known| known.peer == path.peer);
+        let known = net.paths.as_mut_slice().iter_mut().find(|known| known.key() == path.key());
         if let Some(known) = known {
             self.sources.count(known, family, |count| *count = count.saturating_sub(1));
             self.sources.count(&path, family, |count| *count += 1);
             if known.says_the_same(&path) {
-                known.stale = path.stale;
+                (known.stale, known.long_lived) = (path.stale, path.long_lived);
                 return false;
             }
             let old = std::mem::replace(known, path);
@@ -247,29 +250,42 @@ impl Rib {
         }
         net.dirty = true;
         let best = match (net.best(), replaced) {
-            (Some(best), Some(old)) if best.peer == old.peer => Some(old),
+            (Some(best), Some(old)) if best.key() == old.key() => Some(old),
             (best, _) => best,
         };
         let before = best.and_then(|best| Some((Arc::clone(best.used()?), best.peer)));
         self.dirty.push((id, before));
     }
 
-    /// Forgets what a peer said about a prefix.
-    pub(crate) fn withdraw(&mut self, peer: PeerIndex, prefix: &Prefix) {
-        if let Some(id) = self.nets.find(prefix) {
-            self.remove(id, peer);
+    /// Forgets one path that a peer told.
+    pub(crate) fn withdraw(&mut self, peer: PeerIndex, nlri: impl Into<Nlri>) {
+        let Nlri { prefix, path } = nlri.into();
+        if let Some(id) = self.nets.find(&prefix) {
+            self.remove(id, |known| known.key() == (peer, path));
         }
     }
 
-    fn remove(&mut self, id: NetId, peer: PeerIndex) {
-        let Some(net) = self.nets.get(id) else { return };
-        if !net.paths.as_slice().iter().any(|path| path.peer == peer) {
-            return;
+    /// Forgets the paths of these prefixes that are wanted; returns how many that were.
+    fn remove_all(&mut self, nets: &[NetId], wanted: impl Fn(&Path) -> bool) -> u32 {
+        let mut count = 0;
+        for id in nets {
+            while self.remove(*id, &wanted) {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Forgets the first path that is wanted; says whether there was one.
+    fn remove(&mut self, id: NetId, wanted: impl Fn(&Path) -> bool) -> bool {
+        let Some(net) = self.nets.get(id) else { return false };
+        if !net.paths.as_slice().iter().any(&wanted) {
+            return false;
         }
         self.touch(id, None);
-        let Some(net) = self.nets.get_mut(id) else { return };
+        let Some(net) = self.nets.get_mut(id) else { return false };
         let family = net.prefix.family();
-        let removed = net.paths.remove(peer);
+        let removed = net.paths.remove(wanted);
         // Until the decision nothing is selected: the paths have moved.
         net.selected = 0;
         if net.paths.as_slice().is_empty() {
@@ -278,6 +294,7 @@ impl Rib {
         if let Some(path) = removed {
             self.sources.count(&path, family, |count| *count = count.saturating_sub(1));
         }
+        true
     }
 
     fn of_peer(&self, peer: PeerIndex, family: Family, wanted: impl Fn(&Path) -> bool) -> Vec<NetId> {
@@ -286,14 +303,13 @@ impl Rib {
         nets.map(|(id, _)| id).collect()
     }
 
-    /// Forgets all that a peer said; returns how many prefixes that were.
+    /// Forgets all that a peer said; returns how many paths that were.
     pub(crate) fn flush(&mut self, peer: PeerIndex, family: Family) -> u32 {
         if self.counts(peer, family).received == 0 {
             return 0;
         }
         let nets = self.of_peer(peer, family, |_| true);
-        nets.iter().for_each(|id| self.remove(*id, peer));
-        nets.len() as u32
+        self.remove_all(&nets, |path| path.peer == peer)
     }
 
     /// Forgets what a peer has not said again since [`retain`](Self::retain).
@@ -302,24 +318,27 @@ impl Rib {
             return 0;
         }
         let nets = self.of_peer(peer, family, |path| path.stale);
-        nets.iter().for_each(|id| self.remove(*id, peer));
-        nets.len() as u32
+        self.remove_all(&nets, |path| path.peer == peer && path.stale)
     }
 
-    /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2).
+    /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2), unless that is
+    /// for long (RFC 9494 §4.2).
     pub(crate) fn retain(&mut self, peer: PeerIndex, family: Family) -> u32 {
-        self.flush_stale(peer, family);
+        let twice = self.of_peer(peer, family, |path| path.stale && !path.long_lived);
+        self.remove_all(&twice, |path| path.peer == peer && path.stale && !path.long_lived);
         let nets = self.of_peer(peer, family, |_| true);
+        let mut count = 0;
         for id in &nets {
             let paths = self.nets.get_mut(*id).map(|net| net.paths.as_mut_slice()).unwrap_or_default();
             for path in paths.iter_mut().filter(|path| path.peer == peer) {
                 path.stale = true;
+                count += 1;
             }
         }
         if let Some(counts) = self.sources.counts.get_mut(peer.0 as usize) {
-            counts.entry(family).or_default().stale = nets.len() as u32;
+            counts.entry(family).or_default().stale = count;
         }
-        nets.len() as u32
+        count
     }
 
     /// Runs the decision process for all marked prefixes. Between calls of the speaker nothing stays marked.
@@ -359,6 +378,19 @@ impl Rib {
         };
         if !unchanged {
             self.mark(id, before.map(|(_, peer)| *peer));
+        } else if self.outs.any_several() {
+            self.mark_for_several(id);
+        }
+    }
+
+    /// Marks a prefix whose best path is what it was for the peers that are told others as well.
+    fn mark_for_several(&mut self, id: NetId) {
+        let Some(net) = self.nets.get(id) else { return };
+        for (peer, out) in self.outs.range_mut(net.prefix.family(), false) {
+            if out.takes_several() {
+                out.mark(id);
+                self.woken.insert(peer);
+            }
         }
     }
 
@@ -374,7 +406,7 @@ impl Rib {
         let inside = spreads(before) || spreads(after);
         for (peer, out) in self.outs.range_mut(net.prefix.family(), inside) {
             let may_pass = after.is_some_and(|source| out.export.may_pass(source, facts));
-            if may_pass || out.knows(id) {
+            if may_pass || out.knows(id) || out.takes_several() {
                 out.mark(id);
                 self.woken.insert(peer);
             }
@@ -400,10 +432,11 @@ impl Rib {
     /// Tells a peer all routes again (RFC 2918 §4).
     pub(crate) fn tell_again(&mut self, peer: PeerIndex, family: Family) {
         let Some(out) = self.outs.get_mut(family, peer) else { return };
+        out.forget_what_was_said();
         for (id, net) in self.nets.iter().filter(|(_, net)| net.prefix.family() == family) {
             let best = net.best().map(|best| best.peer);
             let may_pass = best.is_some_and(|best| out.export.may_pass(best, self.sources.facts(best)));
-            if may_pass || out.knows(id) {
+            if may_pass || out.knows(id) || out.takes_several() {
                 out.mark(id);
             }
         }
@@ -429,7 +462,7 @@ impl Rib {
         }
     }
 
-    /// How many prefixes a peer was told.
+    /// How many prefixes, or paths if it takes several per prefix, a peer was told.
     pub(crate) fn announced(&self, peer: PeerIndex, family: Family) -> u32 {
         self.outs.get(family, peer).map_or(0, AdjOut::announced)
     }
@@ -472,17 +505,14 @@ fn select(net: &mut Net, sources: &Sources, local: &Local) {
         return;
     }
     let paths = net.paths.as_mut_slice();
-    paths.sort_by_key(|path| path.peer);
+    paths.sort_by_key(Path::key);
     let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
     let width = local.multipath.clamp(1, usize::from(u8::MAX));
     let decision = decision::decide(&candidates, width, local.relax);
-    let chosen: Vec<PeerIndex> = decision
-        .selected
-        .iter()
-        .filter_map(|at| paths.get(*places.get(*at)?).map(|path| path.peer))
-        .collect();
+    let chosen: Vec<(PeerIndex, PathId)> =
+        decision.selected.iter().filter_map(|at| paths.get(*places.get(*at)?).map(Path::key)).collect();
     paths.sort_by_key(|path| {
-        (chosen.iter().position(|peer| *peer == path.peer).unwrap_or(usize::MAX), path.peer)
+        (chosen.iter().position(|key| *key == path.key()).unwrap_or(usize::MAX), path.key())
     });
     net.selected = chosen.len() as u8;
 }

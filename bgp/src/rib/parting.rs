@@ -18,7 +18,7 @@ impl Rib {
                 .partition(|id| self.nets.get(*id).is_some_and(|net| is_known_beyond(net, leaving)));
             alone |= !only.is_empty();
             if shed {
-                known.into_iter().for_each(|id| self.remove(id, peer));
+                self.remove_all(&known, |path| path.peer == peer);
             }
         }
         alone

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::slots::{SeededHasher, Slots};
 use crate::policy::RuleIndex;
-use crate::wire::Attributes;
+use crate::wire::{Attributes, PathId};
 
 /// The place of a peer in the speaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,19 @@ pub(crate) struct Interned {
     pub(crate) serial: u64,
     /// The set.
     pub(crate) attributes: Attributes,
+    /// The set as it was received, if import made this one of it. Sets of different descent are different sets, so that
+    /// a path needs to remember only one.
+    received: Option<Shared>,
+}
+
+impl Interned {
+    fn descends_from(&self, received: Option<&Shared>) -> bool {
+        match (&self.received, received) {
+            (Some(mine), Some(other)) => Arc::ptr_eq(mine, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
 }
 
 /// A shared attribute set: equal sets are the same allocation.
@@ -44,13 +57,19 @@ impl Interner {
         Self { entries: Vec::new(), slots: Slots::default(), key, next_serial: 0, sweep_at: FIRST_SWEEP }
     }
 
-    /// The one copy of this set.
+    /// The one copy of a set as received.
     pub(crate) fn intern(&mut self, attributes: Attributes) -> Shared {
+        self.intern_from(attributes, None)
+    }
+
+    /// The one copy of what import made of a set.
+    pub(crate) fn intern_from(&mut self, attributes: Attributes, received: Option<&Shared>) -> Shared {
+        let received = received.map(Arc::clone);
         let hash = SeededHasher::hash(self.key, &attributes);
         let same = |place: u32| {
-            self.entries
-                .get(place as usize)
-                .is_some_and(|(known, set)| *known == hash && set.attributes == attributes)
+            self.entries.get(place as usize).is_some_and(|(known, set)| {
+                *known == hash && set.descends_from(received.as_ref()) && set.attributes == attributes
+            })
         };
         if let Some((_, known)) =
             self.slots.find(hash, same).and_then(|place| self.entries.get(place as usize))
@@ -58,7 +77,7 @@ impl Interner {
             return Arc::clone(known);
         }
         self.next_serial += 1;
-        let shared = Arc::new(Interned { serial: self.next_serial, attributes });
+        let shared = Arc::new(Interned { serial: self.next_serial, attributes, received });
         if self.entries.len() >= self.sweep_at {
             self.sweep();
         }
@@ -101,43 +120,51 @@ pub(crate) enum Import {
     Leak,
     /// It asks for traffic to be discarded, and no rule says that the peer may (RFC 7999 §3.3).
     Blackhole,
+    /// Its next hop is link-local and the session is not (RFC 2545 §3).
+    NextHopOffLink,
 }
 
 /// What one peer, or we, say about one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
-    /// As received, so that policy can be applied again.
-    pub(crate) received: Shared,
-    /// After import policy, if that changed anything.
-    pub(crate) changed: Option<Shared>,
+    /// Its attributes after import policy, which remember what was received.
+    pub(crate) set: Shared,
     /// Who says it.
     pub(crate) peer: PeerIndex,
+    /// Which of the peer's paths to the prefix it is (RFC 7911).
+    pub(crate) id: PathId,
     /// The rule of import policy that decided.
     pub(crate) rule: RuleIndex,
     /// What import made of it.
     pub(crate) import: Import,
     /// Kept from an earlier session, not yet confirmed (RFC 4724 §4.2).
     pub(crate) stale: bool,
+    /// Stale for so long that it is marked and least preferred (RFC 9494 §4.2).
+    pub(crate) long_lived: bool,
 }
 
 impl Path {
+    /// As received, so that policy can be applied again.
+    pub(crate) fn received(&self) -> &Shared {
+        self.set.received.as_ref().unwrap_or(&self.set)
+    }
+
+    /// What tells it apart from the other paths of its prefix.
+    pub(crate) fn key(&self) -> (PeerIndex, PathId) {
+        (self.peer, self.id)
+    }
+
     /// What the decision sees; `None` if the path takes no part in it.
     pub(crate) fn used(&self) -> Option<&Shared> {
-        (self.import == Import::Accepted).then(|| self.changed.as_ref().unwrap_or(&self.received))
+        (self.import == Import::Accepted).then_some(&self.set)
     }
 
     /// Whether both say the same, whatever their age.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
-        let same = |a: Option<&Shared>, b: Option<&Shared>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        self.peer == other.peer
+        self.key() == other.key()
             && self.import == other.import
             && self.rule == other.rule
-            && Arc::ptr_eq(&self.received, &other.received)
-            && same(self.changed.as_ref(), other.changed.as_ref())
+            && Arc::ptr_eq(&self.set, &other.set)
     }
 }
 
@@ -182,8 +209,9 @@ impl Paths {
         };
     }
 
-    pub(crate) fn remove(&mut self, peer: PeerIndex) -> Option<Path> {
-        let at = self.as_slice().iter().position(|path| path.peer == peer)?;
+    /// Takes out the first path that is wanted.
+    pub(crate) fn remove(&mut self, wanted: impl Fn(&Path) -> bool) -> Option<Path> {
+        let at = self.as_slice().iter().position(wanted)?;
         match std::mem::take(self) {
             Self::None => None,
             Self::One(path) => Some(path),
@@ -226,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_set_remembers_what_it_was_made_of() {
+        let mut interner = Interner::new(3);
+        let (one, two) = (interner.intern(attributes(1)), interner.intern(attributes(2)));
+        let from_one = interner.intern_from(attributes(3), Some(&one));
+        let from_two = interner.intern_from(attributes(3), Some(&two));
+        assert!(!Arc::ptr_eq(&from_one, &from_two));
+        assert!(Arc::ptr_eq(&from_one, &interner.intern_from(attributes(3), Some(&one))));
+        assert!(!Arc::ptr_eq(&from_one, &interner.intern(attributes(3))));
+    }
+
+    #[test]
     fn a_path_stays_small() {
         assert_eq!(size_of::<Path>(), 24);
         assert_eq!(size_of::<Paths>(), 24);
@@ -235,19 +274,21 @@ mod tests {
     fn paths_come_and_go_in_any_number() {
         let shared = Interner::new(1).intern(attributes(0));
         let path = |peer| Path {
-            received: Arc::clone(&shared),
-            changed: None,
+            set: Arc::clone(&shared),
             peer: PeerIndex(peer),
+            id: PathId(0),
             rule: RuleIndex::OTHERWISE,
             import: Import::Accepted,
             stale: false,
+            long_lived: false,
         };
         let mut paths = Paths::default();
         (0..4).for_each(|peer| paths.push(path(peer)));
         for (gone, left) in [(1, vec![0, 2, 3]), (0, vec![2, 3]), (3, vec![2]), (2, vec![])] {
-            assert_eq!(paths.remove(PeerIndex(gone)).map(|path| path.peer), Some(PeerIndex(gone)));
+            let removed = paths.remove(|path| path.peer == PeerIndex(gone));
+            assert_eq!(removed.map(|path| path.peer), Some(PeerIndex(gone)));
             assert_eq!(paths.as_slice().iter().map(|path| path.peer.0).collect::<Vec<_>>(), left);
         }
-        assert!(paths.remove(PeerIndex(2)).is_none());
+        assert!(paths.remove(|_| true).is_none());
     }
 }

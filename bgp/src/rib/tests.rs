@@ -11,7 +11,7 @@ use super::*;
 use crate::config::NextHopMode;
 use crate::policy::{Policy, PrefixMatch, Rule, Verdict};
 use crate::prefix::{Asn, Families};
-use crate::wire::{self, Announcement, AsPath, Dialect, Framer, Message, Origin, Side};
+use crate::wire::{self, Announcement, AsPath, Community, Dialect, Framer, Message, Origin, Side};
 
 fn id(last: u8) -> RouterId {
     RouterId::new([10, 0, 0, last].into()).unwrap()
@@ -43,8 +43,13 @@ fn duel(a: Contender, b: Contender) -> (usize, Option<Step>) {
 fn each_step_decides_when_all_before_it_are_equal() {
     let plain = || attributes(|_| {});
     let path = |asns: &[u32]| attributes(|a| a.as_path = asns.iter().copied().map(Asn).collect());
-    let rows: [(Step, Contender, Contender); 9] = [
+    let rows: [(Step, Contender, Contender); 10] = [
         (Step::Local, (attributes(|a| a.local_pref = Some(1)), From::Local), (plain(), external(1))),
+        (
+            Step::LongLivedStale,
+            (attributes(|a| a.local_pref = Some(1)), external(2)),
+            (attributes(|a| a.communities.extend([Community::LLGR_STALE])), external(1)),
+        ),
         (Step::LocalPref, (attributes(|a| a.local_pref = Some(101)), external(2)), (path(&[1]), external(1))),
         (
             Step::AsPathLength,
@@ -82,7 +87,7 @@ fn each_step_decides_when_all_before_it_are_equal() {
         assert_eq!(duel(winner.clone(), loser.clone()), (0, Some(step)), "{step}");
         assert_eq!(duel(loser, winner), (1, Some(step)), "{step}, the other way round");
     }
-    assert_eq!(Step::ALL.len(), 9);
+    assert_eq!(Step::ALL.len(), 10);
 }
 
 #[test]
@@ -125,7 +130,7 @@ fn numbers_of_withdrawn_prefixes_are_used_again() {
         }
         rib.decide();
         for prefix in prefixes(round) {
-            rib.withdraw(PeerIndex(0), &prefix);
+            rib.withdraw(PeerIndex(0), prefix);
         }
         rib.decide();
         while rib.next_route().is_some() {}
@@ -144,6 +149,8 @@ const DIALECT: Dialect = Dialect {
     four_octet_as: true,
     extended_messages: false,
     extended_next_hop: false,
+    paths_in: Families::NONE,
+    paths_out: Families::NONE,
 };
 
 fn v4(octets: [u8; 4], len: u8) -> Prefix {
@@ -176,6 +183,8 @@ fn rib() -> Rib {
         next_hop: NextHopMode::Keep,
         local_address: IpAddr::from([10, 0, 0, 200]),
         dialect: DIALECT,
+        most_paths: 1,
+        long_lived: false,
     };
     rib.open(Family::Ipv4Unicast, export);
     rib
@@ -189,12 +198,13 @@ fn announce(rib: &mut Rib, peer: u32, prefix: Prefix, version: u32) {
         terms: Terms::default(),
         policy: &policy,
         local_address: IpAddr::from([10, 0, 0, 200]),
+        own: NextHopMode::Keep,
     };
     let attributes = attributes(|a| {
         a.as_path = AsPath::sequence([Asn(65001 + peer), Asn(7000 + version)]);
         a.origin = if version.is_multiple_of(3) { Origin::Igp } else { Origin::Egp };
     });
-    rib.announce(&screen, Announcement { attributes, prefixes: vec![prefix] }, u32::MAX);
+    rib.announce(&screen, Announcement::new(attributes, [prefix]), u32::MAX);
 }
 
 /// Reads what the listener is told into what it knows: the AS_PATH by prefix.
@@ -202,12 +212,12 @@ fn hear(octets: &[u8], known: &mut BTreeMap<Prefix, Vec<Asn>>) {
     let (mut framer, mut input) = (Framer::new(), octets);
     while let Some(frame) = framer.next(&mut input).unwrap() {
         let Message::Update(update) = wire::decode(frame, &DIALECT).unwrap().message else { continue };
-        for prefix in update.withdrawn {
-            known.remove(&prefix);
+        for nlri in update.withdrawn {
+            known.remove(&nlri.prefix);
         }
         for announcement in update.announced {
             let path = announcement.attributes.as_path.asns().to_vec();
-            known.extend(announcement.prefixes.into_iter().map(|prefix| (prefix, path.clone())));
+            known.extend(announcement.prefixes.into_iter().map(|nlri| (nlri.prefix, path.clone())));
         }
     }
 }
@@ -287,7 +297,7 @@ fn carry_out(
             model.insert((net(prefix), peer), (version, false));
         }
         Change::Withdraw { peer, prefix } => {
-            rib.withdraw(PeerIndex(peer), &net(prefix));
+            rib.withdraw(PeerIndex(peer), net(prefix));
             model.remove(&(net(prefix), peer));
         }
         Change::Retain { peer } => {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::as_path::AsPath;
 use super::community::{Community, ExtendedCommunity, LargeCommunity};
-use crate::prefix::Asn;
+use crate::prefix::{Asn, Gateway};
 
 /// How a route got into BGP; the lesser is preferred (RFC 4271 §5.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +75,17 @@ impl NextHop {
         match self {
             Self::V4(address) => IpAddr::V4(address),
             Self::V6 { address, .. } => IpAddr::V6(address),
+        }
+    }
+
+    /// Where to send traffic, as told over a session on the link `zone`; 0 if it is not bound to a link. On a link the
+    /// link-local address is the one to use, which needs no further route (RFC 2545 §3).
+    pub fn gateway(self, zone: u32) -> Gateway {
+        match self {
+            Self::V6 { link_local: Some(link_local), .. } if zone != 0 => {
+                Gateway::on_link(link_local.into(), zone)
+            }
+            _ => Gateway::on_link(self.address(), zone),
         }
     }
 }

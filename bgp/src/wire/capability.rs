@@ -104,6 +104,13 @@ pub struct AddPathFamily {
     pub mode: u8,
 }
 
+impl AddPathFamily {
+    /// The bit of [`mode`](Self::mode): the sender takes several paths.
+    pub const RECEIVE: u8 = 1;
+    /// The bit of [`mode`](Self::mode): the sender may tell several paths.
+    pub const SEND: u8 = 2;
+}
+
 /// One capability. What is not known, or only of interest to others, stays as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capability {

@@ -9,8 +9,9 @@ use super::attribute::{Aggregator, Attributes, NextHop};
 use super::capability::AfiSafi;
 use super::error::EncodeError;
 use super::framer::HEADER_LEN;
-use super::{Dialect, Message, MessageType, Side, Update, nlri, table};
-use crate::prefix::{Asn, Family, Prefix};
+use super::nlri::{self, Nlri};
+use super::{Dialect, Message, MessageType, Side, Update, table};
+use crate::prefix::{Asn, Family};
 
 /// Path attributes in wire form, made once for a set of attributes and a [`Dialect`] and put in front of
 /// any number of prefixes.
@@ -223,7 +224,7 @@ fn append_update(update: &Update, dialect: &Dialect, buf: &mut Vec<u8>) -> Resul
 /// # Errors
 /// The attributes leave no room for a prefix, or their next hop cannot stand with this family. Nothing is
 /// appended then and no prefix is taken: the caller must withdraw them.
-pub fn announce<I: Iterator<Item = Prefix>>(
+pub fn announce<I: Iterator<Item = Nlri>>(
     attributes: &EncodedAttributes,
     prefixes: &mut Peekable<I>,
     dialect: &Dialect,
@@ -231,6 +232,7 @@ pub fn announce<I: Iterator<Item = Prefix>>(
 ) -> Result<usize, EncodeError> {
     let Some(first) = prefixes.peek().copied() else { return Ok(0) };
     let family = first.family();
+    let form = (family, dialect.paths_out.contains(family));
     let multiprotocol = match (family, attributes.next_hop) {
         (Family::Ipv4Unicast, NextHop::V4(_)) => None,
         (Family::Ipv4Unicast, NextHop::V6 { address, link_local }) if dialect.extended_next_hop => {
@@ -247,7 +249,7 @@ pub fn announce<I: Iterator<Item = Prefix>>(
             let list = begin_length(buf);
             buf.extend_from_slice(&attributes.octets);
             finish_length(buf, list);
-            fill(buf, prefixes, family, room(buf, start, limit))
+            fill(buf, prefixes, form, room(buf, start, limit))
         }
         Some((address, link_local)) => {
             let list = begin_length(buf);
@@ -255,7 +257,7 @@ pub fn announce<I: Iterator<Item = Prefix>>(
             encode_next_hop(address, link_local, buf);
             buf.push(0);
             let count =
-                fill(buf, prefixes, family, room(buf, start, limit).saturating_sub(attributes.octets.len()));
+                fill(buf, prefixes, form, room(buf, start, limit).saturating_sub(attributes.octets.len()));
             finish_length(buf, value);
             buf.extend_from_slice(&attributes.octets);
             finish_length(buf, list);
@@ -273,20 +275,21 @@ pub fn announce<I: Iterator<Item = Prefix>>(
 /// Appends one UPDATE that withdraws as many prefixes as fit, and returns how many those are.
 ///
 /// Takes prefixes for as long as they are of the first one's family; call again while there are more.
-pub fn withdraw<I: Iterator<Item = Prefix>>(
+pub fn withdraw<I: Iterator<Item = Nlri>>(
     prefixes: &mut Peekable<I>,
     dialect: &Dialect,
     buf: &mut Vec<u8>,
 ) -> usize {
     let Some(first) = prefixes.peek().copied() else { return 0 };
     let family = first.family();
+    let form = (family, dialect.paths_out.contains(family));
     let limit = dialect.limit(MessageType::Update);
     let start = begin(MessageType::Update, buf);
     let count = match family {
         Family::Ipv4Unicast => {
             let field = begin_length(buf);
             // Two octets stay free for the length of the attributes behind.
-            let count = fill(buf, prefixes, family, room(buf, start, limit).saturating_sub(2));
+            let count = fill(buf, prefixes, form, room(buf, start, limit).saturating_sub(2));
             finish_length(buf, field);
             buf.extend_from_slice(&[0, 0]);
             count
@@ -295,7 +298,7 @@ pub fn withdraw<I: Iterator<Item = Prefix>>(
             buf.extend_from_slice(&[0, 0]);
             let list = begin_length(buf);
             let value = begin_multiprotocol(buf, table::MP_UNREACH_NLRI, family);
-            let count = fill(buf, prefixes, family, room(buf, start, limit));
+            let count = fill(buf, prefixes, form, room(buf, start, limit));
             finish_length(buf, value);
             finish_length(buf, list);
             count
@@ -318,19 +321,19 @@ pub fn end_of_rib(family: Family, buf: &mut Vec<u8>) {
     finish(buf, start);
 }
 
-/// Appends prefixes of one family while they fit into `room` octets, and counts them.
-fn fill<I: Iterator<Item = Prefix>>(
+/// Appends prefixes of one family, with or without path identifiers, while they fit into `room` octets; counts them.
+fn fill<I: Iterator<Item = Nlri>>(
     buf: &mut Vec<u8>,
     prefixes: &mut Peekable<I>,
-    family: Family,
+    (family, paths): (Family, bool),
     mut room: usize,
 ) -> usize {
     let mut count: usize = 0;
     while let Some(prefix) =
-        prefixes.next_if(|prefix| prefix.family() == family && nlri::encoded_len(*prefix) <= room)
+        prefixes.next_if(|prefix| prefix.family() == family && nlri::encoded_len(*prefix, paths) <= room)
     {
-        room = room.saturating_sub(nlri::encoded_len(prefix));
-        nlri::encode(prefix, buf);
+        room = room.saturating_sub(nlri::encoded_len(prefix, paths));
+        nlri::encode(prefix, paths, buf);
         count = count.saturating_add(1);
     }
     count
@@ -341,7 +344,10 @@ const fn room(buf: &[u8], start: usize, limit: usize) -> usize {
     limit.saturating_sub(buf.len().saturating_sub(start))
 }
 
+/// A router with no other address tells its link-local one twice, which everybody understands: RFC 2545 §3 asks for a
+/// global one in the first place.
 fn encode_next_hop(address: Ipv6Addr, link_local: Option<Ipv6Addr>, buf: &mut Vec<u8>) {
+    let link_local = link_local.or_else(|| address.is_unicast_link_local().then_some(address));
     buf.push(if link_local.is_some() { 32 } else { 16 });
     buf.extend_from_slice(&address.octets());
     if let Some(link_local) = link_local {

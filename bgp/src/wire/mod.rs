@@ -7,7 +7,7 @@
 //!
 //! No input can panic here: octets are read through a cursor whose reads can fail, and the lints below
 //! refuse indexing and unchecked arithmetic. Memory is linear in the length of the message.
-//! Absent on purpose: every other family, path identifiers (RFC 7911), confederations (RFC 5065).
+//! Absent on purpose: every other family, confederations (RFC 5065).
 //!
 //! Reading order: `framer`, `open`, `capability`, `attribute`, `table`, `update`, `judge`, `nlri`, `encode`.
 #![deny(
@@ -43,6 +43,7 @@ pub use community::{Community, CommunityParseError, ExtendedCommunity, LargeComm
 pub use encode::{EncodedAttributes, announce, encode, end_of_rib, withdraw};
 pub use error::{Action, AttributeFault, EncodeError, FaultKind, FrameError};
 pub use framer::{EXTENDED_LIMIT, Frame, Framer, HEADER_LEN, PLAIN_LIMIT};
+pub use nlri::{Nlri, PathId};
 pub use notification::{ErrorCode, Notification};
 pub use open::Open;
 pub use refresh::{RefreshKind, RouteRefresh};
@@ -142,6 +143,10 @@ pub struct Dialect {
     pub extended_messages: bool,
     /// Both take IPv4 prefixes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// The families whose prefixes the peer sends with path identifiers (RFC 7911).
+    pub paths_in: Families,
+    /// The families whose prefixes we send with path identifiers.
+    pub paths_out: Families,
 }
 
 impl Dialect {
@@ -153,6 +158,8 @@ impl Dialect {
         four_octet_as: true,
         extended_messages: false,
         extended_next_hop: false,
+        paths_in: Families::NONE,
+        paths_out: Families::NONE,
     };
 
     /// The longest message of type `kind`, in octets.

@@ -1,6 +1,6 @@
 //! OPEN: who a speaker is and what it can do (RFC 4271 §4.2, RFC 5492, RFC 9072).
 
-use super::capability::{AfiSafi, Capability, GracefulRestart};
+use super::capability::{AddPathFamily, AfiSafi, Capability, GracefulRestart, LongLivedFamily};
 use super::error::{EncodeError, FrameError};
 use super::framer::Frame;
 use super::reader::Reader;
@@ -85,6 +85,40 @@ impl Open {
             _ => None,
         };
         self.capabilities.iter().filter_map(role).collect()
+    }
+
+    /// The families whose prefixes the sender takes with path identifiers (RFC 7911 §4).
+    pub fn takes_paths(&self) -> Families {
+        self.path_families(AddPathFamily::RECEIVE)
+    }
+
+    /// The families whose prefixes the sender would send with path identifiers.
+    pub fn sends_paths(&self) -> Families {
+        self.path_families(AddPathFamily::SEND)
+    }
+
+    /// The families with this bit in their mode; a mode that is not defined is to be ignored.
+    fn path_families(&self, bit: u8) -> Families {
+        let defined = AddPathFamily::RECEIVE..=AddPathFamily::RECEIVE | AddPathFamily::SEND;
+        let listed = self.capabilities.iter().filter_map(|capability| match capability {
+            Capability::AddPath(families) => Some(families),
+            _ => None,
+        });
+        let offered = listed.flatten().filter(|one| defined.contains(&one.mode) && one.mode & bit != 0);
+        offered.filter_map(|one| one.family.family()).collect()
+    }
+
+    /// The families of the long-lived graceful restart capability, of several the last one; without graceful restart it
+    /// means nothing (RFC 9494 §3).
+    pub fn long_lived(&self) -> &[LongLivedFamily] {
+        if self.graceful_restart().is_none() {
+            return &[];
+        }
+        let families = self.capabilities.iter().rev().find_map(|capability| match capability {
+            Capability::LongLivedGracefulRestart(families) => Some(families.as_slice()),
+            _ => None,
+        });
+        families.unwrap_or_default()
     }
 
     /// The graceful restart capability; of several the last one counts (RFC 4724 §3).

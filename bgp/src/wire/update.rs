@@ -8,10 +8,10 @@ use super::attribute::{Attributes, NextHop};
 use super::error::{Action, AttributeFault, FaultKind, FrameError};
 use super::framer::Frame;
 use super::judge::{self, Faults, Judged};
-use super::nlri;
+use super::nlri::{self, Nlri};
 use super::reader::Reader;
 use super::table;
-use crate::prefix::{Family, Prefix};
+use crate::prefix::Family;
 
 /// What an UPDATE means, after RFC 7606 was applied to it.
 ///
@@ -20,7 +20,7 @@ use crate::prefix::{Family, Prefix};
 pub struct Update {
     /// Prefixes that are no longer reachable, of both families, those of the routes treated as withdrawn
     /// included.
-    pub withdrawn: Vec<Prefix>,
+    pub withdrawn: Vec<Nlri>,
     /// Prefixes that are reachable, with their attributes. Two entries exist only when a message carries
     /// classic NLRI beside MP_REACH_NLRI, each with its own next hop.
     pub announced: Vec<Announcement>,
@@ -32,7 +32,27 @@ pub struct Announcement {
     /// What is said about all of them.
     pub attributes: Attributes,
     /// The prefixes, all of one family, in the order of the message; at least one.
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<Nlri>,
+}
+
+impl Announcement {
+    /// Prefixes, with path identifiers or without, that share these attributes.
+    pub fn new<P: Into<Nlri>>(attributes: Attributes, prefixes: impl IntoIterator<Item = P>) -> Self {
+        Self { attributes, prefixes: prefixes.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl Update {
+    /// An UPDATE that only withdraws.
+    pub fn withdrawal<P: Into<Nlri>>(prefixes: impl IntoIterator<Item = P>) -> Self {
+        Self { withdrawn: prefixes.into_iter().map(Into::into).collect(), announced: Vec::new() }
+    }
+}
+
+impl From<Announcement> for Update {
+    fn from(announcement: Announcement) -> Self {
+        Self { withdrawn: Vec::new(), announced: vec![announcement] }
+    }
 }
 
 /// What an UPDATE turned out to be.
@@ -78,18 +98,19 @@ impl<'a> Fields<'a> {
 /// The prefixes of a message by the field that they were in.
 #[derive(Default)]
 struct Routes {
-    withdrawn: Vec<Prefix>,
-    classic: Vec<Prefix>,
-    multiprotocol: Vec<Prefix>,
+    withdrawn: Vec<Nlri>,
+    classic: Vec<Nlri>,
+    multiprotocol: Vec<Nlri>,
 }
 
 /// Reads an UPDATE and carries out what its faults cost.
 pub(super) fn decode(frame: Frame<'_>, dialect: &Dialect) -> Result<Decoded, FrameError> {
     let fields = Fields::cut(frame.body()).ok_or(FrameError::AttributeList)?;
     let mut routes = Routes::default();
-    nlri::decode(fields.withdrawn, Family::Ipv4Unicast, &mut routes.withdrawn)
+    let paths = dialect.paths_in.contains(Family::Ipv4Unicast);
+    nlri::decode(fields.withdrawn, Family::Ipv4Unicast, paths, &mut routes.withdrawn)
         .ok_or(FrameError::Network("withdrawn routes"))?;
-    nlri::decode(fields.nlri, Family::Ipv4Unicast, &mut routes.classic)
+    nlri::decode(fields.nlri, Family::Ipv4Unicast, paths, &mut routes.classic)
         .ok_or(FrameError::Network("announced routes"))?;
     let mut judged = judge::judge(fields.attributes, dialect);
     if let Some(family) = fields.end_of_rib(&judged).filter(|family| dialect.families.contains(*family)) {
@@ -99,7 +120,7 @@ pub(super) fn decode(frame: Frame<'_>, dialect: &Dialect) -> Result<Decoded, Fra
         routes.withdrawn.clear();
         routes.classic.clear();
     }
-    routes.read_multiprotocol(&mut judged);
+    routes.read_multiprotocol(&mut judged, dialect);
     routes.find_missing(&mut judged);
     reset_if_needed(&judged, !fields.nlri.is_empty())?;
     routes.drop_disabled(&judged.faults);
@@ -108,7 +129,7 @@ pub(super) fn decode(frame: Frame<'_>, dialect: &Dialect) -> Result<Decoded, Fra
 
 impl Routes {
     /// Reads the prefixes of the multiprotocol attributes; where they do not parse, the family goes.
-    fn read_multiprotocol(&mut self, judged: &mut Judged<'_>) {
+    fn read_multiprotocol(&mut self, judged: &mut Judged<'_>, dialect: &Dialect) {
         let broken = |code, family, octets: &[u8]| AttributeFault {
             code,
             kind: FaultKind::Value,
@@ -116,13 +137,15 @@ impl Routes {
             family: Some(family),
             bytes: octets.into(),
         };
+        let paths = |family| dialect.paths_in.contains(family);
         if let Some(unreach) = judged.unreach
-            && nlri::decode(unreach.nlri, unreach.family, &mut self.withdrawn).is_none()
+            && nlri::decode(unreach.nlri, unreach.family, paths(unreach.family), &mut self.withdrawn)
+                .is_none()
         {
             judged.faults.push(broken(table::MP_UNREACH_NLRI, unreach.family, unreach.octets));
         }
         if let Some(reach) = judged.reach
-            && nlri::decode(reach.nlri, reach.family, &mut self.multiprotocol).is_none()
+            && nlri::decode(reach.nlri, reach.family, paths(reach.family), &mut self.multiprotocol).is_none()
         {
             judged.faults.push(broken(table::MP_REACH_NLRI, reach.family, reach.octets));
         }

@@ -95,12 +95,9 @@ fn message(what: What, peer: usize) -> Message {
             } else {
                 attributes.local_pref = Some(100);
             }
-            let announced = vec![Announcement { attributes, prefixes: vec![net(prefix)] }];
-            Message::Update(Update { withdrawn: Vec::new(), announced })
+            Message::Update(Announcement::new(attributes, [net(prefix)]).into())
         }
-        What::Withdraw { prefix } => {
-            Message::Update(Update { withdrawn: vec![net(prefix)], announced: Vec::new() })
-        }
+        What::Withdraw { prefix } => Message::Update(Update::withdrawal([net(prefix)])),
         What::End => Message::EndOfRib(Family::Ipv4Unicast),
         What::Cease { hard: false } => Message::Notification(ErrorCode::ADMINISTRATIVE_RESET.into()),
         What::Cease { hard: true } => Message::Notification(Notification::shutdown("gone").into_hard_reset()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use manx_bgp::wire::{
-    AfiSafi, Announcement, AsPath, Attributes, Message, NextHop, RefreshKind, RouteRefresh, Update,
+    AfiSafi, Announcement, AsPath, Attributes, Message, NextHop, RefreshKind, RouteRefresh,
 };
 use manx_bgp::{Asn, ConnId, Direction, Event, Family, Input, Output, PeerState, Policy};
 
@@ -14,8 +14,8 @@ fn announcement(texts: &[&str], change: impl FnOnce(&mut Attributes)) -> Message
     let mut attributes = Attributes::new(NextHop::V4([10, 0, 0, 2].into()));
     attributes.as_path = AsPath::sequence([PEER_ASN]);
     change(&mut attributes);
-    let prefixes = texts.iter().map(|text| prefix(text)).collect();
-    Message::Update(Update { withdrawn: Vec::new(), announced: vec![Announcement { attributes, prefixes }] })
+    let prefixes = texts.iter().map(|text| prefix(text));
+    Message::Update(Announcement::new(attributes, prefixes).into())
 }
 
 fn up() -> Script {

@@ -25,6 +25,8 @@ pub(crate) const DIALECT: Dialect = Dialect {
     four_octet_as: true,
     extended_messages: false,
     extended_next_hop: false,
+    paths_in: Families::NONE,
+    paths_out: Families::NONE,
 };
 
 /// A speaker with one peer, which the test plays.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bgp_rs::{Identifier, NLRIEncoding, OpenCapability, OpenParameter, PathAttribute};
 use manx_bgp::wire::{
     Announcement, AsPath, Attributes, Capability, Dialect, ExtendedCommunity, Message, NextHop, Origin,
-    RefreshKind, Segment, Side, Update,
+    PathId, RefreshKind, Segment, Side, Update,
 };
 use manx_bgp::{Families, Prefix};
 use proptest::prelude::*;
@@ -33,6 +33,8 @@ fn dialect(four_octet_as: bool) -> Dialect {
         four_octet_as,
         extended_messages: false,
         extended_next_hop: false,
+        paths_in: Families::NONE,
+        paths_out: Families::NONE,
     }
 }
 
@@ -65,7 +67,7 @@ fn to_next_hop(octets: &[u8]) -> NextHop {
 
 /// Reads an UPDATE of bgp-rs as one of ours.
 fn to_update(update: &bgp_rs::Update) -> Update {
-    let mut ours = Update { withdrawn: to_prefixes(&update.withdrawn_routes), announced: vec![] };
+    let mut ours = Update::withdrawal(to_prefixes(&update.withdrawn_routes));
     let mut prefixes = to_prefixes(&update.announced_routes);
     let mut attributes = Attributes::new(NextHop::V4(Ipv4Addr::UNSPECIFIED));
     for attribute in &update.attributes {
@@ -108,20 +110,22 @@ fn to_update(update: &bgp_rs::Update) -> Update {
                 prefixes = to_prefixes(&reach.announced_routes);
             }
             PathAttribute::MP_UNREACH_NLRI(unreach) => {
-                ours.withdrawn = to_prefixes(&unreach.withdrawn_routes)
+                ours = Update::withdrawal(to_prefixes(&unreach.withdrawn_routes));
             }
             other => panic!("bgp-rs saw {other:?}"),
         }
     }
     if !prefixes.is_empty() {
-        ours.announced.push(Announcement { attributes, prefixes });
+        ours.announced.push(Announcement::new(attributes, prefixes));
     }
     ours
 }
 
 /// Leaves out what bgp-rs does not keep.
 fn within_reach(mut update: Update) -> Update {
-    for Announcement { attributes, .. } in &mut update.announced {
+    update.withdrawn.iter_mut().for_each(|nlri| nlri.path = PathId(0));
+    for Announcement { attributes, prefixes } in &mut update.announced {
+        prefixes.iter_mut().for_each(|nlri| nlri.path = PathId(0));
         attributes.only_to_customer = None;
         attributes.unknown.clear();
     }
@@ -152,7 +156,9 @@ proptest! {
     #[test]
     fn an_update_of_bgp_rs_means_the_same_to_us(update in strategies::update()) {
         let mut update = within_reach(update);
-        for Announcement { attributes, .. } in &mut update.announced {
+        update.withdrawn.iter_mut().for_each(|nlri| nlri.path = PathId(0));
+    for Announcement { attributes, prefixes } in &mut update.announced {
+        prefixes.iter_mut().for_each(|nlri| nlri.path = PathId(0));
             // These it cannot write, or writes in two octets only.
             attributes.atomic_aggregate = false;
             attributes.aggregator = None;

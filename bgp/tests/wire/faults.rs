@@ -40,12 +40,12 @@ fn outcome(octets: &[u8], dialect: &Dialect) -> Outcome {
         Some(AttributeFault { action: Action::Discard, .. }) => Discarded,
         Some(AttributeFault { action: Action::TreatAsWithdraw, .. }) => {
             assert_eq!(update.announced, [], "a withdrawn route is still announced");
-            assert_ne!(update.withdrawn, [], "a route treated as withdrawn is not withdrawn");
+            assert!(!update.withdrawn.is_empty(), "a route treated as withdrawn is not withdrawn");
             Withdrawn
         }
         Some(fault) => {
             let family = fault.family.expect("a fault that disables names the family");
-            let in_family = |prefix: &manx_bgp::Prefix| prefix.family() == family;
+            let in_family = |nlri: &manx_bgp::wire::Nlri| nlri.family() == family;
             assert!(!update.withdrawn.iter().any(in_family));
             assert!(!update.announced.iter().flat_map(|it| &it.prefixes).any(in_family));
             Disabled(family)

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use manx_bgp::wire::{
     self, AddPathFamily, AfiSafi, Aggregator, Announcement, AsPath, Attributes, Capability, Community,
     Dialect, EncodeError, EncodedAttributes, ErrorCode, ExtendedCommunity, ExtendedNextHop, Framer,
-    GracefulRestart, LargeCommunity, LongLivedFamily, Message, MessageType, NextHop, Notification, Open,
-    Origin, RefreshKind, RestartFamily, RouteRefresh, Segment, Side, UnknownAttribute, Update,
+    GracefulRestart, LargeCommunity, LongLivedFamily, Message, MessageType, NextHop, Nlri, Notification,
+    Open, Origin, PathId, RefreshKind, RestartFamily, RouteRefresh, Segment, Side, UnknownAttribute, Update,
 };
 use manx_bgp::{Asn, Families, Family, Prefix, RouterId};
 
@@ -32,8 +32,8 @@ fn next_hop(text: &str) -> NextHop {
 }
 
 fn announced(attributes: Attributes, prefixes: &[&str]) -> Message {
-    let prefixes = prefixes.iter().copied().map(prefix).collect();
-    Message::Update(Update { withdrawn: vec![], announced: vec![Announcement { attributes, prefixes }] })
+    let prefixes = prefixes.iter().copied().map(prefix);
+    Message::Update(Announcement::new(attributes, prefixes).into())
 }
 
 // ── header and framer ──────────────────────────────────────────────────────────────────────────────────
@@ -328,13 +328,29 @@ fn a_next_hop_of_32_octets_carries_the_link_local_address() {
 
 #[test]
 fn ipv4_goes_behind_an_ipv6_next_hop_where_that_was_negotiated() {
-    let list = hex("900e 001a 0001 01 10 fe800000000000000000000000000001 00 1a0af40340 400101 00 400200");
+    let list = hex("900e 001a 0001 01 10 20010db8000000000000000000000001 00 1a0af40340 400101 00 400200");
     let octets = update(&[], &list, &[]);
-    let message = announced(Attributes::new(next_hop("fe80::1")), &["10.244.3.64/26"]);
+    let message = announced(Attributes::new(next_hop("2001:db8::1")), &["10.244.3.64/26"]);
     let plain = dialect(Side::Internal);
     same(&octets, &message, &Dialect { extended_next_hop: true, ..plain });
     let outcome = wire::encode(&message, &plain, &mut Vec::new());
     assert_eq!(outcome, Err(EncodeError::NextHop { family: Family::Ipv4Unicast }));
+}
+
+#[test]
+fn a_next_hop_that_is_only_link_local_is_told_twice_and_understood_in_every_form() {
+    let extended = Dialect { extended_next_hop: true, ..dialect(Side::Internal) };
+    let message = announced(Attributes::new(next_hop("fe80::1")), &["10.244.3.64/26"]);
+    let local = "fe800000000000000000000000000001";
+    let list = |hops: &str| {
+        let len = hops.len() / 2;
+        hex(&format!("900e 00{:02x} 0001 01 {len:02x} {hops} 00 1a0af40340 400101 00 400200", len + 10))
+    };
+    same(&update(&[], &list(&format!("{local}{local}")), &[]), &message, &extended);
+    let unspecified = "0".repeat(32);
+    for other in [local.to_owned(), format!("{unspecified}{local}")] {
+        assert_eq!(good(&update(&[], &list(&other), &[]), &extended), message, "{other}");
+    }
 }
 
 #[test]
@@ -354,18 +370,18 @@ fn classic_and_multiprotocol_routes_in_one_message_have_a_next_hop_each() {
     let found: Vec<_> =
         update.announced.iter().map(|it| (it.attributes.next_hop.to_string(), it.prefixes.clone())).collect();
     let expected = [
-        ("192.0.2.1".to_owned(), vec![prefix("10.0.0.0/8")]),
-        ("2001:db8::1".to_owned(), vec![prefix("fd00:10:244::/48")]),
+        ("192.0.2.1".to_owned(), vec![prefix("10.0.0.0/8").into()]),
+        ("2001:db8::1".to_owned(), vec![prefix("fd00:10:244::/48").into()]),
     ];
     assert_eq!(found, expected);
 }
 
 #[test]
 fn withdrawals_of_both_families_stand_as_in_their_rfcs() {
-    let v4 = Update { withdrawn: vec![prefix("10.244.3.64/26"), prefix("10.0.0.0/8")], announced: vec![] };
+    let v4 = Update::withdrawal([prefix("10.244.3.64/26"), prefix("10.0.0.0/8")]);
     let octets = update(&hex("1a0af40340 080a"), &[], &[]);
     same(&octets, &Message::Update(v4), &dialect(Side::Internal));
-    let v6 = Update { withdrawn: vec![prefix("fd00:10:244::/48"), prefix("::/0")], announced: vec![] };
+    let v6 = Update::withdrawal([prefix("fd00:10:244::/48"), prefix("::/0")]);
     let octets = update(&[], &hex("900f 000b 0002 01 30 fd0000100244 00"), &[]);
     same(&octets, &Message::Update(v6), &dialect(Side::Internal));
 }
@@ -544,22 +560,63 @@ fn communities_are_read_and_written_as_operators_do() {
     assert!(!ExtendedCommunity([0x40, 4, 0, 0, 0, 0, 0, 0]).is_transitive());
 }
 
+// ── several paths per prefix (RFC 7911) ────────────────────────────────────────────────────────────────
+
+fn path(text: &str, id: u32) -> Nlri {
+    Nlri { prefix: prefix(text), path: PathId(id) }
+}
+
+#[test]
+fn path_identifiers_stand_before_prefixes_in_every_field() {
+    let both = Dialect { paths_in: Families::ALL, paths_out: Families::ALL, ..dialect(Side::Internal) };
+    let v4 = Announcement::new(
+        Attributes::new(next_hop("192.0.2.1")),
+        [path("10.244.3.64/26", 1), path("10.244.3.64/26", 0x0102_0304), path("0.0.0.0/0", u32::MAX)],
+    );
+    let list = hex("400101 00 400200 400304 c0000201");
+    let nlri = hex("00000001 1a 0af40340 01020304 1a 0af40340 ffffffff 00");
+    same(&update(&[], &list, &nlri), &Message::Update(v4.into()), &both);
+    let gone = Message::Update(Update::withdrawal([path("10.0.0.0/8", 7), path("10.0.0.0/8", 8)]));
+    same(&update(&hex("00000007 08 0a 00000008 08 0a"), &[], &[]), &gone, &both);
+    let v6 = Announcement::new(Attributes::new(next_hop("2001:db8::1")), [path("fd00:10:244::/48", 9)]);
+    let list = hex("900e 0020 0002 01 10 20010db8000000000000000000000001 00 00000009 30 fd0000100244
+        400101 00 400200");
+    same(&update(&[], &list, &[]), &Message::Update(v6.into()), &both);
+    let gone = Message::Update(Update::withdrawal([path("fd00:10:244::/48", 9)]));
+    same(&update(&[], &hex("900f 000e 0002 01 00000009 30 fd0000100244"), &[]), &gone, &both);
+}
+
+#[test]
+fn a_family_without_path_identifiers_is_read_without_beside_one_with() {
+    let ipv6 = Families::from_iter([Family::Ipv6Unicast]);
+    let dialect = Dialect { paths_in: ipv6, ..dialect(Side::Internal) };
+    let list = hex("800f 0e 0002 01 00000009 30 fd0000100244");
+    let Message::Update(update) = good(&update(&hex("08 0a"), &list, &[]), &dialect) else {
+        panic!("an UPDATE")
+    };
+    assert_eq!(update.withdrawn, [path("10.0.0.0/8", 0), path("fd00:10:244::/48", 9)]);
+}
+
 // ── packing ────────────────────────────────────────────────────────────────────────────────────────────
 
-fn thousands(family: Family, count: u32) -> Vec<Prefix> {
+fn thousands(family: Family, count: u32) -> Vec<Nlri> {
     let address = |n: u32| match family {
         Family::Ipv4Unicast => IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + (n << 6))),
         Family::Ipv6Unicast => IpAddr::V6((0xfd00_u128 << 112 | u128::from(n) << 64).into()),
     };
     let len = if family == Family::Ipv4Unicast { 26 } else { 64 };
-    (0..count).map(|n| Prefix::masked(address(n), len).expect("a length of the family")).collect()
+    let one = |n| Nlri { prefix: Prefix::masked(address(n), len).expect("a good length"), path: PathId(0) };
+    (0..count).map(one).collect()
 }
 
 #[test]
 fn messages_are_filled_to_the_limit_and_nothing_is_lost() {
     for (family, hop) in [(Family::Ipv4Unicast, "192.0.2.1"), (Family::Ipv6Unicast, "2001:db8::1")] {
-        for extended_messages in [false, true] {
-            let dialect = Dialect { extended_messages, ..dialect(Side::Internal) };
+        for (extended_messages, paths) in
+            [(false, Families::NONE), (true, Families::NONE), (false, Families::ALL)]
+        {
+            let dialect =
+                Dialect { extended_messages, paths_in: paths, paths_out: paths, ..dialect(Side::Internal) };
             let limit = dialect.limit(MessageType::Update);
             let prefixes = thousands(family, 20_000);
             let attributes = EncodedAttributes::new(&Attributes::new(next_hop(hop)), &dialect);
@@ -570,7 +627,7 @@ fn messages_are_filled_to_the_limit_and_nothing_is_lost() {
                 let count = wire::announce(&attributes, &mut left, &dialect, &mut buf).unwrap();
                 assert!(buf.len() <= limit, "{} octets", buf.len());
                 assert!(
-                    left.peek().is_none() || buf.len() + 9 > limit,
+                    left.peek().is_none() || buf.len() + 13 > limit,
                     "room is left in {} octets",
                     buf.len()
                 );
@@ -586,7 +643,7 @@ fn messages_are_filled_to_the_limit_and_nothing_is_lost() {
                 wire::withdraw(&mut left, &dialect, &mut buf);
                 assert!(buf.len() <= limit, "{} octets", buf.len());
                 assert!(
-                    left.peek().is_none() || buf.len() + 9 > limit,
+                    left.peek().is_none() || buf.len() + 13 > limit,
                     "room is left in {} octets",
                     buf.len()
                 );
@@ -601,7 +658,7 @@ fn messages_are_filled_to_the_limit_and_nothing_is_lost() {
 #[test]
 fn one_message_never_mixes_families() {
     let dialect = dialect(Side::Internal);
-    let mixed = ["10.0.0.0/8", "10.1.0.0/16", "fd00::/48", "11.0.0.0/8"].map(prefix);
+    let mixed = ["10.0.0.0/8", "10.1.0.0/16", "fd00::/48", "11.0.0.0/8"].map(|text| prefix(text).into());
     let mut left = mixed.into_iter().peekable();
     let mut counts = Vec::new();
     while left.peek().is_some() {

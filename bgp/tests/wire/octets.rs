@@ -47,6 +47,8 @@ pub(crate) fn dialect(side: Side) -> Dialect {
         four_octet_as: true,
         extended_messages: false,
         extended_next_hop: false,
+        paths_in: Families::NONE,
+        paths_out: Families::NONE,
     }
 }
 

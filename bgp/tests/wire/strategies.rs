@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use manx_bgp::wire::{
     AddPathFamily, AfiSafi, Aggregator, Announcement, AsPath, Attributes, Capability, Community, Dialect,
     ErrorCode, ExtendedCommunity, ExtendedNextHop, GracefulRestart, LargeCommunity, LongLivedFamily, NextHop,
-    Notification, Open, Origin, RefreshKind, RestartFamily, RouteRefresh, Side, UnknownAttribute, Update,
+    Nlri, Notification, Open, Origin, PathId, RefreshKind, RestartFamily, RouteRefresh, Side,
+    UnknownAttribute, Update,
 };
 use manx_bgp::{Asn, Families, Family, Prefix, RouterId};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -14,13 +15,22 @@ use proptest::option;
 use proptest::prelude::*;
 
 pub(crate) fn dialect() -> impl Strategy<Value = Dialect> {
-    (any::<[bool; 4]>()).prop_map(|[internal, four_octet_as, extended_messages, extended_next_hop]| Dialect {
-        side: if internal { Side::Internal } else { Side::External },
-        families: Families::ALL,
-        four_octet_as,
-        extended_messages,
-        extended_next_hop,
-    })
+    (any::<[bool; 6]>()).prop_map(
+        |[internal, four_octet_as, extended_messages, extended_next_hop, v4, v6]| Dialect {
+            side: if internal { Side::Internal } else { Side::External },
+            families: Families::ALL,
+            four_octet_as,
+            extended_messages,
+            extended_next_hop,
+            paths_in: paths(v4, v6),
+            paths_out: paths(v4, v6),
+        },
+    )
+}
+
+fn paths(v4: bool, v6: bool) -> Families {
+    let families = [(v4, Family::Ipv4Unicast), (v6, Family::Ipv6Unicast)];
+    families.into_iter().filter_map(|(wanted, family)| wanted.then_some(family)).collect()
 }
 
 /// Private numbers of both widths. Those are the ones whose width bgp-rs cannot mistake.
@@ -115,9 +125,15 @@ pub(crate) fn attributes(family: Family) -> impl Strategy<Value = Attributes> {
     )
 }
 
+/// Paths to prefixes of one family.
+fn paths_to(family: Family, most: usize) -> impl Strategy<Value = Vec<Nlri>> {
+    let one = |prefix: Prefix| any::<u32>().prop_map(move |path| Nlri { prefix, path: PathId(path) });
+    prefixes(family, most).prop_flat_map(move |prefixes| prefixes.into_iter().map(one).collect::<Vec<_>>())
+}
+
 fn announcement(family: Family) -> impl Strategy<Value = Announcement> {
-    (attributes(family), prefixes(family, 30))
-        .prop_map(|(attributes, prefixes)| Announcement { attributes, prefixes })
+    (attributes(family), paths_to(family, 30))
+        .prop_map(|(attributes, prefixes)| Announcement::new(attributes, prefixes))
 }
 
 pub(crate) fn family() -> impl Strategy<Value = Family> {
@@ -128,9 +144,7 @@ pub(crate) fn family() -> impl Strategy<Value = Family> {
 pub(crate) fn update() -> impl Strategy<Value = Update> {
     let announced =
         family().prop_flat_map(announcement).prop_map(|it| Update { withdrawn: vec![], announced: vec![it] });
-    let withdrawn = family()
-        .prop_flat_map(|family| prefixes(family, 60))
-        .prop_map(|withdrawn| Update { withdrawn, announced: vec![] });
+    let withdrawn = family().prop_flat_map(|family| paths_to(family, 60)).prop_map(Update::withdrawal);
     prop_oneof![3 => announced, 1 => withdrawn]
 }
 

@@ -1,0 +1,45 @@
+//! Routes that outlive their session for long (RFC 9494): marked, least preferred, and told only to those who understand
+//! the mark.
+
+use std::sync::Arc;
+
+use super::Rib;
+use super::path::{Path, PeerIndex, Shared};
+use crate::prefix::Family;
+use crate::wire::Community;
+
+impl Rib {
+    /// The time for a restart is over: what is stale still is marked with LLGR_STALE, or goes if it carries NO_LLGR
+    /// (RFC 9494 §4.2). Returns how many paths went.
+    #[expect(dead_code, reason = "the session side follows")]
+    pub(crate) fn keep_for_long(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        if self.counts(peer, family).stale == 0 {
+            return 0;
+        }
+        let fading = |path: &Path| path.peer == peer && path.stale && !path.long_lived;
+        let refuses = |path: &Path| path.received().attributes.communities.contains(&Community::NO_LLGR);
+        let nets = self.of_peer(peer, family, fading);
+        let gone = self.remove_all(&nets, |path| fading(path) && refuses(path));
+        for id in nets {
+            let Some(net) = self.nets.get(id) else { continue };
+            let prefix = net.prefix;
+            let paths: Vec<Path> = net.paths.as_slice().iter().filter(|path| fading(path)).cloned().collect();
+            for mut path in paths {
+                path.long_lived = true;
+                path.set = self.marked(&path);
+                self.store(prefix, path);
+            }
+        }
+        gone
+    }
+
+    /// The attributes of a path with LLGR_STALE among its communities.
+    pub(super) fn marked(&mut self, path: &Path) -> Shared {
+        if path.set.attributes.communities.contains(&Community::LLGR_STALE) {
+            return Arc::clone(&path.set);
+        }
+        let mut attributes = path.set.attributes.clone();
+        attributes.communities.insert(Community::LLGR_STALE);
+        self.interner.intern_from(attributes, Some(path.received()))
+    }
+}
