@@ -344,13 +344,6 @@ pub struct FamilyConfig {
 }
 
 impl FamilyConfig {
-    /// Whether the OPEN says the same about both.
-    fn same_session(&self, other: &Self) -> bool {
-        self.add_path.receive == other.add_path.receive
-            && self.add_path.send.is_some() == other.add_path.send.is_some()
-            && self.extended_next_hop == other.extended_next_hop
-    }
-
     /// As many prefixes as a peer may announce unless told otherwise.
     pub const MAX_PREFIXES: u32 = 1_000_000;
 

@@ -101,7 +101,7 @@ impl Script {
         let mut attributes = Attributes::new(NextHop::V4([10, 0, 0, 2].into()));
         attributes.as_path = AsPath::sequence([asn]);
         let prefixes = vec![crate::world::prefix(text)];
-        let announced = vec![Announcement { prefixes, attributes }];
+        let announced = vec![Announcement::new(attributes, prefixes)];
         self.say(conn, &Message::Update(Update { withdrawn: Vec::new(), announced }))
     }
 
