@@ -6,6 +6,7 @@
 mod chore;
 mod ci;
 mod crds;
+mod fuzz;
 mod manual;
 mod run;
 mod setup;
@@ -22,6 +23,7 @@ cargo xtask COMMAND
   lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help)
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
+  fuzz TARGET [SECONDS]  fuzz the BGP speaker: decode, session or speaker, for 60 s; keeps what is new in the corpus
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale";
@@ -49,6 +51,8 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["test"] => run::test(&root, None),
         ["test", filter] => run::test(&root, Some(filter)),
         ["bench", name, args @ ..] => run::bench(&root, name, args),
+        ["fuzz", target] => fuzz::fuzz(&root, target, "60"),
+        ["fuzz", target, seconds] => fuzz::fuzz(&root, target, seconds),
         ["ci"] => ci::ci(&root),
         ["tidy"] => tidy::tidy(&root),
         ["crds"] => crds::write(&root),
