@@ -30,6 +30,7 @@ pub(crate) fn fuzz(root: &Root, target: &str, seconds: &str) -> anyhow::Result<(
     run(cargo.env("RUSTFLAGS", FLAGS).env("CARGO_PROFILE_RELEASE_LTO", "off"))?;
     let program = folder.join(platform).join("release").join(program);
     let corpus = root.join("tests/fuzz/corpus").join(target);
+    std::fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
     let found = folder.join(format!("found-{target}"));
     std::fs::create_dir_all(&found).with_context(|| format!("making {}", found.display()))?;
     let artifacts = format!("-artifact_prefix={}/", folder.display());

@@ -276,7 +276,9 @@ impl Peer {
     /// Which of two connections goes, when the OPEN has come on `new` (RFC 4271 §6.8, RFC 6286 §2.3).
     fn collision(&self, new: ConnId, theirs: &Open, local: &Local) -> Option<Collision> {
         let new = self.session(new)?;
-        let other = self.sessions.iter().find(|session| session.link.conn != new.link.conn)?;
+        // Of several others the one that got furthest is the rival: only one may ever be Established.
+        let others = self.sessions.iter().filter(|session| session.link.conn != new.link.conn);
+        let other = others.max_by_key(|session| session.state())?;
         let (new_conn, old) = (new.link.conn, other.link.conn);
         match &other.phase {
             Phase::Closed | Phase::OpenSent(_) => return None,

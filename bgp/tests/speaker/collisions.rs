@@ -230,3 +230,18 @@ fn a_peer_that_connects_in_a_storm_is_throttled() {
     assert_eq!(script.state(), "Established", "an honest attempt later succeeds");
     assert!(octets(&Message::Keepalive).len() == 19);
 }
+
+#[test]
+fn a_third_connection_is_measured_against_the_session_that_is_up_not_against_one_that_still_waits() {
+    let mut script = Script::new(|_| {});
+    script.connect(1, Direction::Active);
+    script.connect(2, Direction::Passive);
+    script.say(2, &Message::Open(open(PEER_ASN)));
+    script.say(2, &Message::Keepalive);
+    assert_eq!(script.state(), "Established");
+    script.wait(secs(5));
+    script.connect(3, Direction::Passive);
+    let said = script.say(3, &Message::Open(open(PEER_ASN)));
+    assert_eq!(said[..2], ["NOTIFICATION 6/7", "close 3"], "{said:?}");
+    assert_eq!(script.state(), "Established");
+}

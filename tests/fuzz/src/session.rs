@@ -10,8 +10,9 @@ use manx_bgp::wire::{
     RouteRefresh, Side, Update,
 };
 use manx_bgp::{
-    Asn, ConnId, Direction, Families, Family, FamilyConfig, Input, Local, NextHopMode, Output, PeerConfig,
-    PeerId, Policy, Prefix, RouterId, Speaker,
+    AddPath, Asn, ConnId, Dial, Direction, Families, Family, FamilyConfig, Gateway, Input, LimitAction,
+    Local, LocalAs, NextHopMode, Output, PeerConfig, PeerId, Policy, Prefix, RemoteAs, Role, RouterId,
+    Speaker,
 };
 
 use crate::script::Script;
@@ -54,7 +55,7 @@ struct Bench {
     next_conn: u64,
     dialling: BTreeSet<usize>,
     /// The routes that we were told.
-    told: BTreeMap<Prefix, BTreeSet<IpAddr>>,
+    told: BTreeMap<Prefix, BTreeSet<Gateway>>,
 }
 
 fn peer_name(peer: usize) -> PeerId {
@@ -69,27 +70,52 @@ fn end(host: u8, port: u16) -> SocketAddr {
     SocketAddr::new(address(host), port)
 }
 
-fn config(peer: usize, flavour: u8) -> PeerConfig {
-    let bit = |n: u8| flavour >> n & 1 == 1;
-    let mut config = PeerConfig::new(Asn(PEER_ASNS[peer]), end(peer as u8 + 1, 179));
-    config.source = Some(address(100));
-    config.passive = bit(0);
-    config.reflector_client = bit(1);
-    if bit(2) {
+/// A peer with settings of any choice. The first may also be declared as a range that its address lies in.
+fn config(peer: usize, script: &mut Script<'_>) -> PeerConfig {
+    let flavour = script.u32();
+    let bit = |n: u32| flavour >> n & 1 == 1;
+    let some = |n: u32, value: u64| bit(n).then(|| secs(value));
+    let target = end(peer as u8 + 1, 179);
+    let mut config = PeerConfig::new(Asn(PEER_ASNS[peer]), target);
+    if bit(0) {
+        config.target = Dial::Passive(target);
+    } else if bit(1) && peer == 0 {
+        config.target = Dial::Range { prefix: "192.0.2.0/29".parse().expect("a prefix"), limit: 2 };
+    }
+    config.source = bit(2).then(|| address(100));
+    config.keepalive = some(3, 1);
+    config.delay_open = some(4, 5);
+    config.long_lived = some(5, 600);
+    config.damping = bit(6);
+    config.reflector_client = bit(7);
+    config.role = bit(8).then_some(Role::Peer);
+    config.role_strict = bit(9);
+    config.allow_own_as = u8::from(bit(10));
+    config.remove_private_as = bit(11);
+    config.local_as = bit(12).then_some(LocalAs { asn: Asn(65200), prepend: bit(13), replace: bit(14) });
+    if bit(15) {
         config.graceful_restart = None;
+    }
+    if bit(16) {
+        config.asn = RemoteAs::External;
     }
     let v6: Ipv6Addr = "2001:db8::100".parse().expect("an address");
     for (family, own) in [(Family::Ipv4Unicast, address(100)), (Family::Ipv6Unicast, v6.into())] {
-        if family == Family::Ipv6Unicast && bit(3) {
+        if family == Family::Ipv6Unicast && bit(17) {
             continue;
         }
-        let policy = if bit(4) { Policy::reject_all() } else { Policy::accept_all() };
-        let max_prefixes = if bit(5) { 3 } else { 1000 };
-        let next_hop = if bit(6) { NextHopMode::Keep } else { NextHopMode::Own(own) };
-        config.families.insert(
-            family,
-            FamilyConfig { import: policy, export: Policy::accept_all(), max_prefixes, next_hop },
-        );
+        let import = if bit(18) { Policy::reject_all() } else { Policy::accept_all() };
+        let next_hop = if bit(19) { NextHopMode::Keep } else { NextHopMode::Own(own) };
+        let mut declared = FamilyConfig::new(import, Policy::accept_all(), next_hop);
+        declared.limit.max = if bit(20) { 3 } else { 1000 };
+        declared.limit.action = match (bit(21), bit(22)) {
+            (false, _) => LimitAction::Restart(secs(30)),
+            (true, false) => LimitAction::StayDown,
+            (true, true) => LimitAction::Warn,
+        };
+        declared.add_path = AddPath { receive: bit(23), send: bit(24).then_some(2) };
+        declared.extended_next_hop = bit(25);
+        config.families.insert(family, declared);
     }
     config
 }
@@ -115,7 +141,7 @@ impl Bench {
 
     fn set_peers(&mut self, script: &mut Script<'_>, which: u8) {
         let chosen = (0..3).filter(|peer| which >> peer & 1 == 1);
-        let peers = chosen.map(|peer| (peer_name(peer), config(peer, script.octet()))).collect();
+        let peers = chosen.map(|peer| (peer_name(peer), config(peer, script))).collect();
         self.feed(Input::SetPeers(peers));
     }
 
@@ -178,7 +204,12 @@ impl Bench {
         framer.allow_extended_messages();
         self.conns.insert(conn, Conn { peer, framer, closed: false });
         let (local, remote) = (end(100, 179), end(peer as u8 + 1, 40_000 + conn.0 as u16));
-        self.feed(Input::Connected { peer: peer_name(peer), conn, local, remote, direction });
+        match direction {
+            Direction::Active => {
+                self.feed(Input::Connected { peer: peer_name(peer), conn, local, remote, direction })
+            }
+            Direction::Passive => self.feed(Input::Accepted { conn, local, remote }),
+        }
     }
 
     /// A connection out of those that are open.
@@ -235,7 +266,7 @@ impl Bench {
             Output::Route { prefix, next_hops } => {
                 self.told.insert(prefix, next_hops);
             }
-            Output::Settled | Output::Event(_) => {}
+            Output::Adopted { .. } | Output::Settled | Output::Event(_) => {}
         }
     }
 
@@ -268,7 +299,6 @@ impl Bench {
         for peer in &snapshot.peers {
             for (family, status) in &peer.families {
                 assert!(status.accepted <= status.received, "{family} of {}", peer.peer);
-                assert!(status.received <= status.max_prefixes, "{family} of {}: {status:?}", peer.peer);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use manx_bgp::{Event, Input, PeerConfig, Prefix, StopReason};
+use manx_bgp::{AddPath, Event, Input, PeerConfig, Prefix, StopReason};
 
 use crate::script::Script;
 use crate::world::{Host, World, name, prefix, secs};
@@ -30,7 +30,7 @@ pub fn speaker(octets: &[u8]) {
     }
     world.chunk = [1, 7, 19, 64, 4096, 65_536][usize::from(script.below(6))];
     for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-        let flavours = [script.octet(), script.octet()];
+        let flavours = [script.u16(), script.u16()];
         world.peer_with(a, b, |me, config| flavour(config, flavours[usize::from(me == b)]));
     }
     let mut originated: [BTreeSet<Prefix>; HOSTS] = std::array::from_fn(|_| BTreeSet::new());
@@ -58,8 +58,8 @@ pub fn speaker(octets: &[u8]) {
 }
 
 /// Differences that sessions must bear: none of them keeps routes away.
-fn flavour(config: &mut PeerConfig, octet: u8) {
-    let bit = |n: u8| octet >> n & 1 == 1;
+fn flavour(config: &mut PeerConfig, octet: u16) {
+    let bit = |n: u16| octet >> n & 1 == 1;
     if bit(0) {
         config.graceful_restart = None;
     }
@@ -70,6 +70,15 @@ fn flavour(config: &mut PeerConfig, octet: u8) {
         config.connect_retry = secs(7);
     }
     config.reflector_client = bit(3);
+    config.damping = bit(4);
+    config.delay_open = bit(5).then(|| secs(2));
+    config.keepalive = bit(6).then(|| secs(1));
+    config.long_lived = bit(7).then(|| secs(120));
+    config.remove_private_as = bit(8);
+    for family in config.families.values_mut() {
+        family.add_path = AddPath { receive: bit(9), send: bit(10).then_some(3) };
+        family.extended_next_hop = bit(11);
+    }
 }
 
 fn happen(
@@ -105,7 +114,7 @@ fn happen(
         }
         7 if !dead => world.input(host, Input::Reset { peer: name(other) }),
         8 if !dead => {
-            let octet = script.octet();
+            let octet = script.u16();
             world.reconfigure(host, other, |config| flavour(config, octet));
         }
         9 if !dead => {

@@ -6,7 +6,7 @@ use super::Finding;
 use crate::chore::{Root, output};
 
 /// Each crate (by folder) with the crates that it may depend on; `tests` may depend on any.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("api", &[]),
     ("bgp", &[]),
     ("ipam", &[]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("cni", &["kernel"]),
     ("agent", &["api", "bgp", "ipam", "kernel", "cni"]),
     ("ctl", &["api"]),
+    ("fuzz", &["bgp"]),
     ("xtask", &["api"]),
 ];
 
