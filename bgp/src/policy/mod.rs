@@ -245,3 +245,6 @@ impl Rule {
             && self.communities.as_ref().is_none_or(|wanted| wanted.matches(subject.attributes))
     }
 }
+
+#[cfg(test)]
+mod tests;

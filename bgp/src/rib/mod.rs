@@ -544,4 +544,6 @@ fn origin_attributes(origin: &OriginAttributes) -> Attributes {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
