@@ -224,13 +224,14 @@ fn tell(
         terms: Terms::default(),
         policy: &policy,
         local_address: OURS,
+        own: NextHopMode::Own(OURS),
     };
     match saying {
         Some(saying) => {
             let attributes = attributes(place, peers[place], saying);
-            rib.announce(&screen, Announcement { attributes, prefixes: vec![prefix(number)] }, u32::MAX);
+            rib.announce(&screen, Announcement::new(attributes, [prefix(number)]), u32::MAX);
         }
-        None => rib.withdraw(PeerIndex(place as u32), &prefix(number)),
+        None => rib.withdraw(PeerIndex(place as u32), prefix(number)),
     }
     rib.decide();
 }
@@ -245,9 +246,9 @@ fn hear(rib: &mut Rib, place: usize, peer: Neighbour, known: &mut BTreeMap<Prefi
             let decoded = wire::decode(frame, &dialect(peer)).unwrap();
             assert_eq!(decoded.faults, [], "what we send is without fault");
             let Message::Update(update) = decoded.message else { continue };
-            update.withdrawn.iter().for_each(|prefix| _ = known.remove(prefix));
+            update.withdrawn.iter().for_each(|nlri| _ = known.remove(&nlri.prefix));
             for Announcement { attributes, prefixes } in update.announced {
-                known.extend(prefixes.into_iter().map(|prefix| (prefix, attributes.clone())));
+                known.extend(prefixes.into_iter().map(|nlri| (nlri.prefix, attributes.clone())));
             }
         }
     }
@@ -267,6 +268,8 @@ fn open(peers: &[Neighbour]) -> Rib {
             next_hop: NextHopMode::Own(OURS),
             local_address: OURS,
             dialect: dialect(*peer),
+            most_paths: 1,
+            long_lived: true,
         };
         rib.open(Family::Ipv4Unicast, export);
     }
