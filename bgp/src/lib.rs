@@ -32,13 +32,13 @@
 //!
 //! [`speaker`] is the door. `peer` holds the sessions, `rib` the table, [`wire`] the octets; `graceful` knows when a
 //! start is over and which routes outlive a session. Types for everyone: [`prefix`], [`config`], [`policy`],
-//! [`event`], [`snapshot`].
+//! [`event`], [`snapshot`], [`explanation`].
 //!
 //! # RFCs
 //!
-//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 6286, 6608, 6793, 7606, 7607, 8092, 8212, 8538, 8654,
-//! 8950, 9003, 9072, 9687. Absent on purpose: confederations, ADD-PATH (7911), long-lived graceful restart (9494),
-//! roles (9234), enhanced route refresh (7313), every family but unicast.
+//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7606, 7607, 7999, 8092,
+//! 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9687. Absent on purpose: confederations, ADD-PATH (7911), long-lived graceful restart (9494),
+//! enhanced route refresh (7313), every family but unicast.
 
 mod agenda;
 mod chance;
