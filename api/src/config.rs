@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, Community, LabelSelector};
+use crate::{Address, Cidr, Community, LabelSelector};
 
 /// What is true for every BGP session of the cluster. Only the object named default is heeded.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -26,6 +26,7 @@ use crate::{Cidr, Community, LabelSelector};
     printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.asNumber"),
     printcolumn(name = "TOPOLOGY", type_ = "string", json_path = ".spec.topology"),
     printcolumn(name = "PORT", type_ = "integer", json_path = ".spec.listenPort"),
+    printcolumn(name = "ACCEPTED", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
     printcolumn(name = "HOLD", type_ = "integer", json_path = ".spec.holdTimeSeconds", priority = 1),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -66,6 +67,12 @@ pub struct BGPConfigurationSpec {
     #[schemars(range(min = 1, max = 65535))]
     pub listen_port: u16,
 
+    /// Addresses that agents listen on. Unset: the node's own. `0.0.0.0` and `::` stand for every address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub listen_addresses: Vec<Address>,
+
     /// Silence, in seconds, after which a peer is taken for dead: 0 (never) or 3 to 65535.
     #[serde(default = "default_hold_time")]
     pub hold_time_seconds: u16,
@@ -84,6 +91,20 @@ pub struct BGPConfigurationSpec {
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
 
+    /// Keep the routes of a peer, as the last resort, while it stays away for longer than that (RFC 9494). Unset: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_lived_graceful_restart: Option<LongLivedGracefulRestart>,
+
+    /// Nodes that are about to go: their routes are announced with the community of RFC 8326 to external peers and with
+    /// LOCAL_PREF 0 to internal ones, so that traffic finds another way first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graceful_shutdown: Option<GracefulShutdown>,
+
+    /// Seconds that sessions which are no longer configured stay while those configured instead have not been heard.
+    #[serde(default = "default_linger")]
+    #[schemars(range(min = 0, max = 600))]
+    pub linger_seconds: u16,
+
     /// Prefixes taken from one peer before its session is closed, unless its BGPPeer says otherwise.
     #[serde(default)]
     pub max_prefixes: MaxPrefixes,
@@ -92,6 +113,10 @@ pub struct BGPConfigurationSpec {
     #[serde(default = "default_multipath")]
     #[schemars(range(min = 1, max = 64))]
     pub multipath: u8,
+
+    /// Paths of equal length through different systems share the traffic.
+    #[serde(default)]
+    pub multipath_relax: bool,
 
     /// Names for communities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -145,9 +170,30 @@ pub struct GracefulRestart {
     pub restart_time_seconds: u16,
 }
 
-/// How many prefixes a peer may announce before its session is closed.
+/// How long the routes of a peer that stays away are kept (RFC 9494).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LongLivedGracefulRestart {
+    /// Seconds, counted from the end of the restart time: 0 (off) to 16777215.
+    #[schemars(range(min = 0, max = 16_777_215))]
+    pub stale_time_seconds: u32,
+}
+
+/// Which nodes are about to go.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GracefulShutdown {
+    /// These, by the labels of the Node.
+    pub node_selector: LabelSelector,
+}
+
+/// How many prefixes a peer may announce, and what happens when there are more.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "!has(self.restartSeconds) || !has(self.action) || self.action == 'Restart'",
+    "restartSeconds is for action Restart"
+))]
 pub struct MaxPrefixes {
     /// IPv4 prefixes. Unset: the default of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +204,31 @@ pub struct MaxPrefixes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub ipv6: Option<u32>,
+
+    /// Percent of the number at which a warning is told. Unset: 75.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub warn_percent: Option<u8>,
+
+    /// What happens when there are more. Unset: Restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<LimitAction>,
+
+    /// Seconds until the next session, when action is Restart. Unset: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub restart_seconds: Option<u16>,
+}
+
+/// What happens when a peer announces more prefixes than it may.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitAction {
+    /// It is told, and the routes are taken.
+    Warn,
+    /// The session is closed (RFC 4486 §4) and made again after a while.
+    Restart,
+    /// The session is closed and stays so until the limit is changed.
+    StayDown,
 }
 
 /// A name for a community.
@@ -209,12 +280,17 @@ impl Default for BGPConfigurationSpec {
             topology: Topology::default(),
             route_reflector: None,
             listen_port: default_port(),
+            listen_addresses: Vec::new(),
             hold_time_seconds: default_hold_time(),
             keepalive_time_seconds: None,
             connect_retry_seconds: default_connect_retry(),
             graceful_restart: GracefulRestart::default(),
+            long_lived_graceful_restart: None,
+            graceful_shutdown: None,
+            linger_seconds: default_linger(),
             max_prefixes: MaxPrefixes::default(),
             multipath: default_multipath(),
+            multipath_relax: false,
             communities: Vec::new(),
             prefix_advertisements: Vec::new(),
         }
@@ -271,6 +347,10 @@ fn default_hold_time() -> u16 {
 }
 
 fn default_connect_retry() -> u16 {
+    30
+}
+
+fn default_linger() -> u16 {
     30
 }
 

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, Community};
+use crate::{Address, Cidr, Community, CommunityPattern};
 
 const V4_RULES: (&str, &str) = (
     concat!(
@@ -35,6 +35,11 @@ const V6_RULES: (&str, &str) = (
     status = "BGPFilterStatus",
     derive = "PartialEq",
     doc = "Ordered rules on what is believed of a peer (import) and what is told to it (export). The first rule that matches decides.",
+    printcolumn(
+        name = "ACCEPTED",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct BGPFilterSpec {
@@ -69,8 +74,8 @@ pub struct BGPFilterSpec {
 #[x_kube(
     validation = ("!has(self.matchOperator) || has(self.cidr)", "matchOperator compares with cidr: it needs cidr"),
     validation = (
-        "self.action == 'Accept' || (!has(self.setLocalPreference) && !has(self.addCommunities))",
-        "setLocalPreference and addCommunities need action Accept"
+        "self.action == 'Accept' || (!has(self.setLocalPreference) && !has(self.setMED) && !has(self.setCommunities) && !has(self.removeCommunities) && !has(self.addCommunities) && !has(self.prependASPath) && !has(self.setNextHop))",
+        "setLocalPreference, setMED, setCommunities, removeCommunities, addCommunities, prependASPath and setNextHop need action Accept"
     )
 )]
 pub struct FilterRule {
@@ -97,9 +102,46 @@ pub struct FilterRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<FilterSource>,
 
-    /// LOCAL_PREF that an accepted route gets.
+    /// Whom the route is exchanged with: the sender on import, the listener on export. Unset: anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_type: Option<PeerType>,
+
+    /// What communities the route carries. Unset: any or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communities: Option<CommunityMatch>,
+
+    /// The way the route came. Unset: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_path: Option<AsPathMatch>,
+
+    /// LOCAL_PREF that an accepted route gets; on export it reaches internal peers only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_local_preference: Option<u32>,
+
+    /// MULTI_EXIT_DISC that an accepted route gets.
+    #[serde(rename = "setMED", default, skip_serializing_if = "Option::is_none")]
+    pub set_med: Option<u32>,
+
+    /// Communities that an accepted route carries instead of all that it had, of every kind; an empty list takes all
+    /// away. Unset: those that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub set_communities: Option<Vec<Community>>,
+
+    /// Communities that are taken off an accepted route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub remove_communities: Vec<CommunityPattern>,
+
+    /// How many times more an AS is put before the path of an accepted route: ours on export to external peers, the
+    /// neighbour's on import from them.
+    #[serde(rename = "prependASPath", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub prepend_as_path: Option<u8>,
+
+    /// Next hop that an accepted route gets: where traffic goes on import, what the peer is told on export.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_next_hop: Option<Address>,
 
     /// Communities that are added to an accepted route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -157,6 +199,71 @@ pub enum FilterSource {
     External,
 }
 
+/// Whom a route is exchanged with.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerType {
+    /// An iBGP peer.
+    Internal,
+    /// An eBGP peer.
+    External,
+}
+
+/// What communities a route must carry, or must not. Each list that is set is one condition; all must hold.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.anyOf) || has(self.allOf) || has(self.noneOf)", "at least one of anyOf, allOf and noneOf must be set"))]
+pub struct CommunityMatch {
+    /// At least one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub any_of: Vec<CommunityPattern>,
+
+    /// Every one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub all_of: Vec<CommunityPattern>,
+
+    /// None of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub none_of: Vec<CommunityPattern>,
+}
+
+/// What an AS path must be like. Each list and bound that is set is one condition; all must hold.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "has(self.origin) || has(self.neighbor) || has(self.contains) || has(self.minHops) || has(self.maxHops)",
+        "at least one of origin, neighbor, contains, minHops and maxHops must be set"
+    ),
+    validation = ("!has(self.minHops) || !has(self.maxHops) || self.minHops <= self.maxHops", "minHops must not be above maxHops")
+)]
+pub struct AsPathMatch {
+    /// The AS that made the route, the last of the path, is one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub origin: Vec<u32>,
+
+    /// The AS that the route came from, the first of the path, is one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub neighbor: Vec<u32>,
+
+    /// One of these is anywhere in the path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub contains: Vec<u32>,
+
+    /// The fewest hops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_hops: Option<u16>,
+
+    /// The most hops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_hops: Option<u16>,
+}
+
 /// What became of a filter.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -177,7 +284,15 @@ impl FilterRule {
             match_operator: None,
             prefix_length: None,
             source: None,
+            peer_type: None,
+            communities: None,
+            as_path: None,
             set_local_preference: None,
+            set_med: None,
+            set_communities: None,
+            remove_communities: Vec::new(),
+            prepend_as_path: None,
+            set_next_hop: None,
             add_communities: Vec::new(),
         }
     }

@@ -37,23 +37,27 @@ mod selector;
 pub use address::{Address, AddressError, Cidr, CidrError, PeerAddress, PeerAddressError};
 pub use asn::{AsnError, PeerAsn};
 pub use block::{Allocation, IPBlock, IPBlockSpec, IPBlockStatus, block_name, label_value};
-pub use community::{Community, CommunityError};
+pub use community::{Community, CommunityError, CommunityPattern};
 pub use condition::{condition, is_true, set_condition};
 pub use config::{
-    BGPConfiguration, BGPConfigurationSpec, BGPConfigurationStatus, GracefulRestart, MaxPrefixes,
-    NamedCommunity, PrefixAdvertisement, RouteReflector, Topology,
+    BGPConfiguration, BGPConfigurationSpec, BGPConfigurationStatus, GracefulRestart, GracefulShutdown,
+    LimitAction, LongLivedGracefulRestart, MaxPrefixes, NamedCommunity, PrefixAdvertisement, RouteReflector,
+    Topology,
 };
 pub use crds::crds;
 pub use filter::{
-    BGPFilter, BGPFilterSpec, BGPFilterStatus, FilterAction, FilterRule, FilterSource, MatchOperator,
-    PrefixLength,
+    AsPathMatch, BGPFilter, BGPFilterSpec, BGPFilterStatus, CommunityMatch, FilterAction, FilterRule,
+    FilterSource, MatchOperator, PeerType, PrefixLength,
 };
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// The clock type of [`Time`]: arguments named `now` take it.
 pub use k8s_openapi::jiff::Timestamp;
 pub use node::{NodeAddresses, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, Session, SessionState};
-pub use peer::{BGPPeer, BGPPeerSpec, BGPPeerStatus, NextHopMode, PeerTarget, SecretKeyRef, SourceAddress};
-pub use pool::{AllowedUse, AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus};
+pub use peer::{
+    AddPath, BGPPeer, BGPPeerSpec, BGPPeerStatus, LocalAs, NextHopMode, PeerRange, PeerTarget, Role,
+    SecretKeyRef, SourceAddress,
+};
+pub use pool::{AllowedUse, AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus, PoolAnnouncement};
 pub use selector::{LabelSelector, Operator, Requirement, selects};
 
 /// The API group of every kind here.

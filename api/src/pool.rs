@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, LabelSelector};
+use crate::{Cidr, Community, LabelSelector};
 
 /// A prefix that pods get addresses from. Nodes claim blocks of it (see IPBlock) and give addresses from their blocks.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -90,6 +90,10 @@ pub struct IPPoolSpec {
     #[serde(default = "yes")]
     pub advertise: bool,
 
+    /// What announcements of this pool's blocks carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcement: Option<PoolAnnouncement>,
+
     /// Whether any pod may get an address from here, or only those that ask for this pool.
     #[serde(default)]
     pub assignment_mode: AssignmentMode,
@@ -105,6 +109,24 @@ pub struct IPPoolSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub reserved: Vec<Cidr>,
+}
+
+/// What the blocks of a pool are announced with.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolAnnouncement {
+    /// Communities, besides those that BGPConfiguration gives to the prefix.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub communities: Vec<Community>,
+
+    /// LOCAL_PREF towards internal peers. Unset: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_preference: Option<u32>,
+
+    /// MULTI_EXIT_DISC. Unset: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub med: Option<u32>,
 }
 
 /// Who may get addresses from a pool.
@@ -163,6 +185,7 @@ impl IPPoolSpec {
             nat_outgoing: false,
             disabled: false,
             advertise: true,
+            announcement: None,
             assignment_mode: AssignmentMode::Automatic,
             allowed_uses: pods_only(),
             reserved: Vec::new(),

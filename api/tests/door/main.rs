@@ -125,16 +125,70 @@ fn a_peer_is_exactly_one_of_three_things() {
     assert!(refused(&[("/spec/peerIP", Value::Null)])[0].starts_with("exactly one"));
     assert!(refused(&[("/spec/interface", json!("eth1"))])[0].starts_with("exactly one"));
     assert_eq!(refused(&[("/spec/peerIP", Value::Null), ("/spec/peerSelector", json!({}))]), NOTHING);
-    let gateway = [
-        ("/spec/peerIP", Value::Null),
-        ("/spec/interface", json!("eth1")),
-        ("/spec/reachableBy", json!("192.0.2.9")),
+    let range = [("/spec/peerIP", Value::Null), ("/spec/peerRange", json!({"cidr": "192.0.2.0/24"}))];
+    assert_eq!(refused(&range), NOTHING);
+    assert!(refused(&range[1..])[0].starts_with("exactly one"));
+}
+
+#[test]
+fn settings_of_a_peer_that_contradict_each_other_are_refused() {
+    let refused = |changes: &[Change]| refused(&BGPPeer::example(), changes);
+    let rows: [(&[Change], &str); 3] = [
+        (
+            &[("/spec/ebgpMultihop", json!(2)), ("/spec/ttlSecurityHops", json!(1))],
+            "ebgpMultihop and ttlSecurityHops",
+        ),
+        (&[("/spec/roleStrict", json!(true))], "roleStrict asks"),
+        (
+            &[("/spec/asNumber", json!("Internal")), ("/spec/localAS", json!({"asNumber": 65001}))],
+            "localAS is shown to external",
+        ),
     ];
-    assert!(refused(&gateway)[0].starts_with("reachableBy"));
+    for (changes, text) in rows {
+        assert!(refused(changes)[0].starts_with(text), "{changes:?}");
+        assert_eq!(refused(&changes[1..]).is_empty(), !text.starts_with("roleStrict") || changes.len() == 1);
+    }
     assert!(
-        refused(&[("/spec/reachableBy", json!("192.0.2.09"))])[0]
-            .starts_with("must be an IPv4 or IPv6 address")
+        refused(&[("/spec/maxPrefixes", json!({"ipv4": 9, "action": "Warn", "restartSeconds": 5}))])[0]
+            .starts_with("restartSeconds is for")
     );
+}
+
+#[test]
+fn the_door_and_the_type_agree_on_communities() {
+    let refused = |field: &'static str, text: &str| {
+        let value = match field {
+            "/spec/importV4/0/communities" => json!({"anyOf": [text]}),
+            _ => json!([text]),
+        };
+        !refused(&BGPFilter::example(), &[(field, value)]).is_empty()
+    };
+    for text in [
+        "64512:100",
+        "65536:1",
+        "1:4294967295:0",
+        "1:4294967296:0",
+        "rt:64512:70000",
+        "rt:70000:70000",
+        "no-export",
+    ] {
+        let bad = text.parse::<manx_api::Community>().is_err();
+        assert_eq!(refused("/spec/importV4/0/addCommunities", text), bad, "{text}");
+    }
+    for text in ["64512:*", "65536:*", "*:*:4294967296", "rt:70000:*", "rt:70000:70000"] {
+        let bad = text.parse::<manx_api::CommunityPattern>().is_err();
+        assert_eq!(refused("/spec/importV4/0/communities", text), bad, "{text}");
+        assert_eq!(refused("/spec/importV4/0/removeCommunities", text), bad, "{text}");
+    }
+}
+
+#[test]
+fn a_condition_of_a_rule_says_something() {
+    let refused = |changes: &[Change]| refused(&BGPFilter::example(), changes);
+    assert!(refused(&[("/spec/importV4/0/communities", json!({}))])[0].starts_with("at least one of anyOf"));
+    assert!(refused(&[("/spec/importV4/0/asPath", json!({}))])[0].starts_with("at least one of origin"));
+    let hops = json!({"minHops": 3, "maxHops": 2});
+    assert!(refused(&[("/spec/importV4/0/asPath", hops)])[0].starts_with("minHops must not"));
 }
 
 #[test]
@@ -192,9 +246,11 @@ fn a_filter_keeps_the_families_apart() {
         refused(&[("/spec/importV4/1/prefixLength/min", json!(25))])[0].contains("min must not be above max")
     );
     assert!(refused(&[("/spec/importV4/2/matchOperator", json!("In"))])[0].contains("needs cidr"));
-    assert!(
-        refused(&[("/spec/importV4/2/setLocalPreference", json!(200))])[0].contains("need action Accept")
-    );
+    for field in
+        ["/spec/importV4/2/setLocalPreference", "/spec/importV4/2/setMED", "/spec/importV4/2/prependASPath"]
+    {
+        assert!(refused(&[(field, json!(2))])[0].contains("need action Accept"), "{field}");
+    }
 }
 
 #[test]
