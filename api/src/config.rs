@@ -67,7 +67,7 @@ pub struct BGPConfigurationSpec {
     #[schemars(range(min = 1, max = 65535))]
     pub listen_port: u16,
 
-    /// Addresses that agents listen on. Unset: the node's own. `0.0.0.0` and `::` stand for every address.
+    /// Addresses that agents listen on. Unset: all of the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -211,22 +211,22 @@ pub enum PeerType {
 /// What communities a route must carry, or must not. Each list that is set is one condition; all must hold.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.anyOf) || has(self.allOf) || has(self.noneOf)", "at least one of anyOf, allOf and noneOf must be set"))]
+#[x_kube(validation = ("has(self.any) || has(self.all) || has(self.none)", "at least one of any, all and none must be set"))]
 pub struct CommunityMatch {
     /// At least one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub any_of: Vec<CommunityPattern>,
+    pub any: Vec<CommunityPattern>,
 
     /// Every one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub all_of: Vec<CommunityPattern>,
+    pub all: Vec<CommunityPattern>,
 
     /// None of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    pub none_of: Vec<CommunityPattern>,
+    pub none: Vec<CommunityPattern>,
 }
 
 /// What an AS path must be like. Each list and bound that is set is one condition; all must hold.

@@ -158,7 +158,7 @@ fn settings_of_a_peer_that_contradict_each_other_are_refused() {
 fn the_door_and_the_type_agree_on_communities() {
     let refused = |field: &'static str, text: &str| {
         let value = match field {
-            "/spec/importV4/0/communities" => json!({"anyOf": [text]}),
+            "/spec/importV4/0/communities" => json!({"any": [text]}),
             _ => json!([text]),
         };
         !refused(&BGPFilter::example(), &[(field, value)]).is_empty()
@@ -185,7 +185,7 @@ fn the_door_and_the_type_agree_on_communities() {
 #[test]
 fn a_condition_of_a_rule_says_something() {
     let refused = |changes: &[Change]| refused(&BGPFilter::example(), changes);
-    assert!(refused(&[("/spec/importV4/0/communities", json!({}))])[0].starts_with("at least one of anyOf"));
+    assert!(refused(&[("/spec/importV4/0/communities", json!({}))])[0].starts_with("at least one of any"));
     assert!(refused(&[("/spec/importV4/0/asPath", json!({}))])[0].starts_with("at least one of origin"));
     let hops = json!({"minHops": 3, "maxHops": 2});
     assert!(refused(&[("/spec/importV4/0/asPath", hops)])[0].starts_with("minHops must not"));

@@ -7,6 +7,7 @@
 mod peers;
 mod policy;
 mod pools;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -188,7 +189,7 @@ impl Intent {
         let config = configuration.map_or(&default, |configuration| &configuration.spec);
         let mut intent = Self {
             nat: pools::nat(cluster),
-            announcement: pools::announcement(config, &mut problems),
+            announcement: pools::announcement(cluster, config, &mut problems),
             ..Self::default()
         };
         if let Some(node) = cluster.node.as_deref() {
@@ -234,9 +235,14 @@ impl Intent {
         let local = Local {
             cluster_id: cluster_id.and_then(RouterId::new),
             multipath: usize::from(view.config.multipath.max(1)),
+            relax: view.config.multipath_relax,
+            linger: Duration::from_secs(view.config.linger_seconds.into()),
             ..Local::new(Asn(view.as_number()), id)
         };
-        let listen = EVERYWHERE.map(|any| SocketAddr::new(any, view.config.listen_port)).into();
+        let given: Vec<IpAddr> = view.config.listen_addresses.iter().map(|address| address.ip()).collect();
+        let listen = if given.is_empty() { EVERYWHERE.to_vec() } else { given };
+        let listen =
+            listen.into_iter().map(|address| SocketAddr::new(address, view.config.listen_port)).collect();
         let peers = peers::all(view, problems);
         self.bgp = Some(Arc::new(BgpIntent { local, listen, port: view.config.listen_port, peers }));
     }
@@ -269,6 +275,11 @@ impl View<'_> {
     fn as_number(&self) -> u32 {
         self.node.router.map_or(self.config.as_number, |router| router.as_number)
     }
+}
+
+/// Whether a node is about to go.
+fn drains(config: &BGPConfigurationSpec, node: &OwnNode) -> bool {
+    config.graceful_shutdown.as_ref().is_some_and(|chosen| chosen.node_selector.matches(&node.labels))
 }
 
 fn reflects(config: &BGPConfigurationSpec, node: &OwnNode) -> bool {

@@ -2,36 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use kube::ResourceExt as _;
 use manx_api::{
-    BGPFilter, BGPPeer, BGPPeerSpec, DEFAULT_CONFIGURATION, GracefulRestart, MaxPrefixes,
-    NextHopMode as ApiNextHop, NodeNetwork, PeerAddress, PeerAsn, PeerTarget, SourceAddress, Topology,
-    selects,
+    BGPFilter, BGPPeer, BGPPeerSpec, NextHopMode as ApiNextHop, NodeNetwork, PeerAddress, PeerRange,
+    PeerTarget, SourceAddress, Topology, selects,
 };
-use manx_bgp::{Asn, Dial, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId, PrefixLimit};
+use manx_bgp::{
+    Asn, Dial, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId, Prefix, RemoteAs,
+};
 
 use super::policy::{Towards, export, import};
+use super::session::{Settings, contradiction, dial, remote_as};
 use super::{PeerIntent, Problem, Transport, View};
 use crate::node::secret::{self, Key, SecretName};
 
-/// Prefixes that one peer may announce in a family unless told otherwise: above the 20,000 blocks of a
-/// cluster of 5,000 nodes, below what would hurt a node.
-const MAX_PREFIXES: u32 = 65_536;
-/// The first pause between two attempts to connect; it doubles from there.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
 const BGP_PORT: u16 = 179;
-/// What to say to somebody who sets a pace of keepalives, which the speaker derives from the hold time.
-const OWN_PACE: &str = "keepaliveTimeSeconds is not carried out yet: keepalives go out every third of the hold time; \
-                        set holdTimeSeconds instead";
-
 /// All sessions of this node.
 pub(super) fn all(view: &View<'_>, problems: &mut BTreeSet<Problem>) -> BTreeMap<PeerId, PeerIntent> {
     let mut peers = BTreeMap::new();
-    if view.config.keepalive_time_seconds.is_some() {
-        problems.insert(Problem::new("BGPConfiguration", DEFAULT_CONFIGURATION, OWN_PACE));
-    }
     for network in view.cluster.networks.values().filter(|network| view.in_mesh(network)) {
         let wanted = Wanted { spec: None, filters: Vec::new(), key: None };
         if let Some(peer) = wanted.with_node(view, network) {
@@ -87,9 +76,6 @@ fn of_object(
 ) -> Vec<(PeerId, PeerIntent)> {
     let name = object.name_any();
     let chosen_here = selects(object.spec.node_selector.as_ref(), &view.node.labels);
-    if chosen_here && object.spec.keepalive_time_seconds.is_some() {
-        problems.insert(Problem::new("BGPPeer", &name, OWN_PACE));
-    }
     let mut refuse = |text: String| {
         problems.insert(Problem::new("BGPPeer", &name, text));
         Vec::new()
@@ -97,6 +83,12 @@ fn of_object(
     match object.spec.target() {
         Some(PeerTarget::Address(address)) if chosen_here => {
             match Wanted::read(view, &object.spec).and_then(|wanted| wanted.with_router(view, address)) {
+                Ok(peer) => vec![(PeerId::from(format!("peer/{name}")), peer)],
+                Err(text) => refuse(text),
+            }
+        }
+        Some(PeerTarget::Range(range)) if chosen_here => {
+            match Wanted::read(view, &object.spec).and_then(|wanted| wanted.with_range(view, range)) {
                 Ok(peer) => vec![(PeerId::from(format!("peer/{name}")), peer)],
                 Err(text) => refuse(text),
             }
@@ -119,9 +111,9 @@ fn of_object(
             Err(text) => refuse(text),
         },
         None if chosen_here => {
-            refuse("exactly one of peerIP, interface and peerSelector must be set".to_owned())
+            refuse("exactly one of peerIP, interface, peerSelector and peerRange must be set".to_owned())
         }
-        Some(PeerTarget::Address(_) | PeerTarget::Interface(_)) | None => Vec::new(),
+        Some(PeerTarget::Address(_) | PeerTarget::Interface(_) | PeerTarget::Range(_)) | None => Vec::new(),
     }
 }
 
@@ -136,8 +128,8 @@ struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// Reads a BGPPeer; what we cannot do as it is written is refused, never done by half.
     fn read(view: &View<'a>, spec: &'a BGPPeerSpec) -> Result<Self, String> {
-        if spec.reachable_by.is_some() {
-            return Err("reachableBy is not supported yet: give the node a route to the peer".to_owned());
+        if let Some(text) = contradiction(spec, view.as_number()) {
+            return Err(text);
         }
         let mut filters = Vec::new();
         for name in &spec.filters {
@@ -167,7 +159,7 @@ impl<'a> Wanted<'a> {
             families: families.collect(),
             source: Some(source),
             reflector_client: view.reflector && network.spec.cluster_id.is_none(),
-            ..self.session(view, asn, target)
+            ..self.session(view, RemoteAs::Exactly(asn), target)
         };
         let transport = self.transport(&config);
         Some(PeerIntent { config, transport })
@@ -176,13 +168,6 @@ impl<'a> Wanted<'a> {
     /// A session with a router outside the cluster.
     fn with_router(&self, view: &View<'_>, address: PeerAddress) -> Result<PeerIntent, String> {
         let spec = self.spec.expect("a router is named by a BGPPeer");
-        let asn = match spec.as_number {
-            PeerAsn::Number(number) => Asn(number),
-            PeerAsn::Internal => Asn(view.as_number()),
-            PeerAsn::External => {
-                return Err("asNumber External is not supported yet: write the peer's AS".to_owned());
-            }
-        };
         let own = view.own.iter().find(|own| own.is_ipv4() == address.ip.is_ipv4());
         let Some(own) = own else {
             return Err(format!("{} cannot be reached: this node has no address of that family", address.ip));
@@ -194,27 +179,61 @@ impl<'a> Wanted<'a> {
         let config = PeerConfig {
             families: families.collect(),
             source: (spec.source_address == SourceAddress::UseNodeIP).then_some(own),
-            ..self.session(view, asn, target)
+            ..self.session(view, remote_as(spec.as_number), target)
         };
         let transport = self.transport(&config);
         Ok(PeerIntent { config, transport })
     }
 
-    fn session(&self, view: &View<'_>, asn: Asn, target: SocketAddr) -> PeerConfig {
-        let config = view.config;
-        let hold = self.spec.and_then(|spec| spec.hold_time_seconds).unwrap_or(config.hold_time_seconds);
-        let retry =
-            self.spec.and_then(|spec| spec.connect_retry_seconds).unwrap_or(config.connect_retry_seconds);
-        let restart = self.spec.and_then(|spec| spec.graceful_restart).unwrap_or(config.graceful_restart);
+    /// Sessions with whoever connects from inside a prefix.
+    fn with_range(&self, view: &View<'_>, range: PeerRange) -> Result<PeerIntent, String> {
+        let spec = self.spec.expect("a range is named by a BGPPeer");
+        let network = range.cidr.network();
+        let prefix = Prefix::new(network).map_err(|error| error.to_string())?;
+        let own = view.own.iter().find(|own| Family::of(*own) == prefix.family());
+        let Some(own) = own else {
+            return Err(format!("{network} cannot be reached: this node has no address of that family"));
+        };
+        let families = Family::ALL.into_iter();
+        let families =
+            families.filter_map(|family| Some((family, self.family(view, family, Towards::Outside)?)));
+        // Nobody is dialled: the address says nothing.
+        let nowhere = SocketAddr::new(network.network(), BGP_PORT);
+        let config = PeerConfig {
+            target: Dial::Range { prefix, limit: range.limit },
+            families: families.collect(),
+            source: (spec.source_address == SourceAddress::UseNodeIP).then_some(own),
+            ..self.session(view, remote_as(spec.as_number), nowhere)
+        };
+        let transport = self.transport(&config);
+        Ok(PeerIntent { config, transport })
+    }
+
+    fn settings<'b>(&self, view: &'b View<'_>) -> Settings<'b>
+    where
+        'a: 'b,
+    {
+        Settings { peer: self.spec, config: view.config }
+    }
+
+    fn session(&self, view: &View<'_>, asn: RemoteAs, target: SocketAddr) -> PeerConfig {
+        let settings = self.settings(view);
+        let (connect_retry, connect_retry_max) = settings.retry();
         PeerConfig {
-            target: if self.spec.is_some_and(|spec| spec.passive) {
-                Dial::Passive(target)
-            } else {
-                Dial::Active(target)
-            },
-            hold_time: HoldTime::new(hold).unwrap_or_default(),
-            connect_retry: FIRST_RETRY.min(Duration::from_secs(retry.into())),
-            graceful_restart: restart_time(restart),
+            target: dial(self.spec, target),
+            hold_time: HoldTime::new(settings.hold_time()).unwrap_or_default(),
+            keepalive: settings.keepalive(),
+            connect_retry,
+            connect_retry_max,
+            delay_open: settings.delay_open(),
+            damping: settings.damping(),
+            graceful_restart: settings.graceful_restart(),
+            long_lived: settings.long_lived(),
+            role: settings.role(),
+            role_strict: self.spec.is_some_and(|spec| spec.role_strict),
+            local_as: settings.local_as(),
+            allow_own_as: self.spec.and_then(|spec| spec.num_allowed_local_as_numbers).unwrap_or(0),
+            remove_private_as: self.spec.is_some_and(|spec| spec.remove_private_as),
             ..PeerConfig::new(asn, target)
         }
     }
@@ -227,12 +246,13 @@ impl<'a> Wanted<'a> {
             ApiNextHop::Auto | ApiNextHop::Own => NextHopMode::Own(own),
             ApiNextHop::Keep => NextHopMode::Keep,
         };
-        let limits = [self.spec.and_then(|spec| spec.max_prefixes), Some(view.config.max_prefixes)];
-        let limit = limits.into_iter().flatten().find_map(|limits| limit_of(limits, family));
+        let settings = self.settings(view);
         let import = import(view, family, &self.filters);
         let export = export(view, family, towards, &self.filters);
         Some(FamilyConfig {
-            limit: PrefixLimit::new(limit.unwrap_or(MAX_PREFIXES)),
+            limit: settings.limit(family),
+            add_path: settings.add_path(),
+            extended_next_hop: settings.extended_next_hop(),
             ..FamilyConfig::new(import, export, next_hop)
         })
     }
@@ -240,22 +260,11 @@ impl<'a> Wanted<'a> {
     fn transport(&self, config: &PeerConfig) -> Transport {
         let hops = self.spec.and_then(|spec| spec.ttl_security_hops);
         Transport {
-            ttl: hops.map(|_| 255),
+            ttl: hops.map(|_| 255).or_else(|| self.spec.and_then(|spec| spec.ebgp_multihop)),
             min_ttl: hops.map(|hops| 255 - hops.saturating_sub(1)),
             key: self.key.clone(),
             patience: config.hold_time.duration().unwrap_or(Transport::PATIENCE),
             interface: None,
         }
-    }
-}
-
-fn restart_time(restart: GracefulRestart) -> Option<Duration> {
-    restart.enabled.then(|| Duration::from_secs(restart.restart_time_seconds.into()))
-}
-
-fn limit_of(limits: MaxPrefixes, family: Family) -> Option<u32> {
-    match family {
-        Family::Ipv4Unicast => limits.ipv4,
-        Family::Ipv6Unicast => limits.ipv6,
     }
 }

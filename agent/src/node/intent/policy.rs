@@ -2,17 +2,24 @@
 //!
 //! Import: never our own blocks; then the peer's filters; then prefixes inside pools; nothing else.
 //! Export: the peer's filters; then our own blocks (and, from a reflector to nodes, theirs); nothing else.
-//! The rules that are ours have names that begin with `built-in/`; docs/policy.md lists them.
+//! The rules that are ours have names that begin with `built-in/`, those of filters are `FILTER/RULE`; docs/policy.md
+//! lists ours.
+
+use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_api::{BGPFilter, Cidr, FilterAction, FilterRule, FilterSource, IPPool, MatchOperator};
+use manx_api::{
+    BGPFilter, Cidr, CommunityPattern, FilterAction, FilterRule, FilterSource, IPPool, MatchOperator,
+    PeerType,
+};
 use manx_bgp::{
-    Amendment, Changes, Family, LargeCommunity, Policy, Prefix, PrefixMatch, Rule, Source, Verdict,
+    Amendment, AsPathMatch, Asn, Changes, CommunityMatch, CommunityValue, Family, Policy, Prefix,
+    PrefixMatch, Rule, Source, Verdict,
 };
 
-use super::View;
-use super::pools::standard;
+use super::pools::Tags;
+use super::{View, drains};
 
 /// Towards whom a policy works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +58,8 @@ pub(super) fn export(view: &View<'_>, family: Family, towards: Towards, filters:
     }
     rules.extend(unless_empty("built-in/own-blocks", told, Some(Source::Local), accept()));
     rules.push(nothing_else());
-    Policy { rules, ..Policy::reject_all() }
+    let finally = if drains(view.config, view.node) { Amendment::drain().into() } else { Vec::new() };
+    Policy { rules, finally, ..Policy::reject_all() }
 }
 
 /// A rule of ours. To the speaker a rule without prefixes matches everything; an empty list of ours means nothing.
@@ -128,22 +136,68 @@ fn rule_of(filter: &str, rule: &FilterRule, family: Family) -> Option<Rule> {
         FilterAction::Accept => Verdict::Accept(changes(rule)),
         FilterAction::Reject => Verdict::Reject,
     };
-    Some(Rule { prefixes, source, ..Rule::new(format!("{filter}/{}", rule.name), verdict) })
+    let peer = rule.peer_type.map(|peer| match peer {
+        PeerType::Internal => Source::Internal,
+        PeerType::External => Source::External,
+    });
+    let communities = rule.communities.as_ref().map(communities);
+    let as_path = rule.as_path.as_ref().map(as_path);
+    Some(Rule {
+        prefixes,
+        source,
+        peer,
+        communities,
+        as_path,
+        ..Rule::new(format!("{filter}/{}", rule.name), verdict)
+    })
+}
+
+fn communities(wanted: &manx_api::CommunityMatch) -> CommunityMatch {
+    CommunityMatch {
+        any_of: patterns(&wanted.any),
+        all_of: patterns(&wanted.all),
+        none_of: patterns(&wanted.none),
+    }
+}
+
+/// Written the same in both worlds: what the door lets in the speaker reads.
+fn patterns(patterns: &[CommunityPattern]) -> BTreeSet<CommunityValue> {
+    patterns.iter().filter_map(|pattern| pattern.as_str().parse().ok()).collect()
+}
+
+fn as_path(wanted: &manx_api::AsPathMatch) -> AsPathMatch {
+    let all = |numbers: &[u32]| numbers.iter().copied().map(Asn).collect();
+    AsPathMatch {
+        origin: all(&wanted.origin),
+        neighbor: all(&wanted.neighbor),
+        contains: all(&wanted.contains),
+        min_hops: wanted.min_hops,
+        max_hops: wanted.max_hops,
+    }
 }
 
 fn changes(rule: &FilterRule) -> Changes {
-    let mut changes = Changes { local_pref: rule.set_local_preference, ..Changes::default() };
-    for community in &rule.add_communities {
-        match *community {
-            manx_api::Community::Standard(high, low) => {
-                changes.add_communities.insert(standard(high, low));
-            }
-            manx_api::Community::Large(global, local1, local2) => {
-                changes.add_large_communities.insert(LargeCommunity { global, local1, local2 });
-            }
-        }
+    let added = Tags::new(&rule.add_communities);
+    let set = rule.set_communities.as_deref().map(Tags::new);
+    let set = set.map(|set| (set.standard, set.extended, set.large));
+    let (set_communities, set_extended_communities, set_large_communities) = match set {
+        Some((standard, extended, large)) => (Some(standard), Some(extended), Some(large)),
+        None => (None, None, None),
+    };
+    Changes {
+        local_pref: rule.set_local_preference,
+        med: rule.set_med,
+        set_communities,
+        set_extended_communities,
+        set_large_communities,
+        remove_communities: patterns(&rule.remove_communities),
+        add_communities: added.standard,
+        add_extended_communities: added.extended,
+        add_large_communities: added.large,
+        prepend: rule.prepend_as_path.unwrap_or(0),
+        next_hop: rule.set_next_hop.map(manx_api::Address::ip),
+        ..Changes::default()
     }
-    changes
 }
 
 /// Prefixes inside `network` with a length between the bounds.
@@ -270,6 +324,23 @@ mod tests {
             ..FilterRule::any("short", FilterAction::Accept)
         };
         assert_eq!(rule_of("f", &rule, Family::Ipv4Unicast), None);
+    }
+
+    #[test]
+    fn every_community_that_the_door_lets_in_is_one_to_the_speaker() {
+        for text in [
+            "65535:0",
+            "*:1",
+            "*:*:*",
+            "1:*:4294967295",
+            "rt:65535:4294967295",
+            "ro:70000:65535",
+            "rt:1:*",
+            "no-peer",
+        ] {
+            let pattern: CommunityPattern = text.parse().expect("let in");
+            assert_eq!(patterns(&[pattern]).len(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
 use manx_api::{AllowedUse, AssignmentMode, BGPConfigurationSpec, Cidr, IPPool, LabelSelector, selects};
-use manx_bgp::{Community, LargeCommunity, OriginAttributes, Prefix};
+use manx_bgp::{Community, ExtendedCommunity, LargeCommunity, OriginAttributes, Prefix};
 use manx_ipam::{BlockId, Pool};
 
 use super::Problem;
@@ -103,24 +103,26 @@ impl Announcement {
         let mut attributes = OriginAttributes::default();
         for (_, more) in self.rules.iter().filter(|(within, _)| within.contains(cidr)) {
             attributes.communities.extend(&more.communities);
+            attributes.extended_communities.extend(&more.extended_communities);
             attributes.large_communities.extend(&more.large_communities);
+            attributes.local_pref = attributes.local_pref.or(more.local_pref);
+            attributes.med = attributes.med.or(more.med);
         }
         Some((Prefix::new(block).ok()?, attributes))
     }
 }
 
-pub(super) fn announcement(config: &BGPConfigurationSpec, problems: &mut BTreeSet<Problem>) -> Announcement {
+pub(super) fn announcement(
+    cluster: &Cluster,
+    config: &BGPConfigurationSpec,
+    problems: &mut BTreeSet<Problem>,
+) -> Announcement {
     let mut rules = Vec::new();
     for advertisement in &config.prefix_advertisements {
-        let mut attributes = OriginAttributes::default();
+        let mut communities = Vec::new();
         for text in &advertisement.communities {
             match config.community(text) {
-                Some(manx_api::Community::Standard(high, low)) => {
-                    attributes.communities.insert(standard(high, low));
-                }
-                Some(manx_api::Community::Large(global, local1, local2)) => {
-                    attributes.large_communities.insert(LargeCommunity { global, local1, local2 });
-                }
+                Some(community) => communities.push(community),
                 None => {
                     let text =
                         format!("{text:?} in prefixAdvertisements is neither a community nor a name of one");
@@ -128,14 +130,54 @@ pub(super) fn announcement(config: &BGPConfigurationSpec, problems: &mut BTreeSe
                 }
             }
         }
-        rules.push((advertisement.cidr, attributes));
+        rules.push((advertisement.cidr, Tags::new(&communities).attributes()));
     }
+    let of_pools = cluster.pools.values().filter_map(|pool| {
+        let wanted = pool.spec.announcement.as_ref()?;
+        let tags = Tags::new(&wanted.communities).attributes();
+        let attributes = OriginAttributes { local_pref: wanted.local_preference, med: wanted.med, ..tags };
+        Some((pool.spec.cidr, attributes))
+    });
+    rules.extend(of_pools);
     Announcement { rules }
 }
 
-/// A community of RFC 1997 as one number.
-pub(super) fn standard(high: u16, low: u16) -> Community {
-    Community(u32::from(high) << 16 | u32::from(low))
+/// Communities by kind.
+#[derive(Debug, Default)]
+pub(super) struct Tags {
+    pub(super) standard: BTreeSet<Community>,
+    pub(super) extended: BTreeSet<ExtendedCommunity>,
+    pub(super) large: BTreeSet<LargeCommunity>,
+}
+
+impl Tags {
+    pub(super) fn new(communities: &[manx_api::Community]) -> Self {
+        let mut tags = Self::default();
+        for community in communities {
+            match *community {
+                manx_api::Community::Standard(high, low) => {
+                    tags.standard.insert(Community::new(high, low));
+                }
+                manx_api::Community::Large(global, local1, local2) => {
+                    tags.large.insert(LargeCommunity { global, local1, local2 });
+                }
+                manx_api::Community::Target(..) | manx_api::Community::Origin(..) => {
+                    // Written the same in both worlds.
+                    tags.extended.extend(community.to_string().parse::<ExtendedCommunity>());
+                }
+            }
+        }
+        tags
+    }
+
+    fn attributes(self) -> OriginAttributes {
+        OriginAttributes {
+            communities: self.standard,
+            extended_communities: self.extended,
+            large_communities: self.large,
+            ..OriginAttributes::default()
+        }
+    }
 }
 
 /// What leaves the cluster under the node's address.

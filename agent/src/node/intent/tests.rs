@@ -2,12 +2,16 @@
 
 use kube::api::ObjectMeta;
 use manx_api::{
-    BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, FilterAction, FilterRule, IPPool,
-    IPPoolSpec, LabelSelector, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn,
+    BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, CommunityPattern, FilterAction,
+    FilterRule, GracefulShutdown, IPPool, IPPoolSpec, LabelSelector, LongLivedGracefulRestart, MaxPrefixes,
+    NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn, PeerRange, PeerType, PoolAnnouncement,
     PrefixAdvertisement, RouteReflector, SecretKeyRef,
 };
 use manx_bgp::wire::{AsPath, Attributes, NextHop};
-use manx_bgp::{Asn, Community, Dial, Family, NextHopMode, Policy, Prefix, Source, Subject, Verdict};
+use manx_bgp::{
+    AddPath, Asn, Community, CommunityValue, Dial, Family, LimitAction, LocalAs, NextHopMode, Policy, Prefix,
+    RemoteAs, Role, Source, Subject, Verdict,
+};
 
 use super::*;
 use crate::node::cluster::Objects;
@@ -303,14 +307,198 @@ fn a_disabled_pool_stays_routed() {
 }
 
 #[test]
-fn a_pace_of_keepalives_is_said_not_to_be_carried_out_and_the_session_stays() {
+fn a_session_is_configured_as_its_peer_says_and_else_as_the_cluster_does() {
     let mut scene = Scene::new();
-    scene.config(|config| config.keepalive_time_seconds = Some(5));
-    scene.router(|peer| peer.keepalive_time_seconds = Some(5));
-    let problems = scene.problems();
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems.iter().all(|problem| problem.contains("keepaliveTimeSeconds")), "{problems:?}");
-    assert!(ids(&scene.bgp()).contains(&"peer/tor".to_owned()));
+    scene.config(|config| {
+        config.keepalive_time_seconds = Some(5);
+        config.connect_retry_seconds = 7;
+        config.long_lived_graceful_restart = Some(LongLivedGracefulRestart { stale_time_seconds: 3600 });
+        config.max_prefixes =
+            MaxPrefixes { ipv4: Some(10), warn_percent: Some(50), ..MaxPrefixes::default() };
+    });
+    scene.router(|_| {});
+    let config = scene.peer("peer/tor").config;
+    assert_eq!(config.keepalive, Some(Duration::from_secs(5)));
+    assert_eq!(
+        (config.connect_retry, config.connect_retry_max),
+        (Duration::from_secs(1), Duration::from_secs(7))
+    );
+    assert_eq!((config.delay_open, config.damping), (None, true));
+    assert_eq!(config.long_lived, Some(Duration::from_secs(3600)));
+    let limit = config.families[&Family::Ipv4Unicast].limit;
+    assert_eq!((limit.max, limit.warn_percent), (10, 50));
+    assert_eq!(limit.action, LimitAction::Restart(Duration::from_secs(60)));
+    scene.router(|peer| {
+        peer.keepalive_time_seconds = Some(9);
+        peer.delay_open_seconds = Some(3);
+        peer.damping = false;
+        peer.long_lived_graceful_restart = Some(LongLivedGracefulRestart { stale_time_seconds: 0 });
+        peer.max_prefixes =
+            Some(MaxPrefixes { action: Some(manx_api::LimitAction::StayDown), ..MaxPrefixes::default() });
+        peer.add_path = Some(manx_api::AddPath { receive: true, send: Some(4) });
+        peer.extended_next_hop = false;
+        peer.ebgp_multihop = Some(2);
+    });
+    let peer = scene.peer("peer/tor");
+    let config = peer.config;
+    assert_eq!(
+        (config.keepalive, config.delay_open),
+        (Some(Duration::from_secs(9)), Some(Duration::from_secs(3)))
+    );
+    assert_eq!((config.damping, config.long_lived), (false, None));
+    let family = &config.families[&Family::Ipv4Unicast];
+    assert_eq!((family.limit.max, family.limit.action), (10, LimitAction::StayDown));
+    assert_eq!(family.add_path, AddPath { receive: true, send: Some(4) });
+    assert!(!family.extended_next_hop);
+    assert_eq!(peer.transport.ttl, Some(2));
+}
+
+#[test]
+fn a_router_is_shown_the_as_and_the_role_that_its_object_says() {
+    let mut scene = Scene::new();
+    scene.router(|peer| {
+        peer.as_number = PeerAsn::External;
+        peer.local_as = Some(manx_api::LocalAs { as_number: 65009, no_prepend: true, replace_as: false });
+        peer.num_allowed_local_as_numbers = Some(2);
+        peer.remove_private_as = true;
+        peer.role = Some(manx_api::Role::Customer);
+        peer.role_strict = true;
+    });
+    let config = scene.peer("peer/tor").config;
+    assert_eq!(config.asn, RemoteAs::External);
+    assert_eq!(config.local_as, Some(LocalAs { asn: Asn(65009), prepend: false, replace: false }));
+    assert_eq!((config.allow_own_as, config.remove_private_as), (2, true));
+    assert_eq!((config.role, config.role_strict), (Some(Role::Customer), true));
+}
+
+#[test]
+fn whoever_connects_from_a_range_may_become_a_peer() {
+    let mut scene = Scene::new();
+    scene.router(|peer| {
+        peer.peer_ip = None;
+        peer.peer_range = Some(PeerRange { cidr: "192.0.2.0/24".parse().expect("a network"), limit: 5 });
+    });
+    let config = scene.peer("peer/tor").config;
+    let prefix = "192.0.2.0/24".parse().expect("a prefix");
+    assert_eq!(config.target, Dial::Range { prefix, limit: 5 });
+    assert_eq!(config.source, Some("192.0.2.1".parse().expect("an address")));
+}
+
+#[test]
+fn every_condition_and_change_of_a_rule_reaches_the_speaker() {
+    let mut scene = Scene::new();
+    let pattern = |text: &str| vec![text.parse::<CommunityPattern>().expect("a pattern")];
+    let communities = |text: &str| vec![text.parse::<manx_api::Community>().expect("a community")];
+    let rule = FilterRule {
+        peer_type: Some(PeerType::External),
+        communities: Some(manx_api::CommunityMatch {
+            any: pattern("65000:*"),
+            none: pattern("rt:65000:*"),
+            ..manx_api::CommunityMatch::default()
+        }),
+        as_path: Some(manx_api::AsPathMatch { origin: vec![65001], max_hops: Some(3), ..Default::default() }),
+        set_med: Some(7),
+        set_communities: Some(communities("rt:65000:1")),
+        remove_communities: pattern("no-export"),
+        add_communities: communities("65000:1:2"),
+        prepend_as_path: Some(3),
+        set_next_hop: Some("192.0.2.99".parse().expect("an address")),
+        ..FilterRule::any("all", FilterAction::Accept)
+    };
+    scene.filter("f", BGPFilterSpec { import_v4: vec![rule], ..BGPFilterSpec::default() });
+    scene.router(|peer| peer.filters = vec!["f".to_owned()]);
+    let policy = scene.peer("peer/tor").config.families[&Family::Ipv4Unicast].import.clone();
+    let rule = policy.rules.iter().find(|rule| rule.name == "f/all").expect("the rule");
+    assert_eq!(rule.peer, Some(Source::External));
+    let wanted = rule.communities.as_ref().expect("a condition");
+    let shown =
+        |values: &BTreeSet<CommunityValue>| values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (shown(&wanted.any_of), shown(&wanted.none_of)),
+        (vec!["65000:*".to_owned()], vec!["rt:65000:*".to_owned()])
+    );
+    let path = rule.as_path.as_ref().expect("a condition");
+    assert_eq!((path.origin.clone(), path.max_hops), (BTreeSet::from([Asn(65001)]), Some(3)));
+    let Verdict::Accept(changes) = &rule.verdict else { panic!("accepted") };
+    assert_eq!(
+        (changes.med, changes.prepend, changes.next_hop),
+        (Some(7), 3, Some("192.0.2.99".parse().expect("an address")))
+    );
+    assert_eq!(changes.set_communities, Some(BTreeSet::new()), "those of the other kinds go too");
+    assert_eq!(changes.set_extended_communities.as_ref().map(BTreeSet::len), Some(1));
+    assert_eq!(shown(&changes.remove_communities), ["no-export"]);
+    assert_eq!(changes.add_large_communities.len(), 1);
+}
+
+#[test]
+fn an_edited_filter_changes_policies_and_nothing_else_about_a_session() {
+    let mut scene = Scene::new();
+    let filter = |action| BGPFilterSpec {
+        import_v4: vec![FilterRule::any("all", action)],
+        ..BGPFilterSpec::default()
+    };
+    scene.filter("f", filter(FilterAction::Accept)).router(|peer| peer.filters = vec!["f".to_owned()]);
+    let before = scene.bgp();
+    scene.filter("f", filter(FilterAction::Reject));
+    let after = scene.bgp();
+    assert_eq!((&after.local, &after.listen), (&before.local, &before.listen));
+    for (id, peer) in &after.peers {
+        let mut same = peer.clone();
+        for (family, config) in &mut same.config.families {
+            config.import = before.peers[id].config.families[family].import.clone();
+        }
+        assert_eq!(same, before.peers[id], "{id}");
+        assert_eq!(*peer == before.peers[id], id.as_str() != "peer/tor", "{id}");
+    }
+}
+
+#[test]
+fn a_node_that_is_about_to_go_says_so_with_every_announcement() {
+    let mut scene = Scene::new();
+    let finally = |scene: &Scene| {
+        let families = scene.peer("node/node2").config.families;
+        families[&Family::Ipv4Unicast].export.finally.iter().map(|it| it.name.clone()).collect::<Vec<_>>()
+    };
+    scene.config(|config| {
+        config.graceful_shutdown = Some(GracefulShutdown { node_selector: selector("drain", "yes") })
+    });
+    assert_eq!(finally(&scene), [""; 0]);
+    scene.node(["192.0.2.1", "2001:db8::1"], &[("drain", "yes")]);
+    assert_eq!(finally(&scene), ["built-in/drain-external", "built-in/drain-internal"]);
+}
+
+#[test]
+fn blocks_are_announced_with_what_their_pool_says() {
+    let mut scene = Scene::new();
+    scene.pool("v4", "10.244.0.0/16", |pool| {
+        pool.announcement = Some(PoolAnnouncement {
+            communities: vec![
+                "64512:7".parse().expect("a community"),
+                "rt:64512:8".parse().expect("a community"),
+            ],
+            local_preference: Some(200),
+            med: Some(9),
+        });
+    });
+    let owned = ["10.244.1.0/26", "fd00:10:244::40/122"].map(|block| block.parse().expect("a block"));
+    let origins = scene.intent().announcement.origins(&owned.into());
+    let attributes = &origins[&"10.244.1.0/26".parse::<Prefix>().expect("a prefix")];
+    assert_eq!(attributes.communities, BTreeSet::from([Community::new(64512, 7)]));
+    assert_eq!(
+        (attributes.extended_communities.len(), attributes.local_pref, attributes.med),
+        (1, Some(200), Some(9))
+    );
+    let other = &origins[&"fd00:10:244::40/122".parse::<Prefix>().expect("a prefix")];
+    assert_eq!(*other, manx_bgp::OriginAttributes::default());
+}
+
+#[test]
+fn connections_are_accepted_everywhere_or_where_the_configuration_says() {
+    let mut scene = Scene::new();
+    let listen = |scene: &Scene| scene.bgp().listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(listen(&scene), ["0.0.0.0:179", "[::]:179"]);
+    scene.config(|config| config.listen_addresses = vec!["192.0.2.1".parse().expect("an address")]);
+    assert_eq!(listen(&scene), ["192.0.2.1:179"]);
 }
 
 #[test]
@@ -373,7 +561,13 @@ fn what_cannot_be_done_as_it_is_written_is_refused_and_the_rest_goes_on() {
     let rows: [(Change, &str); 5] = [
         (Box::new(|peer| peer.password_secret_ref = Some(secret)), "there is no Secret"),
         (Box::new(|peer| peer.filters = vec!["gone".to_owned()]), "there is no BGPFilter gone"),
-        (Box::new(|peer| peer.as_number = PeerAsn::External), "asNumber External is not supported yet"),
+        (
+            Box::new(|peer| {
+                peer.as_number = PeerAsn::Number(64512);
+                peer.role = Some(manx_api::Role::Peer);
+            }),
+            "role is for external peers",
+        ),
         (
             Box::new(|peer| {
                 peer.peer_ip = None;
@@ -381,7 +575,10 @@ fn what_cannot_be_done_as_it_is_written_is_refused_and_the_rest_goes_on() {
             }),
             "peers by interface are not supported yet",
         ),
-        (Box::new(|peer| peer.peer_ip = None), "exactly one of peerIP, interface and peerSelector"),
+        (
+            Box::new(|peer| peer.peer_ip = None),
+            "exactly one of peerIP, interface, peerSelector and peerRange",
+        ),
     ];
     for (change, text) in rows {
         let mut scene = Scene::new();

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::yaml::{self, Place, Tree};
 use crate::node::cluster::{Cluster, Objects};
 use crate::node::secret::{self, SecretName};
+use crate::node::secret::{self, SecretName};
 use crate::shell::record::read_bounded;
 
 /// The largest file that is read, in octets.
