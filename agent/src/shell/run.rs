@@ -84,8 +84,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, threads))));
     let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events };
     match options.objects.clone() {
-        Some(directory) => outside.from_files(directory, &board),
-        None => outside.from_api_server(&options, copy, &board).await?,
+        Some(directory) => outside.with_files(directory, &board),
+        None => outside.with_api_server(&options, copy, &board).await?,
     }
     let ended = until_told(health).await;
     stop.cancel();
@@ -102,7 +102,7 @@ struct Outside {
 }
 
 impl Outside {
-    async fn from_api_server(
+    async fn with_api_server(
         self,
         options: &Options,
         copy: Option<Cluster>,
@@ -129,7 +129,7 @@ impl Outside {
         Ok(())
     }
 
-    fn from_files(self, directory: PathBuf, board: &Board) {
+    fn with_files(self, directory: PathBuf, board: &Board) {
         let wires = objects::Wires {
             orders: self.orders,
             outcomes: self.outcomes,

@@ -96,7 +96,7 @@ impl Settings<'_> {
         let all = self.config.max_prefixes;
         let restart = own.restart_seconds.or(all.restart_seconds).unwrap_or(60);
         PrefixLimit {
-            max: max_of(own, family).or(max_of(all, family)).unwrap_or(MAX_PREFIXES),
+            max: max_of(own, family).or_else(|| max_of(all, family)).unwrap_or(MAX_PREFIXES),
             warn_percent: own.warn_percent.or(all.warn_percent).unwrap_or(75),
             action: match own.action.or(all.action).unwrap_or(ApiAction::Restart) {
                 ApiAction::Warn => LimitAction::Warn,

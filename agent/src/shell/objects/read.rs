@@ -16,7 +16,6 @@ use serde::de::DeserializeOwned;
 use super::yaml::{self, Place, Tree};
 use crate::node::cluster::{Cluster, Objects};
 use crate::node::secret::{self, SecretName};
-use crate::node::secret::{self, SecretName};
 use crate::shell::record::read_bounded;
 
 /// The largest file that is read, in octets.
@@ -162,7 +161,7 @@ impl File {
     fn take_in(&mut self, name: &str, text: Result<String, String>) -> bool {
         let before = self.complaints.clone();
         match text {
-            Ok(text) if self.text.as_ref() == Some(&text) => return false,
+            Ok(text) if self.text.as_ref() == Some(&text) => false,
             Ok(text) => {
                 match parse(name, &text) {
                     Ok(good) => (self.good, self.complaints) = (good, Vec::new()),
