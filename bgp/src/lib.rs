@@ -65,6 +65,7 @@ pub use policy::{
     PrefixMatch, Rule, Source, Subject, Verdict,
 };
 pub use prefix::{Asn, Families, Family, Gateway, HostBits, Ipv4Prefix, Ipv6Prefix, Prefix, RouterId};
+pub use rib::HopSet;
 pub use rib::decision::Step;
 pub use snapshot::{
     FamilyStatus, ImportStatus, LastError, MessageCounts, PathStatus, PeerStatus, RouteStatus, Snapshot,

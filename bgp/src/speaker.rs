@@ -18,7 +18,7 @@ use crate::peer::session::Link;
 use crate::peer::{Core, Peer};
 use crate::policy::Policy;
 use crate::prefix::{Family, Gateway, Prefix};
-use crate::rib::{Names, PeerIndex, Rib};
+use crate::rib::{HopSet, Names, PeerIndex, Rib};
 use crate::snapshot::{PeerStatus, Snapshot};
 use crate::wire::Notification;
 use arrivals::Unread;
@@ -133,12 +133,21 @@ pub enum Output {
         /// Which.
         conn: ConnId,
     },
-    /// The next hops of a prefix changed; none means withdrawn. Own origins are never among them.
+    /// A set of next hops that prefixes share is new, or leads elsewhere from now on: all prefixes in it move at once.
+    /// Without gateways the set is gone, and what is still in it is withdrawn. When a peer is lost this comes before
+    /// the decision process has looked at its prefixes.
+    Hops {
+        /// Which set.
+        set: HopSet,
+        /// Where to; traffic is shared among them.
+        gateways: BTreeSet<Gateway>,
+    },
+    /// A prefix is in another set; in none when it is withdrawn. Own origins are never told.
     Route {
         /// Which prefix.
         prefix: Prefix,
-        /// Where to; traffic is shared among them.
-        next_hops: BTreeSet<Gateway>,
+        /// Which set, as told by [`Output::Hops`].
+        set: Option<HopSet>,
     },
     /// Once after the start: every live peer has sent End-of-RIB, or the wait is over, or there are no peers.
     /// Routes of an earlier life that have not come again may go now.
@@ -410,14 +419,31 @@ impl Speaker {
     ///
     /// Routes are told from their newest state, and none after [`Input::Stop`]: what forwards goes on forwarding.
     pub fn poll(&mut self) -> Option<Output> {
-        if let Some(output) = self.core.outputs.pop_front() {
-            return Some(output);
-        }
+        self.poll_sessions().or_else(|| self.poll_routes())
+    }
+
+    /// Like [`poll`](Self::poll), without what is for the kernel's routes.
+    pub fn poll_sessions(&mut self) -> Option<Output> {
+        self.core.outputs.pop_front()
+    }
+
+    /// The rest of [`poll`](Self::poll): hops, routes and, when there are no more of these, that the start is over.
+    /// What is not taken is kept, and only its newest state: take as much as there is room for.
+    pub fn poll_routes(&mut self) -> Option<Output> {
         if self.stopped {
             return None;
         }
-        if let Some((prefix, next_hops)) = self.core.rib.next_route() {
-            return Some(Output::Route { prefix, next_hops });
+        let rib = &mut self.core.rib;
+        loop {
+            if let Some((set, gateways)) = rib.next_hops() {
+                return Some(Output::Hops { set, gateways });
+            }
+            if let Some((prefix, set)) = rib.next_route() {
+                return Some(Output::Route { prefix, set });
+            }
+            if !rib.routes_told() {
+                break;
+            }
         }
         std::mem::take(&mut self.settled_untold).then_some(Output::Settled)
     }
@@ -428,7 +454,8 @@ impl Speaker {
             return None;
         }
         let settled = self.settling.next(self.unheard.is_empty());
-        let all = [self.agenda.next(), settled, self.unread.next(), self.lingering.next()];
+        let at_once = self.core.rib.unfinished().then_some(self.latest);
+        let all = [self.agenda.next(), settled, self.unread.next(), self.lingering.next(), at_once];
         all.into_iter().flatten().min()
     }
 

@@ -22,18 +22,22 @@ mod plan;
 mod target;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::{Dump, Event, Forward, Op, OpError, Resolution, Route, RouteKey, RouteTo};
+use ipnetwork::IpNetwork;
+
+use crate::model::{Dump, Forward, Gateway, Op, Resolution, Route, RouteKey, RouteTo, SetId};
 use crate::tracker::Tracker;
 
 use blocked::BlockedRoutes;
 use links::Links;
 use object::Objects;
 use target::{TargetId, Targets};
+pub use words::{Blocked, Config, FibEvent, Input, Output, Stats, Why};
 
 /// How long changes of the kernel are gathered before it is asked about them.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -43,133 +47,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long to wait after a dump or lookup that failed.
 const READ_RETRY: Duration = Duration::from_secs(1);
-
-/// How a [`Fib`] goes about its work.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// How often everything is dumped and compared even though nothing happened.
-    pub resync: Duration,
-    /// How many operations go out at once.
-    pub batch: usize,
-    /// Whether next-hop objects are used where the kernel has them.
-    pub nexthop_objects: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { resync: Duration::from_secs(60), batch: 4096, nexthop_objects: true }
-    }
-}
-
-/// One fact for a [`Fib`].
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// The time that [`Fib::deadline`] named has come.
-    Timeout,
-    /// All routes that are wanted. What is not named is removed (a route that an earlier run left behind is
-    /// not, while stale routes are kept).
-    SetRoutes(BTreeMap<RouteKey, Route>),
-    /// Routes that are wanted from now on, or with `None` no more.
-    Desire(Vec<(RouteKey, Option<Route>)>),
-    /// Whether our routes in the kernel that nobody spoke of since the start stay (true at the start). Turn it
-    /// off for good once BGP has settled.
-    KeepStale(bool),
-    /// A notification.
-    Observed(Event),
-    /// The answer to [`Output::Dump`]; `None` when it failed.
-    Dumped(Option<Dump>),
-    /// The answer to [`Output::Resolve`]. What it does not name stays as it was.
-    Resolved(BTreeMap<IpAddr, Resolution>),
-    /// The answer to [`Output::Apply`], one result for each operation in order; `None` when the exchange
-    /// failed and it is not known which operations were carried out.
-    Applied(Option<Vec<Result<(), OpError>>>),
-}
-
-/// One thing for the shell to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Read the kernel's state; answer with [`Input::Dumped`].
-    Dump,
-    /// Ask the kernel how it reaches these; answer with [`Input::Resolved`].
-    Resolve(BTreeSet<IpAddr>),
-    /// Carry these out in this order; answer with [`Input::Applied`].
-    Apply(Vec<Op>),
-    /// For logs and metrics.
-    Event(FibEvent),
-}
-
-/// Something that a log should say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FibEvent {
-    /// Somebody else removed or changed routes of ours; they are being repaired.
-    Drift {
-        /// How many.
-        routes: usize,
-        /// One of them.
-        example: RouteKey,
-    },
-    /// Routes cannot be installed for this reason; said when the first is blocked.
-    Blocked {
-        /// Why.
-        why: Why,
-        /// The first.
-        example: RouteKey,
-    },
-    /// No route is blocked for this reason any more.
-    Unblocked {
-        /// Why there were some.
-        why: Why,
-    },
-    /// The kernel has no next-hop objects; routes carry their gateways.
-    NoNexthopObjects,
-}
-
-/// Why a route cannot be installed, coarsely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
-    /// The kernel has no way to any of its next hops, or the link there is down.
-    NextHop,
-    /// Its link does not exist or is down.
-    Link,
-    /// A route of the same key that is not ours is in the way; it is left alone.
-    Foreign,
-    /// The kernel refused it; it is tried again.
-    Refused,
-}
-
-/// A route that cannot be installed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocked {
-    /// Why, coarsely.
-    pub why: Why,
-    /// Why, in words.
-    pub detail: String,
-}
-
-/// Figures for metrics and status.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Routes wanted.
-    pub desired: usize,
-    /// Routes of ours in the kernel.
-    pub installed: usize,
-    /// Changes that wait to be made, the blocked ones included.
-    pub pending: usize,
-    /// Routes of an earlier run that are kept until BGP has settled.
-    pub stale: usize,
-    /// Next-hop objects of ours in the kernel.
-    pub nexthops: usize,
-    /// Blocked routes by reason.
-    pub blocked: BTreeMap<Why, usize>,
-    /// Routes found removed or changed by others, since the start.
-    pub drift_total: u64,
-    /// Operations carried out since the start.
-    pub applied_total: u64,
-    /// Operations refused since the start.
-    pub refused_total: u64,
-    /// Dumps taken since the start.
-    pub dumps_total: u64,
-}
 
 /// A route in the kernel, apart from its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -304,6 +181,7 @@ impl Fib {
         match input {
             Input::Timeout => {}
             Input::SetRoutes(routes) => self.set_routes(routes),
+            Input::Sets(sets) => self.set_sets(sets),
             Input::Desire(changes) => {
                 for (key, route) in changes {
                     self.desire(key, route);
@@ -389,6 +267,33 @@ impl Fib {
         self.blocked.iter()
     }
 
+    /// The wanted routes that are in sets, inside a network.
+    pub fn in_sets(&self, within: IpNetwork) -> Vec<(RouteKey, SetId)> {
+        let inside =
+            |key: &RouteKey| within.prefix() <= key.dst.prefix() && within.contains(key.dst.network());
+        let wanted = self.wanted.iter().filter(|(key, _)| inside(key));
+        wanted
+            .filter_map(|(key, wanted)| match wanted.to {
+                WantedTo::Target(id) => Some((*key, self.targets.set_of(id)?)),
+                WantedTo::Link(_) | WantedTo::Blackhole => None,
+            })
+            .collect()
+    }
+
+    fn set_sets(&mut self, sets: Vec<(SetId, BTreeSet<Gateway>)>) {
+        let mut gone = BTreeSet::new();
+        for (set, next_hops) in sets {
+            gone.extend(self.targets.define(set, next_hops));
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let in_one = |wanted: &Wanted| matches!(wanted.to, WantedTo::Target(id) if gone.contains(&id));
+        let keys: Vec<RouteKey> =
+            self.wanted.iter().filter(|(_, wanted)| in_one(wanted)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.desire(key, None));
+    }
+
     fn set_routes(&mut self, mut routes: BTreeMap<RouteKey, Route>) {
         let gone: Vec<RouteKey> =
             self.wanted.keys().filter(|key| !routes.contains_key(key)).copied().collect();
@@ -403,18 +308,19 @@ impl Fib {
     fn desire(&mut self, key: RouteKey, route: Option<Route>) {
         let key = RouteKey::new(key.table, key.dst, key.metric);
         self.stale.remove(&key);
-        let route = route.map(|Route { to, source }| {
+        let route = route.and_then(|Route { to, source }| {
             let to = match to {
                 RouteTo::Via(next_hops) => {
                     WantedTo::Target(self.targets.acquire(key.dst.is_ipv6(), &next_hops))
                 }
+                RouteTo::Set(set) => WantedTo::Target(self.targets.acquire_set(key.dst.is_ipv6(), set)?),
                 RouteTo::Link(name) => {
                     self.by_link.entry(name.clone()).or_default().insert(key);
                     WantedTo::Link(name)
                 }
                 RouteTo::Blackhole => WantedTo::Blackhole,
             };
-            Wanted { to, source }
+            Some(Wanted { to, source })
         });
         let kept_link = route.as_ref().and_then(Wanted::link).map(str::to_owned);
         let before = match route {

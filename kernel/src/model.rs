@@ -64,6 +64,11 @@ impl Route {
         Self { to: RouteTo::Via(next_hops.into_iter().map(Into::into).collect()), source: None }
     }
 
+    /// To whatever a set of next hops leads to (see `Input::Sets` of the route machine).
+    pub const fn set(set: SetId) -> Self {
+        Self { to: RouteTo::Set(set), source: None }
+    }
+
     /// Straight out of the link of this name.
     pub fn link(name: impl Into<String>) -> Self {
         Self { to: RouteTo::Link(name.into()), source: None }
@@ -80,11 +85,17 @@ impl Route {
 pub enum RouteTo {
     /// Next hops as BGP gives them: shared evenly, resolved through the kernel's own routes unless their link is known.
     Via(BTreeSet<Gateway>),
+    /// The next hops of this set, whatever they are at the time.
+    Set(SetId),
     /// The link of this name.
     Link(String),
     /// Packets are dropped.
     Blackhole,
 }
+
+/// Names a set of next hops that routes share and that can be changed under all of them at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(pub u64);
 
 /// A next hop as BGP gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

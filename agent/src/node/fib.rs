@@ -5,11 +5,12 @@
 //! the new one has settled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use manx_bgp::{Gateway, Prefix};
+use manx_bgp::{Gateway, HopSet, Prefix};
 use manx_ipam::{BlockId, Endpoint};
-use manx_kernel::model::{Route, RouteKey};
+use manx_kernel::model::{self as kernel, Route, RouteKey, SetId};
 
 /// The metric of the routes to our own pods: the kernel's default, which is what the plugin gives them too.
 const POD_METRIC: u32 = 0;
@@ -23,11 +24,30 @@ pub enum LocalRoute {
     Block,
 }
 
+/// What a speaker found, in the order in which it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Learned {
+    /// A fresh speaker begins: what was learned before stays until it has settled, unless it is said again.
+    Restarted,
+    /// A set of next hops leads there from now on; without gateways it is gone, and the routes in it are withdrawn.
+    Hops(HopSet, BTreeSet<Gateway>),
+    /// A route is in this set from now on; in none when it is withdrawn.
+    Route(Prefix, Option<HopSet>),
+    /// The speaker has heard everybody: what only its predecessors said goes.
+    Settled,
+}
+
 /// The routes of our own, by destination.
 pub type LocalRoutes = BTreeMap<IpNetwork, LocalRoute>;
 
-/// Changes for the kernel: a route that is wanted from now on, or no more.
-pub type Changes = Vec<(RouteKey, Option<Route>)>;
+/// Changes for the kernel: where sets of next hops lead from now on, then routes that are wanted from now on, or no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Sets; those without next hops are gone, with the routes in them.
+    pub sets: Vec<(SetId, BTreeSet<kernel::Gateway>)>,
+    /// Routes.
+    pub routes: Vec<(RouteKey, Option<Route>)>,
+}
 
 /// The routes of these endpoints and blocks.
 pub fn local_routes<'a>(
@@ -44,19 +64,18 @@ pub fn local_routes<'a>(
     routes
 }
 
-/// All wanted routes, and where each comes from.
+/// What is wanted, apart from the learned routes that the kernel's machine has: it alone knows those by name.
 #[derive(Debug, Default)]
 pub struct Wanted {
     metric: u32,
     local: LocalRoutes,
-    learned: BTreeMap<Prefix, Learned>,
-}
-
-#[derive(Debug)]
-struct Learned {
-    next_hops: BTreeSet<Gateway>,
-    /// Said by the present speaker, not only by one before it.
-    fresh: bool,
+    /// The networks of our own that lie in no other of them, by first address.
+    outermost: BTreeMap<IpAddr, IpNetwork>,
+    /// Learned routes that lie inside a network of our own.
+    hidden: BTreeMap<IpNetwork, SetId>,
+    /// Counts the speakers: the numbers of their sets are their own.
+    generation: u32,
+    sets: BTreeSet<SetId>,
 }
 
 impl Wanted {
@@ -65,69 +84,102 @@ impl Wanted {
         Self { metric, ..Self::default() }
     }
 
-    /// Declares all routes of our own.
-    pub fn set_local(&mut self, local: LocalRoutes) -> Changes {
+    /// Declares all routes of our own; `learned` tells the learned routes inside a network that are wanted so far.
+    pub fn set_local(
+        &mut self,
+        local: LocalRoutes,
+        learned: impl Fn(IpNetwork) -> Vec<(RouteKey, SetId)>,
+    ) -> Changes {
         let before = std::mem::replace(&mut self.local, local);
-        let mut touched: BTreeSet<IpNetwork> = BTreeSet::new();
-        for (network, route) in &before {
-            if self.local.get(network) != Some(route) {
-                touched.insert(*network);
+        let outermost = std::mem::replace(&mut self.outermost, outermost(&self.local));
+        let mut routes: BTreeMap<RouteKey, Option<Route>> = BTreeMap::new();
+        for (network, route) in
+            before.iter().filter(|(network, route)| self.local.get(network) != Some(route))
+        {
+            routes.insert(self.local_key(*network, route), None);
+        }
+        // A network that is new hides learned routes inside it, one that is gone shows them again.
+        for network in
+            self.outermost.values().filter(|network| !outermost.values().any(|was| was == *network))
+        {
+            for (key, set) in learned(*network) {
+                self.hidden.insert(key.dst, set);
+                routes.insert(key, None);
             }
         }
-        touched.extend(self.local.keys().filter(|network| !before.contains_key(network)));
-        let mut changes = Changes::new();
-        for network in touched {
-            if let Some(route) = before.get(&network) {
-                changes.push((self.local_key(network, route), None));
-            }
-            if let Some(route) = self.local.get(&network) {
-                changes.push((self.local_key(network, route), Some(local_route(route))));
-            }
-            // A block that is new hides learned routes inside it, one that is gone shows them again.
-            let inside = self.learned.iter().filter(|(prefix, _)| covers(network, IpNetwork::from(**prefix)));
-            changes.extend(inside.map(|(prefix, learned)| self.learned_change(*prefix, Some(learned))));
+        let shown: Vec<(IpNetwork, SetId)> = self
+            .hidden
+            .iter()
+            .filter(|(network, _)| !self.inside_ours(**network))
+            .map(|(network, set)| (*network, *set))
+            .collect();
+        for (network, set) in shown {
+            self.hidden.remove(&network);
+            routes.insert(RouteKey::main(network, self.metric), Some(Route::set(set)));
         }
-        last_word(changes)
-    }
-
-    /// A best route changed; without next hops it is withdrawn.
-    pub fn learn(&mut self, prefix: Prefix, next_hops: BTreeSet<Gateway>) -> Changes {
-        if next_hops.is_empty() {
-            self.learned.remove(&prefix);
-        } else {
-            self.learned.insert(prefix, Learned { next_hops, fresh: true });
+        for (network, route) in
+            self.local.iter().filter(|(network, route)| before.get(network) != Some(route))
+        {
+            routes.insert(self.local_key(*network, route), Some(local_route(route)));
         }
-        vec![self.learned_change(prefix, self.learned.get(&prefix))]
+        Changes { sets: Vec::new(), routes: routes.into_iter().collect() }
     }
 
-    /// A fresh speaker begins: what was learned before stays until [`Self::settled`].
-    pub fn restarted(&mut self) {
-        self.learned.values_mut().for_each(|learned| learned.fresh = false);
+    /// Takes what the speaker found.
+    pub fn learn(&mut self, learned: Learned, changes: &mut Changes) {
+        match learned {
+            Learned::Restarted => self.generation += 1,
+            Learned::Hops(set, gateways) => {
+                let set = self.set_id(set);
+                if gateways.is_empty() {
+                    self.drop_set(set, changes);
+                } else {
+                    self.sets.insert(set);
+                    changes.sets.push((set, gateways.iter().map(gateway).collect()));
+                }
+            }
+            Learned::Route(prefix, set) => {
+                let set = set.map(|set| self.set_id(set));
+                changes.routes.extend(self.learned_change(IpNetwork::from(prefix), set));
+            }
+            Learned::Settled => {
+                let old = self.sets.range(..SetId(u64::from(self.generation) << 32));
+                for set in old.copied().collect::<Vec<SetId>>() {
+                    self.drop_set(set, changes);
+                }
+            }
+        }
     }
 
-    /// The speaker has heard everybody: what only its predecessor said goes.
-    pub fn settled(&mut self) -> Changes {
-        let stale: Vec<Prefix> =
-            self.learned.iter().filter(|(_, learned)| !learned.fresh).map(|(prefix, _)| *prefix).collect();
-        self.learned.retain(|_, learned| learned.fresh);
-        stale.into_iter().map(|prefix| self.learned_change(prefix, None)).collect()
+    /// A set is gone, and with it the routes in it.
+    fn drop_set(&mut self, set: SetId, changes: &mut Changes) {
+        self.hidden.retain(|_, hidden| *hidden != set);
+        self.sets.remove(&set);
+        changes.sets.push((set, BTreeSet::new()));
     }
 
-    fn learned_change(&self, prefix: Prefix, learned: Option<&Learned>) -> (RouteKey, Option<Route>) {
-        let network = IpNetwork::from(prefix);
-        let key = RouteKey::main(network, self.metric);
+    fn set_id(&self, set: HopSet) -> SetId {
+        SetId(u64::from(self.generation) << 32 | u64::from(set.number()))
+    }
+
+    fn learned_change(
+        &mut self,
+        network: IpNetwork,
+        set: Option<SetId>,
+    ) -> Option<(RouteKey, Option<Route>)> {
         if self.inside_ours(network) {
-            // A key that is ours by another route stays ours.
-            let own = self.local.get(&network).filter(|route| self.local_key(network, route) == key);
-            return (key, own.map(local_route));
+            match set {
+                Some(set) => self.hidden.insert(network, set),
+                None => self.hidden.remove(&network),
+            };
+            return None;
         }
-        (key, learned.map(|learned| Route::via(learned.next_hops.iter().map(gateway))))
+        Some((RouteKey::main(network, self.metric), set.map(Route::set)))
     }
 
     fn inside_ours(&self, network: IpNetwork) -> bool {
-        self.local.contains_key(&network)
-            || (0..network.prefix())
-                .any(|len| truncated(network, len).is_some_and(|wider| self.local.contains_key(&wider)))
+        let below = self.outermost.range(..=network.network()).next_back();
+        below.is_some_and(|(_, ours)| covers(*ours, network))
     }
 
     fn local_key(&self, network: IpNetwork, route: &LocalRoute) -> RouteKey {
@@ -138,6 +190,11 @@ impl Wanted {
     }
 }
 
+/// A next hop in the kernel's terms: with a zone its link is known.
+fn gateway(gateway: &Gateway) -> kernel::Gateway {
+    kernel::Gateway { address: gateway.address, link: (gateway.zone != 0).then_some(gateway.zone) }
+}
+
 fn local_route(route: &LocalRoute) -> Route {
     match route {
         LocalRoute::Pod(link) => Route::link(link.clone()),
@@ -145,31 +202,28 @@ fn local_route(route: &LocalRoute) -> Route {
     }
 }
 
-/// A next hop in the kernel's terms: with a zone its link is known.
-fn gateway(gateway: &Gateway) -> manx_kernel::model::Gateway {
-    manx_kernel::model::Gateway {
-        address: gateway.address,
-        link: (gateway.zone != 0).then_some(gateway.zone),
+/// Those that lie in no other: their order by address is that of their ends as well.
+fn outermost(local: &LocalRoutes) -> BTreeMap<IpAddr, IpNetwork> {
+    let mut outermost: BTreeMap<IpAddr, IpNetwork> = BTreeMap::new();
+    // The wider of two that begin alike sorts first.
+    for network in local.keys() {
+        let below = outermost.range(..=network.network()).next_back();
+        if !below.is_some_and(|(_, ours)| covers(*ours, *network)) {
+            outermost.insert(network.network(), *network);
+        }
     }
+    outermost
 }
 
 fn covers(wider: IpNetwork, network: IpNetwork) -> bool {
-    wider.prefix() <= network.prefix() && wider.contains(network.network())
-}
-
-fn truncated(network: IpNetwork, len: u8) -> Option<IpNetwork> {
-    let wider = IpNetwork::new(network.network(), len).ok()?;
-    IpNetwork::new(wider.network(), len).ok()
-}
-
-/// Of several changes to one key only the last counts.
-fn last_word(changes: Changes) -> Changes {
-    let by_key: BTreeMap<RouteKey, Option<Route>> = changes.into_iter().collect();
-    by_key.into_iter().collect()
+    wider.is_ipv4() == network.is_ipv4()
+        && wider.prefix() <= network.prefix()
+        && wider.contains(network.network())
 }
 
 #[cfg(test)]
 mod tests {
+    use manx_kernel::model::RouteTo;
     use proptest::prelude::*;
 
     use super::*;
@@ -183,8 +237,82 @@ mod tests {
     }
 
     fn hops(text: &str) -> BTreeSet<Gateway> {
-        let address = |hop: &str| hop.parse::<std::net::IpAddr>().expect("an address");
+        let address = |hop: &str| hop.parse::<IpAddr>().expect("an address");
         text.split_whitespace().map(|hop| address(hop).into()).collect()
+    }
+
+    /// The kernel's side, as the route machine keeps it.
+    #[derive(Default)]
+    struct Kernel {
+        sets: BTreeMap<SetId, BTreeSet<kernel::Gateway>>,
+        routes: BTreeMap<RouteKey, Route>,
+    }
+
+    impl Kernel {
+        fn take(&mut self, changes: Changes) {
+            for (set, gateways) in changes.sets {
+                if gateways.is_empty() {
+                    self.sets.remove(&set);
+                    self.routes.retain(|_, route| *route != Route::set(set));
+                } else {
+                    self.sets.insert(set, gateways);
+                }
+            }
+            for (key, route) in changes.routes {
+                match route {
+                    Some(route) => self.routes.insert(key, route),
+                    None => self.routes.remove(&key),
+                };
+            }
+        }
+
+        fn set_local(&mut self, wanted: &mut Wanted, local: LocalRoutes) {
+            let changes = wanted.set_local(local, |within| {
+                let inside = self.routes.iter().filter(|(key, _)| covers(within, key.dst));
+                inside
+                    .filter_map(|(key, route)| match route.to {
+                        RouteTo::Set(set) => Some((*key, set)),
+                        _ => None,
+                    })
+                    .collect()
+            });
+            self.take(changes);
+        }
+
+        fn learn(&mut self, wanted: &mut Wanted, learned: Learned) {
+            let mut changes = Changes::default();
+            wanted.learn(learned, &mut changes);
+            self.take(changes);
+        }
+
+        /// Where each route leads: the sets by their gateways.
+        fn leads(&self) -> BTreeMap<String, String> {
+            let lead = |route: &Route| match &route.to {
+                RouteTo::Set(set) => {
+                    self.sets[set].iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                }
+                RouteTo::Blackhole => "nowhere".to_owned(),
+                other => format!("{other:?}"),
+            };
+            self.routes.iter().map(|(key, route)| (key.dst.to_string(), lead(route))).collect()
+        }
+    }
+
+    /// A set whose number is the last octet of its only gateway.
+    fn set(last: u8) -> HopSet {
+        HopSet::numbered(last.into())
+    }
+
+    fn define(kernel: &mut Kernel, wanted: &mut Wanted, last: u8) {
+        kernel.learn(wanted, Learned::Hops(set(last), hops(&format!("192.0.2.{last}"))));
+    }
+
+    fn route(text: &str, last: u8) -> Learned {
+        Learned::Route(prefix(text), Some(set(last)))
+    }
+
+    fn leads(rows: &[(&str, &str)]) -> BTreeMap<String, String> {
+        rows.iter().map(|(network, to)| ((*network).to_owned(), (*to).to_owned())).collect()
     }
 
     fn key(text: &str) -> RouteKey {
@@ -206,9 +334,9 @@ mod tests {
             ..Endpoint::default()
         };
         let owned = BTreeSet::from(["10.244.1.0/26".parse().expect("a block")]);
-        let changes = Wanted::new(0).set_local(local_routes([&endpoint], &owned));
+        let changes = Wanted::new(0).set_local(local_routes([&endpoint], &owned), |_| Vec::new());
         assert_eq!(
-            changes,
+            changes.routes,
             [
                 (key("10.244.1.0/26"), Some(Route::blackhole())),
                 (key("10.244.1.5/32"), Some(Route::link("cali1"))),
@@ -219,54 +347,63 @@ mod tests {
 
     #[test]
     fn what_a_peer_announces_inside_a_block_of_ours_is_never_installed() {
-        let mut wanted = Wanted::new(0);
-        wanted.set_local(block());
-        assert_eq!(wanted.learn(prefix("10.244.1.9/32"), hops("192.0.2.1")), [(key("10.244.1.9/32"), None)]);
-        assert_eq!(
-            wanted.learn(prefix("10.244.1.0/26"), hops("192.0.2.1")),
-            [(key("10.244.1.0/26"), Some(Route::blackhole()))]
-        );
+        let (mut wanted, mut kernel) = (Wanted::new(0), Kernel::default());
+        define(&mut kernel, &mut wanted, 1);
+        kernel.set_local(&mut wanted, block());
+        for inside in ["10.244.1.9/32", "10.244.1.0/26"] {
+            kernel.learn(&mut wanted, route(inside, 1));
+        }
+        assert_eq!(kernel.leads(), leads(&[("10.244.1.0/26", "nowhere")]));
     }
 
     #[test]
     fn a_learned_route_comes_back_when_our_block_is_gone() {
-        let mut wanted = Wanted::new(0);
-        wanted.set_local(block());
-        wanted.learn(prefix("10.244.1.0/26"), hops("192.0.2.1"));
-        let changes = wanted.set_local(LocalRoutes::new());
-        assert_eq!(
-            changes,
-            [(key("10.244.1.0/26"), Some(Route::via(hops("192.0.2.1").iter().map(gateway))))]
-        );
+        let (mut wanted, mut kernel) = (Wanted::new(0), Kernel::default());
+        define(&mut kernel, &mut wanted, 1);
+        kernel.learn(&mut wanted, route("10.244.1.9/32", 1));
+        kernel.set_local(&mut wanted, block());
+        kernel.learn(&mut wanted, route("10.244.1.0/26", 1));
+        assert_eq!(kernel.leads(), leads(&[("10.244.1.0/26", "nowhere")]));
+        kernel.set_local(&mut wanted, LocalRoutes::new());
+        assert_eq!(kernel.leads(), leads(&[("10.244.1.0/26", "192.0.2.1"), ("10.244.1.9/32", "192.0.2.1")]));
     }
 
     #[test]
     fn a_restarted_speaker_keeps_its_routes_until_it_has_settled() {
-        let mut wanted = Wanted::new(0);
-        wanted.learn(prefix("10.244.2.0/26"), hops("192.0.2.2"));
-        wanted.learn(prefix("10.244.3.0/26"), hops("192.0.2.3"));
-        wanted.restarted();
-        wanted.learn(prefix("10.244.2.0/26"), hops("192.0.2.2"));
-        assert_eq!(wanted.settled(), [(key("10.244.3.0/26"), None)]);
-        assert_eq!(wanted.settled(), []);
+        let (mut wanted, mut kernel) = (Wanted::new(0), Kernel::default());
+        define(&mut kernel, &mut wanted, 2);
+        kernel.learn(&mut wanted, route("10.244.2.0/26", 2));
+        kernel.learn(&mut wanted, route("10.244.3.0/26", 2));
+        kernel.learn(&mut wanted, Learned::Restarted);
+        // The numbers of the new speaker's sets mean something else.
+        kernel.learn(&mut wanted, Learned::Hops(set(2), hops("192.0.2.7")));
+        kernel.learn(&mut wanted, route("10.244.2.0/26", 2));
+        assert_eq!(kernel.leads(), leads(&[("10.244.2.0/26", "192.0.2.7"), ("10.244.3.0/26", "192.0.2.2")]));
+        kernel.learn(&mut wanted, Learned::Settled);
+        assert_eq!(kernel.leads(), leads(&[("10.244.2.0/26", "192.0.2.7")]));
+        assert_eq!(kernel.sets.len(), 1);
     }
 
     #[derive(Debug, Clone)]
     enum Step {
         Local(Vec<u8>),
-        Learn(u8, bool),
+        Define(u8),
+        Void(u8),
+        Learn(u8, Option<u8>),
         Restarted,
         Settled,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            prop::collection::vec(0..12u8, 0..4).prop_map(Step::Local),
-            (0..12u8, any::<bool>()).prop_map(|(n, up)| Step::Learn(n, up)),
-            Just(Step::Restarted),
-            Just(Step::Settled),
+            2 => prop::collection::vec(0..12u8, 0..4).prop_map(Step::Local),
+            1 => (1..4u8).prop_map(Step::Define),
+            1 => (1..4u8).prop_map(Step::Void),
+            4 => (0..12u8, prop::option::of(1..4u8)).prop_map(|(n, set)| Step::Learn(n, set)),
+            1 => Just(Step::Restarted),
+            1 => Just(Step::Settled),
         ];
-        prop::collection::vec(step, 0..40)
+        prop::collection::vec(step, 0..60)
     }
 
     /// Twelve networks that lie inside one another in several ways.
@@ -278,41 +415,71 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn the_sum_of_all_changes_is_what_a_fresh_look_gives(steps in steps()) {
-            let mut wanted = Wanted::new(0);
-            let mut kernel: BTreeMap<RouteKey, Route> = BTreeMap::new();
-            for step in steps {
-                let changes = match step {
-                    Step::Local(blocks) => wanted.set_local(
-                        blocks.into_iter().map(|n| (nth(n), LocalRoute::Block)).collect(),
-                    ),
-                    Step::Learn(n, up) => wanted.learn(
-                        Prefix::new(nth(n)).expect("no host bits"),
-                        if up { hops("192.0.2.1") } else { BTreeSet::new() },
-                    ),
-                    Step::Restarted => { wanted.restarted(); Vec::new() }
-                    Step::Settled => wanted.settled(),
-                };
-                for (key, route) in changes {
-                    match route {
-                        Some(route) => kernel.insert(key, route),
-                        None => kernel.remove(&key),
-                    };
+    /// What was said, taken down naively: our networks, and for each learned one its speaker and set.
+    #[derive(Default)]
+    struct Model {
+        local: BTreeSet<IpNetwork>,
+        learned: BTreeMap<IpNetwork, (u32, u8)>,
+        defined: BTreeSet<u8>,
+        speaker: u32,
+    }
+
+    impl Model {
+        fn leads(&self) -> BTreeMap<String, String> {
+            let ours = self.local.iter().map(|network| (network.to_string(), "nowhere".to_owned()));
+            let hidden = |network: &IpNetwork| self.local.iter().any(|own| covers(*own, *network));
+            let theirs = self.learned.iter().filter(|(network, _)| !hidden(network));
+            ours.chain(theirs.map(|(network, (_, set))| (network.to_string(), format!("192.0.2.{set}"))))
+                .collect()
+        }
+    }
+
+    fn carry_out(step: Step, wanted: &mut Wanted, kernel: &mut Kernel, model: &mut Model) {
+        match step {
+            Step::Local(blocks) => {
+                model.local = blocks.into_iter().map(nth).collect();
+                let local = model.local.iter().map(|network| (*network, LocalRoute::Block)).collect();
+                kernel.set_local(wanted, local);
+            }
+            Step::Define(last) => {
+                model.defined.insert(last);
+                define(kernel, wanted, last);
+            }
+            Step::Void(last) => {
+                model.defined.remove(&last);
+                model.learned.retain(|_, lead| *lead != (model.speaker, last));
+                kernel.learn(wanted, Learned::Hops(set(last), BTreeSet::new()));
+            }
+            // The speaker names no set that it has not told.
+            Step::Learn(_, Some(last)) if !model.defined.contains(&last) => {}
+            Step::Learn(n, last) => {
+                match last {
+                    Some(last) => drop(model.learned.insert(nth(n), (model.speaker, last))),
+                    None => drop(model.learned.remove(&nth(n))),
                 }
-                prop_assert_eq!(&kernel, &naive(&wanted));
+                let prefix = Prefix::new(nth(n)).expect("no host bits");
+                kernel.learn(wanted, Learned::Route(prefix, last.map(set)));
+            }
+            Step::Restarted => {
+                model.speaker += 1;
+                model.defined.clear();
+                kernel.learn(wanted, Learned::Restarted);
+            }
+            Step::Settled => {
+                model.learned.retain(|_, (speaker, _)| *speaker == model.speaker);
+                kernel.learn(wanted, Learned::Settled);
             }
         }
     }
 
-    fn naive(wanted: &Wanted) -> BTreeMap<RouteKey, Route> {
-        let ours = wanted.local.keys().map(|network| (RouteKey::main(*network, 0), Route::blackhole()));
-        let theirs = wanted.learned.iter().map(|(prefix, learned)| (IpNetwork::from(*prefix), learned));
-        let theirs = theirs.filter(|(network, _)| !wanted.local.keys().any(|own| covers(*own, *network)));
-        let theirs = theirs.map(|(network, learned)| {
-            (RouteKey::main(network, 0), Route::via(learned.next_hops.iter().map(gateway)))
-        });
-        theirs.chain(ours).collect()
+    proptest! {
+        #[test]
+        fn the_sum_of_all_changes_is_what_a_fresh_look_gives(steps in steps()) {
+            let (mut wanted, mut kernel, mut model) = (Wanted::new(0), Kernel::default(), Model::default());
+            for step in steps {
+                carry_out(step, &mut wanted, &mut kernel, &mut model);
+                prop_assert_eq!(kernel.leads(), model.leads());
+            }
+        }
     }
 }

@@ -7,9 +7,6 @@ use manx_kernel::fib::Stats;
 
 use super::kernel::{KernelReport, Links};
 
-/// Learned routes taken at once.
-const BATCH: usize = 4096;
-
 /// Starts the thread.
 ///
 /// # Errors
@@ -29,7 +26,7 @@ pub(super) fn start(mut links: Links) -> anyhow::Result<std::thread::JoinHandle<
         .spawn(move || {
             runtime.block_on(async {
                 let stop = links.stop.clone();
-                while stop.run_until_cancelled(links.learned.recv(BATCH)).await.flatten().is_some() {}
+                while stop.run_until_cancelled(links.learned.recv()).await.flatten().is_some() {}
                 stop.cancelled().await;
             });
         })

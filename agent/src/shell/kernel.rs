@@ -3,13 +3,12 @@
 //! It runs on a thread of its own, since its exchanges with the kernel block, if only for
 //! milliseconds. The NAT rules, of which there are few, are kept here as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use manx_bgp::Gateway;
 use manx_kernel::fib::{Config, Fib, Input, Output, Stats};
 use manx_kernel::model::{Dump, Event};
 use manx_kernel::netlink::Kernel;
@@ -17,14 +16,12 @@ use manx_kernel::netlink::monitor::Monitor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bgp::Learned;
+use super::bgp::LearnedReceiver;
 use super::nat::NatOwner;
-use super::{deltas, events, host};
-use crate::node::fib::{Changes, LocalRoutes, Wanted};
+use super::{events, host};
+use crate::node::fib::{Changes, Learned, LocalRoutes, Wanted};
 use crate::node::intent::Intent;
 
-/// Learned routes taken at once; between two batches timers and notifications get their turn.
-const BATCH: usize = 4096;
 /// The least time between two published reports.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
 
@@ -46,7 +43,7 @@ pub struct Links {
     /// Routes of our own.
     pub local: watch::Receiver<Arc<LocalRoutes>>,
     /// Routes that BGP found.
-    pub learned: deltas::Receiver<Learned, BTreeSet<Gateway>>,
+    pub learned: LearnedReceiver,
     /// Where the report goes.
     pub report: watch::Sender<Arc<KernelReport>>,
     /// Where the MTU of the uplink goes, once it is known.
@@ -145,7 +142,7 @@ impl Owner {
                 },
                 Ok(()) = links.intent.changed() => self.on_intent(&mut links),
                 () = sleep_until(wake) => self.on_time(),
-                Some(batch) = links.learned.recv(BATCH) => self.learn(batch),
+                Some(batch) = links.learned.recv() => self.learn(batch),
             }
         }
     }
@@ -160,28 +157,27 @@ impl Owner {
 
     fn on_local(&mut self, links: &mut Links) {
         let local = Arc::clone(&links.local.borrow_and_update());
-        let changes = self.wanted.set_local((*local).clone());
+        let fib = &self.fib;
+        let changes = self.wanted.set_local((*local).clone(), |within| fib.in_sets(within));
         self.desire(changes);
     }
 
-    fn desire(&mut self, changes: Changes) {
-        if !changes.is_empty() {
-            self.fib.handle(Input::Desire(changes), Instant::now());
+    fn desire(&mut self, Changes { sets, routes }: Changes) {
+        let now = Instant::now();
+        if !sets.is_empty() {
+            self.fib.handle(Input::Sets(sets), now);
+        }
+        if !routes.is_empty() {
+            self.fib.handle(Input::Desire(routes), now);
         }
     }
 
-    fn learn(&mut self, batch: Vec<(Learned, BTreeSet<Gateway>)>) {
-        let mut changes = Changes::new();
+    fn learn(&mut self, batch: Vec<Learned>) {
+        let mut changes = Changes::default();
         let mut settled = false;
-        for (learned, next_hops) in batch {
-            match learned {
-                Learned::Restarted => self.wanted.restarted(),
-                Learned::Route(prefix) => changes.extend(self.wanted.learn(prefix, next_hops)),
-                Learned::Settled => {
-                    changes.extend(self.wanted.settled());
-                    settled = true;
-                }
-            }
+        for learned in batch {
+            settled |= learned == Learned::Settled;
+            self.wanted.learn(learned, &mut changes);
         }
         self.desire(changes);
         if settled {

@@ -11,7 +11,7 @@
 //! The end is a restart: veths, routes and rules stay as they are and sessions close without a
 //! word, so that peers keep forwarding (RFC 4724 §4). The kernel closes the sockets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use manx_bgp::{Gateway, OriginAttributes, Prefix};
+use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::DelRequest;
 use manx_cni::tombstone;
 use manx_ipam::{BlockId, Endpoint, EndpointId, Limits, NodeName, recover};
@@ -62,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let board = Board::new(inherited.copy.as_ref());
     let metrics = Metrics::default();
 
-    let (learned_in, learned) = deltas::coalescing();
+    let (learned_in, learned) = bgp::learned();
     let bgp = bgp::start(
         board.for_bgp(learned_in, options.bgp_listen.clone(), metrics.clone(), stop.clone()),
         restarting,
@@ -330,7 +330,7 @@ impl Board {
 
     fn for_kernel(
         &self,
-        learned: deltas::Receiver<bgp::Learned, BTreeSet<Gateway>>,
+        learned: bgp::LearnedReceiver,
         mtu: Option<u32>,
         stop: CancellationToken,
     ) -> kernel::Links {

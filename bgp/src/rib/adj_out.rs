@@ -84,6 +84,11 @@ impl Outs {
         self.inside.values().chain(self.others.values())
     }
 
+    /// The peers that have any.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = PeerIndex> {
+        self.inside.keys().chain(self.others.keys()).map(|(_, peer)| *peer)
+    }
+
     /// The sides of a family, those of internal peers that are no clients only if `inside`.
     pub(crate) fn range_mut(
         &mut self,

@@ -61,7 +61,7 @@ impl Rib {
             best,
             // The runner-up is the one that stayed in longest.
             step: decision.lost.iter().flatten().max().copied(),
-            next_hops: self.hops.get(net.hops),
+            next_hops: self.hops.gateways(net.hops),
             paths,
         };
         (route, order)

@@ -10,6 +10,7 @@ mod bits;
 pub(crate) mod decision;
 mod explain;
 pub(crate) mod export;
+mod flush;
 mod hops;
 mod import;
 mod nets;
@@ -34,6 +35,8 @@ use bits::Bits;
 use decision::{Candidate, From};
 pub(crate) use explain::Names;
 use export::Export;
+use flush::{Gone, SLICE};
+pub use hops::HopSet;
 use hops::Hops;
 pub(crate) use import::Screen;
 use nets::{Net, NetId, Nets};
@@ -96,6 +99,11 @@ impl Sources {
         self.facts(peer).map_or(0, |facts| facts.zone)
     }
 
+    /// Where an accepted path leads.
+    fn gateway(&self, path: &Path) -> Option<Gateway> {
+        Some(path.used()?.attributes.next_hop.gateway(self.zone(path.peer)))
+    }
+
     fn set(&mut self, peer: PeerIndex, facts: Facts) {
         let place = peer.0 as usize;
         if place >= self.slots.len() {
@@ -131,6 +139,12 @@ impl Net {
         self.carrying().first()
     }
 
+    /// The paths that would carry traffic if all the peers whose paths do were gone.
+    fn spare(&self) -> &[Path] {
+        let selected = usize::from(self.selected);
+        self.paths.as_slice().get(selected..selected + usize::from(self.spare)).unwrap_or_default()
+    }
+
     /// The paths that carry traffic.
     pub(crate) fn carrying(&self) -> &[Path] {
         self.paths.as_slice().get(..usize::from(self.selected)).unwrap_or_default()
@@ -150,6 +164,8 @@ pub(crate) struct Rib {
     hops: Hops,
     dirty: Vec<Dirty>,
     untold: VecDeque<NetId>,
+    /// Paths that are gone and still in their places.
+    gone: VecDeque<Gone>,
     origins: BTreeMap<Prefix, OriginAttributes>,
     outs: Outs,
     woken: BTreeSet<PeerIndex>,
@@ -166,6 +182,7 @@ impl Rib {
             hops: Hops::default(),
             dirty: Vec::new(),
             untold: VecDeque::new(),
+            gone: VecDeque::new(),
             origins: BTreeMap::new(),
             outs: Outs::default(),
             woken: BTreeSet::new(),
@@ -174,6 +191,7 @@ impl Rib {
 
     /// Introduces a peer, or tells what changed about it.
     pub(crate) fn set_facts(&mut self, peer: PeerIndex, facts: Facts) {
+        self.finish_flush_of(peer);
         if self.sources.facts(peer).is_some_and(|known| *known != facts) {
             for family in Family::ALL {
                 self.of_peer(peer, family, |_| true).into_iter().for_each(|id| self.touch(id, None));
@@ -216,6 +234,7 @@ impl Rib {
 
     /// Takes a path in the place of what its peer said before; returns whether the peer had said nothing.
     fn store(&mut self, prefix: Prefix, path: Path) -> bool {
+        self.finish_flush_of(path.peer);
         let family = prefix.family();
         let id = self.nets.find_or_insert(prefix);
         let Some(net) = self.nets.get_mut(id) else { return false };
@@ -283,17 +302,20 @@ impl Rib {
             return false;
         }
         self.touch(id, None);
+        self.take_out(id, wanted)
+    }
+
+    /// Takes the first path that is wanted out of a marked prefix; says whether there was one.
+    fn take_out(&mut self, id: NetId, wanted: impl Fn(&Path) -> bool) -> bool {
         let Some(net) = self.nets.get_mut(id) else { return false };
         let family = net.prefix.family();
-        let removed = net.paths.remove(wanted);
+        let Some(path) = net.paths.remove(wanted) else { return false };
         // Until the decision nothing is selected: the paths have moved.
-        net.selected = 0;
+        (net.selected, net.spare) = (0, 0);
         if net.paths.as_slice().is_empty() {
             self.nets.note_empty(true);
         }
-        if let Some(path) = removed {
-            self.sources.count(&path, family, |count| *count = count.saturating_sub(1));
-        }
+        self.sources.count(&path, family, |count| *count = count.saturating_sub(1));
         true
     }
 
@@ -301,15 +323,6 @@ impl Rib {
         let has = |paths: &Paths| paths.as_slice().iter().any(|path| path.peer == peer && wanted(path));
         let nets = self.nets.iter().filter(|(_, net)| net.prefix.family() == family && has(&net.paths));
         nets.map(|(id, _)| id).collect()
-    }
-
-    /// Forgets all that a peer said; returns how many paths that were.
-    pub(crate) fn flush(&mut self, peer: PeerIndex, family: Family) -> u32 {
-        if self.counts(peer, family).received == 0 {
-            return 0;
-        }
-        let nets = self.of_peer(peer, family, |_| true);
-        self.remove_all(&nets, |path| path.peer == peer)
     }
 
     /// Forgets what a peer has not said again since [`retain`](Self::retain).
@@ -324,6 +337,7 @@ impl Rib {
     /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2), unless that is
     /// for long (RFC 9494 §4.2).
     pub(crate) fn retain(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        self.finish_flush_of(peer);
         let twice = self.of_peer(peer, family, |path| path.stale && !path.long_lived);
         self.remove_all(&twice, |path| path.peer == peer && path.stale && !path.long_lived);
         let nets = self.of_peer(peer, family, |_| true);
@@ -341,8 +355,18 @@ impl Rib {
         count
     }
 
-    /// Runs the decision process for all marked prefixes. Between calls of the speaker nothing stays marked.
+    /// Runs the decision process for all marked prefixes, and takes away some of the paths that are gone. Between
+    /// calls of the speaker nothing stays marked.
     pub(crate) fn decide(&mut self) {
+        self.decide_in_slices(SLICE);
+    }
+
+    fn decide_in_slices(&mut self, paths: usize) {
+        self.flush_some(paths);
+        self.decide_marked();
+    }
+
+    fn decide_marked(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
         for (id, before) in &dirty {
             self.decide_one(*id, before.as_ref());
@@ -358,14 +382,14 @@ impl Rib {
     }
 
     fn decide_one(&mut self, id: NetId, before: Option<&(Shared, PeerIndex)>) {
+        self.flush_one(id);
         let Some(net) = self.nets.get_mut(id) else { return };
         net.dirty = false;
         select(net, &self.sources, &self.local);
-        let hops = self.hops.acquire_for(net.carrying(), &self.sources);
-        if hops == net.hops {
-            self.hops.release(hops);
-        } else {
-            self.hops.release(std::mem::replace(&mut net.hops, hops));
+        let paths = (net.carrying(), net.spare());
+        let hops = self.hops.choose(net.hops, net.prefix.family(), paths, &self.sources);
+        if hops != net.hops {
+            net.hops = hops;
             if !std::mem::replace(&mut net.untold, true) {
                 self.untold.push_back(id);
             }
@@ -413,12 +437,23 @@ impl Rib {
         }
     }
 
-    /// The next prefix whose next hops changed, with all of them.
-    pub(crate) fn next_route(&mut self) -> Option<(Prefix, BTreeSet<Gateway>)> {
+    /// The next set of next hops that is new, changed or gone; to be told before [`Self::next_route`].
+    pub(crate) fn next_hops(&mut self) -> Option<(HopSet, BTreeSet<Gateway>)> {
+        self.hops.next_change()
+    }
+
+    /// The next prefix that is in another set, and in which; none if it leads nowhere.
+    pub(crate) fn next_route(&mut self) -> Option<(Prefix, Option<HopSet>)> {
         let id = self.untold.pop_front()?;
         let net = self.nets.get_mut(id)?;
         net.untold = false;
-        Some((net.prefix, self.hops.get(net.hops)))
+        Some((net.prefix, Some(net.hops).filter(|set| self.hops.leads_somewhere(*set))))
+    }
+
+    /// All that [`Self::next_route`] had to tell has been told. Returns whether [`Self::next_hops`] has more.
+    pub(crate) fn routes_told(&mut self) -> bool {
+        self.untold.shrink_to(1 << 14);
+        self.hops.retire()
     }
 
     /// Begins to tell a peer all routes of a family, then End-of-RIB.
@@ -467,8 +502,11 @@ impl Rib {
         self.outs.get(family, peer).map_or(0, AdjOut::announced)
     }
 
-    /// Whether a peer must still be told something.
+    /// Whether a peer must still be told something, and can be.
     pub(crate) fn pending(&self, peer: PeerIndex, hold_end: bool) -> bool {
+        if self.unfinished() {
+            return false;
+        }
         let out = |family| self.outs.get(family, peer).is_some_and(|out| out.pending(hold_end));
         Family::ALL.into_iter().any(out)
     }
@@ -487,6 +525,9 @@ impl Rib {
         buf: &mut Vec<u8>,
     ) -> Filled {
         let mut filled = Filled::default();
+        if self.unfinished() {
+            return filled;
+        }
         for family in Family::ALL {
             if let Some(out) = self.outs.get_mut(family, peer) {
                 let more = out.fill(&self.nets, &self.sources, &self.local, (limit, hold_end), buf);
@@ -498,23 +539,37 @@ impl Rib {
     }
 }
 
-/// Puts the paths that carry traffic first, the best one leading.
+/// Puts the paths that carry traffic first, the best one leading, and behind them those that would do so next.
 fn select(net: &mut Net, sources: &Sources, local: &Local) {
+    net.spare = 0;
     if let [only] = net.paths.as_slice() {
         net.selected = u8::from(only.used().is_some());
         return;
     }
     let paths = net.paths.as_mut_slice();
     paths.sort_by_key(Path::key);
-    let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
+    let (places, mut candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
     let width = local.multipath.clamp(1, usize::from(u8::MAX));
+    let key_at = |places: &[usize], at: &usize| paths.get(*places.get(*at)?).map(Path::key);
     let decision = decision::decide(&candidates, width, local.relax);
-    let chosen: Vec<(PeerIndex, PathId)> =
-        decision.selected.iter().filter_map(|at| paths.get(*places.get(*at)?).map(Path::key)).collect();
+    let mut chosen: Vec<(PeerIndex, PathId)> =
+        decision.selected.iter().filter_map(|at| key_at(&places, at)).collect();
+    net.selected = chosen.len() as u8;
+    if candidates.len() > chosen.len() {
+        let lost = |path: &Path| chosen.iter().any(|(peer, _)| *peer == path.peer);
+        let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = places
+            .iter()
+            .zip(candidates.drain(..))
+            .filter(|(place, _)| paths.get(**place).is_some_and(|path| !lost(path)))
+            .map(|(place, candidate)| (*place, candidate))
+            .unzip();
+        let spare = decision::decide(&candidates, width, local.relax).selected;
+        net.spare = spare.len() as u8;
+        chosen.extend(spare.iter().filter_map(|at| key_at(&places, at)));
+    }
     paths.sort_by_key(|path| {
         (chosen.iter().position(|key| *key == path.key()).unwrap_or(usize::MAX), path.key())
     });
-    net.selected = chosen.len() as u8;
 }
 
 /// The paths that take part in the decision, with their places.

@@ -1,7 +1,7 @@
 //! The prefixes of the table, numbered, so that everything per prefix is a vector or a bit.
 
 use super::bits::Bits;
-use super::hops::HopsId;
+use super::hops::HopSet;
 use super::path::Paths;
 use super::slots::{SeededHasher, Slots};
 use crate::prefix::Prefix;
@@ -16,11 +16,13 @@ pub(crate) struct Net {
     /// All paths; those that carry traffic first, the best one leading.
     pub(crate) paths: Paths,
     /// Where traffic goes.
-    pub(crate) hops: HopsId,
+    pub(crate) hops: HopSet,
     /// Which prefix.
     pub(crate) prefix: Prefix,
     /// How many of the paths carry traffic.
     pub(crate) selected: u8,
+    /// How many of the paths behind those would carry it next.
+    pub(crate) spare: u8,
     /// It waits for the decision process.
     pub(crate) dirty: bool,
     /// Its next hops wait to be told.
@@ -63,9 +65,10 @@ impl Nets {
         }
         let net = Net {
             paths: Paths::None,
-            hops: HopsId::NONE,
+            hops: HopSet::NONE,
             prefix,
             selected: 0,
+            spare: 0,
             dirty: false,
             untold: false,
             vacant: false,
@@ -93,6 +96,11 @@ impl Nets {
 
     pub(crate) fn get_mut(&mut self, id: NetId) -> Option<&mut Net> {
         self.nets.get_mut(id.0 as usize)
+    }
+
+    /// One above the highest number.
+    pub(crate) fn end(&self) -> u32 {
+        self.nets.len() as u32
     }
 
     /// All prefixes with their numbers, in the order of the numbers.

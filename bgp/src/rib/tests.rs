@@ -133,7 +133,7 @@ fn numbers_of_withdrawn_prefixes_are_used_again() {
             rib.withdraw(PeerIndex(0), prefix);
         }
         rib.decide();
-        while rib.next_route().is_some() {}
+        Fib::default().read(&mut rib);
         drain(&mut rib, &mut BTreeMap::new());
     }
     assert!(rib.nets.len() <= 15_000, "{} numbers are in use", rib.nets.len());
@@ -202,6 +202,7 @@ fn announce(rib: &mut Rib, peer: u32, prefix: Prefix, version: u32) {
     };
     let attributes = attributes(|a| {
         a.as_path = AsPath::sequence([Asn(65001 + peer), Asn(7000 + version)]);
+        a.next_hop = NextHop::V4([10, 0, 0, peer as u8].into());
         a.origin = if version.is_multiple_of(3) { Origin::Igp } else { Origin::Egp };
     });
     rib.announce(&screen, Announcement::new(attributes, [prefix]), u32::MAX);
@@ -280,6 +281,53 @@ fn net(number: u8) -> Prefix {
     v4([10, number, 0, 0], 16)
 }
 
+/// The kernel's side: sets, and which prefix is in which.
+#[derive(Default)]
+struct Fib {
+    sets: BTreeMap<HopSet, BTreeSet<u8>>,
+    members: BTreeMap<Prefix, HopSet>,
+}
+
+impl Fib {
+    /// Takes what there is to tell; gives how many sets and prefixes that were.
+    fn read(&mut self, rib: &mut Rib) -> (usize, usize) {
+        let (mut sets, mut prefixes) = (0, 0);
+        loop {
+            while let Some((set, gateways)) = rib.next_hops() {
+                sets += 1;
+                if gateways.is_empty() {
+                    self.sets.remove(&set);
+                    self.members.retain(|_, member| *member != set);
+                } else {
+                    self.sets.insert(set, gateways.iter().map(last_octet).collect());
+                }
+            }
+            if let Some((prefix, set)) = rib.next_route() {
+                prefixes += 1;
+                match set {
+                    Some(set) => self.members.insert(prefix, set),
+                    None => self.members.remove(&prefix),
+                };
+            } else if !rib.routes_told() {
+                return (sets, prefixes);
+            }
+        }
+    }
+
+    /// Each prefix with the last octets of its gateways.
+    fn routes(&self) -> BTreeMap<Prefix, BTreeSet<u8>> {
+        let gateways = |set: &HopSet| self.sets.get(set).expect("a set is told before its prefixes").clone();
+        self.members.iter().map(|(prefix, set)| (*prefix, gateways(set))).collect()
+    }
+}
+
+fn last_octet(gateway: &Gateway) -> u8 {
+    match gateway.address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(_) => panic!("the tests speak IPv4"),
+    }
+}
+
 /// The naive table: version and staleness by prefix and peer.
 type Model = BTreeMap<(Prefix, u32), (u32, bool)>;
 
@@ -343,6 +391,16 @@ fn all_but(prefix: Prefix) -> Policy {
     Policy { rules: vec![rule], ..Policy::accept_all() }
 }
 
+/// The peer of the best path of each prefix.
+fn carriers(model: &Model) -> BTreeMap<Prefix, BTreeSet<u8>> {
+    let mut best: BTreeMap<Prefix, (bool, u32)> = BTreeMap::new();
+    for ((prefix, peer), (version, _)) in model {
+        let rank = (!version.is_multiple_of(3), *peer);
+        best.entry(*prefix).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
+    }
+    best.into_iter().map(|(prefix, (_, peer))| (prefix, BTreeSet::from([peer as u8]))).collect()
+}
+
 /// What the listener must know in the end: the best path of each prefix, by a comparison written down anew.
 fn expected(model: &Model, rejected: Prefix) -> BTreeMap<Prefix, Vec<Asn>> {
     let mut best: BTreeMap<Prefix, (bool, u32, u32)> = BTreeMap::new();
@@ -361,9 +419,14 @@ proptest! {
     fn a_listener_ends_up_knowing_exactly_the_best_paths(changes in prop::collection::vec(change(), 1..120)) {
         let (mut rib, mut model, mut known) = (rib(), Model::new(), BTreeMap::new());
         let mut rejected = v4([192, 0, 2, 0], 24);
-        let mut kernel: BTreeSet<Prefix> = BTreeSet::new();
+        let mut fib = Fib::default();
         for change in &changes {
             carry_out(change, &mut rib, &mut model, &mut rejected, &mut known);
+            fib.read(&mut rib);
+            for (prefix, hops) in fib.routes() {
+                let said = |hop: &u8| model.contains_key(&(prefix, u32::from(*hop)));
+                prop_assert!(hops.iter().all(said), "{} leads to {:?}", prefix, hops);
+            }
             for peer in 0..SOURCES {
                 let of_peer = || model.iter().filter(move |((_, from), _)| *from == peer);
                 let counts = rib.counts(PeerIndex(peer), Family::Ipv4Unicast);
@@ -373,11 +436,142 @@ proptest! {
             }
         }
         drain(&mut rib, &mut known);
-        while let Some((prefix, hops)) = rib.next_route() {
-            if hops.is_empty() { kernel.remove(&prefix) } else { kernel.insert(prefix) };
-        }
+        fib.read(&mut rib);
         prop_assert_eq!(&known, &expected(&model, rejected));
         prop_assert_eq!(rib.announced(LISTENER, Family::Ipv4Unicast) as usize, known.len());
-        prop_assert_eq!(kernel, model.keys().map(|(prefix, _)| *prefix).collect::<BTreeSet<_>>());
+        prop_assert_eq!(fib.routes(), carriers(&model));
+        prop_assert!(rib.hops.len() <= 1 + carriers(&model).len());
+    }
+}
+
+mod lost_peers {
+    //! What becomes of traffic while the paths of a peer are being taken out.
+
+    use super::*;
+
+    const V4: Family = Family::Ipv4Unicast;
+
+    /// A path of a certain length by a next hop of the peer's own; paths of one length are equal.
+    fn say(rib: &mut Rib, peer: u8, prefix: Prefix, length: usize) {
+        let policy = Policy::accept_all();
+        let screen = Screen {
+            peer: PeerIndex(peer.into()),
+            kind: Source::External,
+            policy: &policy,
+            local_address: IpAddr::from([10, 0, 0, 200]),
+            terms: Terms::default(),
+            own: NextHopMode::Keep,
+        };
+        let attributes = attributes(|a| {
+            a.as_path = AsPath::sequence(std::iter::repeat_n(Asn(65001), length + 1));
+            a.next_hop = NextHop::V4([10, 0, 0, peer].into());
+        });
+        rib.announce(&screen, Announcement { attributes, prefixes: vec![prefix.into()] }, u32::MAX);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Turn {
+        Say { peer: u8, prefix: u8, length: usize },
+        Withdraw { peer: u8, prefix: u8 },
+        Lose { peer: u8 },
+        Slice { paths: usize },
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        let peer = || 0..4_u8;
+        prop_oneof![
+            12 => (peer(), 0..12_u8, 0..2_usize).prop_map(|(peer, prefix, length)| Turn::Say { peer, prefix, length }),
+            3 => (peer(), 0..12_u8).prop_map(|(peer, prefix)| Turn::Withdraw { peer, prefix }),
+            2 => peer().prop_map(|peer| Turn::Lose { peer }),
+            3 => (0..4_usize).prop_map(|paths| Turn::Slice { paths }),
+        ]
+    }
+
+    type Said = BTreeMap<(Prefix, u8), usize>;
+
+    /// Where each prefix leads: to all peers with the shortest path.
+    fn wanted(said: &Said) -> BTreeMap<Prefix, BTreeSet<u8>> {
+        let mut wanted: BTreeMap<Prefix, (usize, BTreeSet<u8>)> = BTreeMap::new();
+        for ((prefix, peer), length) in said {
+            let best = wanted.entry(*prefix).or_insert((*length, BTreeSet::new()));
+            if *length < best.0 {
+                *best = (*length, BTreeSet::new());
+            }
+            if *length == best.0 {
+                best.1.insert(*peer);
+            }
+        }
+        wanted.into_iter().map(|(prefix, (_, peers))| (prefix, peers)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn traffic_takes_only_paths_that_live_and_in_the_end_the_best(turns in prop::collection::vec(turn(), 1..120)) {
+            let (mut rib, mut said, mut fib) = (rib(), Said::new(), Fib::default());
+            for turn in &turns {
+                let mut slice = 0;
+                match *turn {
+                    Turn::Say { peer, prefix, length } => {
+                        say(&mut rib, peer, net(prefix), length);
+                        said.insert((net(prefix), peer), length);
+                    }
+                    Turn::Withdraw { peer, prefix } => {
+                        rib.withdraw(PeerIndex(peer.into()), net(prefix));
+                        said.remove(&(net(prefix), peer));
+                    }
+                    Turn::Lose { peer } => {
+                        let count = rib.flush(PeerIndex(peer.into()), V4);
+                        prop_assert_eq!(count as usize, said.keys().filter(|(_, by)| *by == peer).count());
+                        said.retain(|(_, by), _| *by != peer);
+                    }
+                    Turn::Slice { paths } => slice = paths,
+                }
+                rib.decide_in_slices(slice);
+                fib.read(&mut rib);
+                let routes = fib.routes();
+                for (prefix, hops) in &routes {
+                    let lives = |peer: &u8| said.contains_key(&(*prefix, *peer));
+                    prop_assert!(!hops.is_empty() && hops.iter().all(lives), "{} leads to {:?}", prefix, hops);
+                }
+                prop_assert!(routes.keys().eq(wanted(&said).keys()), "some prefix waits for the table");
+                for peer in 0..4 {
+                    let counts = rib.counts(PeerIndex(peer.into()), V4);
+                    prop_assert_eq!(counts.received as usize, said.keys().filter(|(_, by)| *by == peer).count());
+                }
+            }
+            while rib.unfinished() {
+                rib.decide_in_slices(1);
+                fib.read(&mut rib);
+            }
+            prop_assert_eq!(fib.routes(), wanted(&said));
+            prop_assert_eq!(fib.sets.len(), rib.hops.len());
+            prop_assert!(fib.sets.len() <= 12);
+        }
+    }
+
+    #[test]
+    fn a_lost_peer_costs_one_message_for_each_of_its_sets_and_none_for_its_prefixes() {
+        let (mut rib, mut fib) = (rib(), Fib::default());
+        for prefix in 0..100 {
+            say(&mut rib, 0, net(prefix), 0);
+            say(&mut rib, 1, net(prefix), 1);
+        }
+        rib.decide();
+        assert_eq!(fib.read(&mut rib).1, 100);
+        rib.flush(PeerIndex(0), V4);
+        assert_eq!(fib.read(&mut rib), (1, 0));
+        assert_eq!(fib.routes().get(&net(7)), Some(&BTreeSet::from([1])));
+        rib.decide_in_slices(30);
+        assert!(rib.unfinished() && !rib.pending(LISTENER, false));
+        rib.decide();
+        assert!(!rib.unfinished() && rib.pending(LISTENER, false));
+        assert_eq!(fib.read(&mut rib), (0, 0), "the old set is the new one");
+        rib.flush(PeerIndex(1), V4);
+        assert_eq!(fib.read(&mut rib), (1, 0));
+        assert_eq!(fib.routes(), BTreeMap::new());
+        rib.decide();
+        fib.read(&mut rib);
+        assert_eq!(rib.hops.len(), 0);
     }
 }

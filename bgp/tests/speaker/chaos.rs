@@ -1,16 +1,17 @@
 //! Anything in any order: the speaker neither panics nor loses track.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use manx_bgp::wire::{Announcement, AsPath, Attributes, ErrorCode, Message, NextHop, Notification, Update};
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Family, Gateway, Input, Local, Output, PeerConfig, PeerId, PeerState,
-    Policy, Prefix, RouterId, Speaker, StopReason,
+    Asn, ConnId, Direction, Event, Family, Input, Local, Output, PeerConfig, PeerId, PeerState, Policy,
+    Prefix, RouterId, Speaker, StopReason,
 };
 use proptest::prelude::*;
 
+use crate::kernel::{Kernel, Routes};
 use crate::script::{octets, open, passive, restartable};
 use crate::world::{beginning, open_peer};
 
@@ -127,7 +128,8 @@ struct Chaos {
     speaker: Speaker,
     now: std::time::Instant,
     conns: BTreeMap<ConnId, usize>,
-    kernel: BTreeMap<Prefix, BTreeSet<Gateway>>,
+    kernel: Kernel,
+    routes: Routes,
     next: u64,
     stopped: bool,
     states: BTreeMap<PeerId, PeerState>,
@@ -142,7 +144,8 @@ impl Chaos {
             speaker: Speaker::new(local, [1; 32], now),
             now,
             conns: BTreeMap::new(),
-            kernel: BTreeMap::new(),
+            kernel: Kernel::default(),
+            routes: Routes::new(),
             next: 0,
             stopped: false,
             states: BTreeMap::new(),
@@ -163,11 +166,8 @@ impl Chaos {
                     assert!(self.conns.remove(&conn).is_some(), "{conn:?} is closed twice");
                     assert!(!self.speaker.transmit(conn, &mut rest, 4096));
                 }
-                Output::Route { prefix, next_hops } if next_hops.is_empty() => {
-                    self.kernel.remove(&prefix);
-                }
-                Output::Route { prefix, next_hops } => {
-                    self.kernel.insert(prefix, next_hops);
+                route @ (Output::Hops { .. } | Output::Route { .. }) => {
+                    _ = self.kernel.take(&route, &mut self.routes)
                 }
                 Output::Settled => self.settled += 1,
                 Output::Event(Event::StateChanged { peer, from, to }) => {
@@ -186,7 +186,7 @@ impl Chaos {
             let wanted = snapshot.routes.iter().filter(|route| !route.next_hops.is_empty());
             let wanted: BTreeMap<_, _> =
                 wanted.map(|route| (route.prefix, route.next_hops.clone())).collect();
-            assert_eq!(self.kernel, wanted);
+            assert_eq!(self.routes, wanted);
         }
         for peer in &snapshot.peers {
             assert_eq!(self.states.get(&peer.peer).copied().unwrap_or_default(), peer.state);

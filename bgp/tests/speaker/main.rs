@@ -5,6 +5,7 @@ mod chaos;
 mod collisions;
 mod explain;
 mod faults;
+mod kernel;
 mod policy;
 mod restarts;
 mod routes;

@@ -121,9 +121,8 @@ impl Script {
                     said.extend(self.read(conn));
                     said.push(format!("close {}", conn.0));
                 }
-                Output::Route { prefix, next_hops } if next_hops.is_empty() => {
-                    said.push(format!("lose {prefix}"))
-                }
+                Output::Hops { .. } => {}
+                Output::Route { prefix, set: None } => said.push(format!("lose {prefix}")),
                 Output::Route { prefix, .. } => said.push(format!("use {prefix}")),
                 Output::Settled => said.push("settled".to_owned()),
                 Output::Event(Event::StateChanged { to, .. }) => said.push(to.to_string()),

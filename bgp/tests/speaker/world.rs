@@ -9,6 +9,8 @@ use manx_bgp::{
     PeerConfig, PeerId, PeerState, Policy, Prefix, RouterId, Speaker, StopReason,
 };
 
+use crate::kernel::{Kernel, Routes};
+
 /// The place of a host in the world.
 pub(crate) type Host = usize;
 
@@ -54,7 +56,8 @@ pub(crate) struct Node {
     pub(crate) local: Local,
     pub(crate) peers: BTreeMap<PeerId, PeerConfig>,
     /// What the kernel would have.
-    pub(crate) routes: BTreeMap<Prefix, BTreeSet<Gateway>>,
+    pub(crate) routes: Routes,
+    kernel: Kernel,
     /// What it had and lost, in order.
     pub(crate) lost: Vec<Prefix>,
     /// All that happened, with its time.
@@ -130,7 +133,8 @@ impl World {
             speaker,
             local,
             peers: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            routes: Routes::new(),
+            kernel: Kernel::default(),
             lost: Vec::new(),
             events: Vec::new(),
             settled: None,
@@ -203,12 +207,8 @@ impl World {
                     self.write(host, conn);
                     self.hang_up(conn);
                 }
-                Output::Route { prefix, next_hops } if next_hops.is_empty() => {
-                    node.routes.remove(&prefix);
-                    node.lost.push(prefix);
-                }
-                Output::Route { prefix, next_hops } => {
-                    node.routes.insert(prefix, next_hops);
+                route @ (Output::Hops { .. } | Output::Route { .. }) => {
+                    node.lost.extend(node.kernel.take(&route, &mut node.routes));
                 }
                 Output::Settled => {
                     node.routes_when_settled = node.routes.len();
@@ -394,6 +394,7 @@ impl World {
         node.alive = true;
         node.settled = None;
         node.routes.clear();
+        node.kernel = Kernel::default();
         self.declare(host);
     }
 

@@ -1,5 +1,8 @@
 //! Targets: the distinct sets of next hops that routes lead to, and what each resolves to.
 //!
+//! A target is either made for one distinct set of next hops, or stands for a named set, whose next hops may change under
+//! its routes.
+//!
 //! A hundred thousand routes share a few targets, so that a change below a next hop is worked out once per target
 //! and not once per route.
 
@@ -8,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Gateway, Hop, Resolution};
+use crate::model::{Gateway, Hop, Resolution, SetId};
 
 /// Names a target for as long as it is in use; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +22,8 @@ pub(super) struct TargetId(u32);
 pub(super) struct Target {
     pub(super) next_hops: BTreeSet<Gateway>,
     ipv6: bool,
+    /// The set for which it stands.
+    set: Option<SetId>,
     /// How many wanted routes lead here.
     pub(super) routes: usize,
     /// The neighbours that can be used now.
@@ -40,10 +45,19 @@ struct NextHop {
     targets: BTreeSet<TargetId>,
 }
 
+/// A set of next hops with a name.
+#[derive(Debug, Default)]
+struct NamedSet {
+    next_hops: BTreeSet<Gateway>,
+    /// The targets that stand for it, one for each family.
+    targets: [Option<TargetId>; 2],
+}
+
 /// All targets in use.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     ids: BTreeMap<(bool, BTreeSet<Gateway>), TargetId>,
+    sets: BTreeMap<SetId, NamedSet>,
     targets: BTreeMap<TargetId, Target>,
     next_hops: BTreeMap<Gateway, NextHop>,
     last_id: u32,
@@ -57,20 +71,68 @@ impl Targets {
     /// Counts one more route to these next hops.
     pub(super) fn acquire(&mut self, ipv6: bool, next_hops: &BTreeSet<Gateway>) -> TargetId {
         let key = (ipv6, next_hops.clone());
-        let id = match self.ids.get(&key) {
-            Some(id) => *id,
-            None => self.insert(key),
-        };
-        if let Some(target) = self.targets.get_mut(&id) {
-            target.routes += 1;
-        }
+        let known = self.ids.get(&key).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = self.insert(ipv6, next_hops.clone(), None);
+            self.ids.insert(key, id);
+            id
+        });
+        self.count_up(id);
         id
     }
 
-    fn insert(&mut self, key: (bool, BTreeSet<Gateway>)) -> TargetId {
+    /// Counts one more route to a named set; `None` if there is no such set.
+    pub(super) fn acquire_set(&mut self, ipv6: bool, set: SetId) -> Option<TargetId> {
+        let named = self.sets.get(&set)?;
+        let id = match named.targets[usize::from(ipv6)] {
+            Some(id) => id,
+            None => {
+                let id = self.insert(ipv6, named.next_hops.clone(), Some(set));
+                if let Some(named) = self.sets.get_mut(&set) {
+                    named.targets[usize::from(ipv6)] = Some(id);
+                }
+                id
+            }
+        };
+        self.count_up(id);
+        Some(id)
+    }
+
+    /// Says what a set leads to from now on. Without next hops it is gone; gives the targets that stood for it then.
+    pub(super) fn define(&mut self, set: SetId, next_hops: BTreeSet<Gateway>) -> Vec<TargetId> {
+        if next_hops.is_empty() {
+            let targets = self.sets.remove(&set).map(|named| named.targets).unwrap_or_default();
+            return targets.into_iter().flatten().collect();
+        }
+        let named = self.sets.entry(set).or_default();
+        named.next_hops.clone_from(&next_hops);
+        for id in named.targets.into_iter().flatten() {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            let before = std::mem::replace(&mut target.next_hops, next_hops.clone());
+            self.link(id, &next_hops);
+            self.unlink(id, &before.difference(&next_hops).copied().collect());
+        }
+        Vec::new()
+    }
+
+    fn count_up(&mut self, id: TargetId) {
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.routes += 1;
+        }
+    }
+
+    fn insert(&mut self, ipv6: bool, next_hops: BTreeSet<Gateway>, set: Option<SetId>) -> TargetId {
         self.last_id += 1;
         let id = TargetId(self.last_id);
-        for gateway in &key.1 {
+        self.link(id, &next_hops);
+        let (hops, objects) = (BTreeSet::new(), BTreeSet::new());
+        self.targets.insert(id, Target { next_hops, ipv6, set, routes: 0, hops, objects });
+        id
+    }
+
+    /// Has a target follow its next hops.
+    fn link(&mut self, id: TargetId, next_hops: &BTreeSet<Gateway>) {
+        for gateway in next_hops {
             let next_hop = self.next_hops.entry(*gateway).or_default();
             next_hop.targets.insert(id);
             match gateway.link {
@@ -83,12 +145,21 @@ impl Targets {
                 None => {}
             }
         }
-        let (ipv6, next_hops) = key.clone();
-        let target = Target { next_hops, ipv6, routes: 0, hops: BTreeSet::new(), objects: BTreeSet::new() };
-        self.targets.insert(id, target);
-        self.ids.insert(key, id);
         self.dirty.insert(id);
-        id
+    }
+
+    /// Undoes [`Self::link`].
+    fn unlink(&mut self, id: TargetId, next_hops: &BTreeSet<Gateway>) {
+        for gateway in next_hops {
+            let Some(next_hop) = self.next_hops.get_mut(gateway) else { continue };
+            next_hop.targets.remove(&id);
+            if next_hop.targets.is_empty() {
+                self.next_hops.remove(gateway);
+                if gateway.link.is_none() {
+                    self.fresh.remove(&gateway.address);
+                }
+            }
+        }
     }
 
     /// Counts one route less.
@@ -106,18 +177,17 @@ impl Targets {
             return;
         }
         let Some(target) = self.targets.remove(&id) else { return };
-        for gateway in &target.next_hops {
-            let Some(next_hop) = self.next_hops.get_mut(gateway) else { continue };
-            next_hop.targets.remove(&id);
-            if next_hop.targets.is_empty() {
-                self.next_hops.remove(gateway);
-                if gateway.link.is_none() {
-                    self.fresh.remove(&gateway.address);
+        self.unlink(id, &target.next_hops);
+        self.dirty.remove(&id);
+        match target.set.map(|set| self.sets.get_mut(&set)) {
+            None => drop(self.ids.remove(&(target.ipv6, target.next_hops))),
+            Some(Some(named)) => {
+                for place in named.targets.iter_mut().filter(|place| **place == Some(id)) {
+                    *place = None;
                 }
             }
+            Some(None) => {}
         }
-        self.dirty.remove(&id);
-        self.ids.remove(&(target.ipv6, target.next_hops));
     }
 
     pub(super) fn get(&self, id: TargetId) -> Option<&Target> {
@@ -126,6 +196,11 @@ impl Targets {
 
     pub(super) fn get_mut(&mut self, id: TargetId) -> Option<&mut Target> {
         self.targets.get_mut(&id)
+    }
+
+    /// The set for which a target stands.
+    pub(super) fn set_of(&self, id: TargetId) -> Option<SetId> {
+        self.targets.get(&id)?.set
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (TargetId, &Target)> {

@@ -4,7 +4,7 @@ mod faults;
 mod model;
 
 use super::*;
-use crate::model::{Hop, NexthopTo, PROTOCOL};
+use crate::model::{Event, Hop, NexthopTo, PROTOCOL};
 use model::{Bench, hop, ip, key, link};
 
 fn two_uplinks() -> Bench {
@@ -46,7 +46,7 @@ fn routes_to_one_next_hop_share_one_object() {
 #[test]
 fn a_gateway_on_a_known_link_is_not_looked_up_and_waits_for_the_link() {
     let mut bench = two_uplinks();
-    let gateway = |link| crate::model::Gateway { address: ip("fe80::1"), link: Some(link) };
+    let gateway = |link| Gateway { address: ip("fe80::1"), link: Some(link) };
     bench.feed(Input::Desire(many(2, &Route::via([gateway(1), gateway(2)]))));
     bench.settle();
     assert!(bench.world.leads_to(&key(1), &[hop("fe80::1", 1), hop("fe80::1", 2)]));
@@ -102,6 +102,66 @@ fn all_routes_of_a_lost_peer_move_with_one_message() {
     bench.settle();
     assert_eq!(bench.log.len(), 1, "{:?}", bench.log);
     assert!(bench.world.leads_to(&key(7), &[hop("192.0.2.2", 2)]));
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn a_set_that_leads_elsewhere_costs_one_message_however_many_routes_are_in_it() {
+    let mut bench = two_uplinks();
+    let (set, other) = (SetId(1), SetId(2));
+    let to = |text: &[&str]| text.iter().map(|text| Gateway::from(ip(text))).collect::<BTreeSet<_>>();
+    bench.feed(Input::Sets(vec![(set, to(&["192.0.2.1"])), (other, to(&["192.0.2.1"]))]));
+    bench.feed(Input::Desire(many(500, &Route::set(set))));
+    bench.feed(Input::Desire(vec![(key(1000), Some(Route::set(other)))]));
+    bench.settle();
+    bench.log.clear();
+    bench.feed(Input::Sets(vec![(set, to(&["192.0.2.2"]))]));
+    bench.settle();
+    assert_eq!(bench.log.len(), 1, "{:?}", bench.log);
+    assert!(bench.world.leads_to(&key(7), &[hop("192.0.2.2", 2)]));
+    assert!(bench.world.leads_to(&key(1000), &[hop("192.0.2.1", 1)]));
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn a_set_that_is_gone_takes_its_routes_along_with_one_message() {
+    let mut bench = two_uplinks();
+    let (set, other) = (SetId(1), SetId(2));
+    let to = |text: &[&str]| text.iter().map(|text| Gateway::from(ip(text))).collect::<BTreeSet<_>>();
+    bench.feed(Input::Sets(vec![(set, to(&["192.0.2.1", "192.0.2.2"])), (other, to(&["192.0.2.1"]))]));
+    bench.feed(Input::Desire(many(500, &Route::set(set))));
+    bench.feed(Input::Desire(vec![(key(1000), Some(Route::set(other)))]));
+    bench.settle();
+    bench.log.clear();
+    bench.feed(Input::Sets(vec![(set, BTreeSet::new())]));
+    bench.drain();
+    assert!(matches!(bench.log.first(), Some(Op::DeleteNexthop { .. })), "{:?}", bench.log);
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(1000)].into());
+    assert_eq!((bench.fib.stats().desired, bench.world.objects.len()), (1, 1));
+    bench.feed(Input::Desire(vec![(key(7), Some(Route::set(set)))]));
+    bench.settle();
+    assert_eq!(bench.world.ours(), [key(1000)].into());
+    assert!(bench.fib.in_sync());
+}
+
+#[test]
+fn a_gateway_in_the_other_family_serves_the_routes_of_a_set() {
+    let mut bench = two_uplinks();
+    let gateways = [Gateway::from(ip("192.0.2.1")), Gateway { address: ip("fe80::1"), link: Some(2) }];
+    bench.feed(Input::Sets(vec![(SetId(1), gateways.into())]));
+    let six = RouteKey::main("2001:db8::/64".parse().unwrap(), 0);
+    bench.feed(Input::Desire(vec![(key(1), Some(Route::set(SetId(1)))), (six, Some(Route::set(SetId(1))))]));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1), hop("fe80::1", 2)]));
+    assert!(bench.world.leads_to(&six, &[hop("fe80::1", 2)]));
+    bench.world.drop_link(2);
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1)]));
+    bench.world.put_link(link(2, "up2"));
+    bench.settle();
+    assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1), hop("fe80::1", 2)]));
+    assert!(bench.world.leads_to(&six, &[hop("fe80::1", 2)]));
     assert!(bench.fib.in_sync());
 }
 

@@ -10,9 +10,9 @@ use manx_bgp::wire::{
     RouteRefresh, Side, Update,
 };
 use manx_bgp::{
-    AddPath, Asn, ConnId, Dial, Direction, Families, Family, FamilyConfig, Gateway, Input, LimitAction,
-    Local, LocalAs, NextHopMode, Output, PeerConfig, PeerId, Policy, Prefix, RemoteAs, Role, RouterId,
-    Speaker,
+    AddPath, Asn, ConnId, Dial, Direction, Families, Family, FamilyConfig, Gateway, HopSet, Input,
+    LimitAction, Local, LocalAs, NextHopMode, Output, PeerConfig, PeerId, Policy, Prefix, RemoteAs, Role,
+    RouterId, Speaker,
 };
 
 use crate::script::Script;
@@ -54,8 +54,10 @@ struct Bench {
     conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
     dialling: BTreeSet<usize>,
+    /// The sets of next hops that we were told.
+    sets: BTreeMap<HopSet, BTreeSet<Gateway>>,
     /// The routes that we were told.
-    told: BTreeMap<Prefix, BTreeSet<Gateway>>,
+    told: BTreeMap<Prefix, HopSet>,
 }
 
 fn peer_name(peer: usize) -> PeerId {
@@ -132,6 +134,7 @@ impl Bench {
             conns: BTreeMap::new(),
             next_conn: 0,
             dialling: BTreeSet::new(),
+            sets: BTreeMap::new(),
             told: BTreeMap::new(),
         };
         bench.set_peers(script, 7);
@@ -260,11 +263,15 @@ impl Bench {
                 self.conns.get_mut(&conn).into_iter().for_each(|conn| conn.closed = true);
                 self.conns.remove(&conn);
             }
-            Output::Route { prefix, next_hops } if next_hops.is_empty() => {
-                self.told.remove(&prefix);
+            Output::Hops { set, gateways } if gateways.is_empty() => {
+                self.sets.remove(&set);
+                self.told.retain(|_, told| *told != set);
             }
-            Output::Route { prefix, next_hops } => {
-                self.told.insert(prefix, next_hops);
+            Output::Hops { set, gateways } => drop(self.sets.insert(set, gateways)),
+            Output::Route { prefix, set: None } => drop(self.told.remove(&prefix)),
+            Output::Route { prefix, set: Some(set) } => {
+                assert!(self.sets.contains_key(&set), "a prefix is in a set that was never told");
+                self.told.insert(prefix, set);
             }
             Output::Adopted { .. } | Output::Settled | Output::Event(_) => {}
         }
@@ -295,7 +302,9 @@ impl Bench {
         let snapshot = self.speaker.snapshot(self.now);
         let table = snapshot.routes.into_iter().filter(|route| !route.next_hops.is_empty());
         let table: BTreeMap<_, _> = table.map(|route| (route.prefix, route.next_hops)).collect();
-        assert_eq!(self.told, table, "what was told is what the table has");
+        let told: BTreeMap<_, _> =
+            self.told.iter().map(|(prefix, set)| (*prefix, self.sets[set].clone())).collect();
+        assert_eq!(told, table, "what was told is what the table has");
         for peer in &snapshot.peers {
             for (family, status) in &peer.families {
                 assert!(status.accepted <= status.received, "{family} of {}", peer.peer);

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::conn::{CHUNK, Conn, Note};
 use super::listeners::Listeners;
-use super::{Learned, Links, socket};
+use super::{LearnedSender, Links, socket};
+use crate::node::fib::Learned;
 use crate::node::intent::{BgpIntent, Problem, Transport};
 use crate::shell::events;
 use crate::shell::options::ListenAt;
@@ -25,6 +26,8 @@ use crate::shell::options::ListenAt;
 const NOTES: usize = 64;
 /// Notes handled before the loop looks at its timers again.
 const NOTES_PER_TURN: usize = 32;
+/// Routes that go to the kernel's owner at once.
+const ROUTES: usize = 1024;
 /// The least time between two published states of the sessions.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
 
@@ -83,6 +86,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         listeners: Listeners::new(accepted_in),
         listen: links.listen.clone(),
         dirty: true,
+        held: false,
     };
     turn.adopt_intent(intent);
     let origins = Arc::clone(&links.origins.borrow_and_update());
@@ -120,6 +124,8 @@ struct Turn {
     listen: Vec<ListenAt>,
     /// Something about the sessions changed since they were published.
     dirty: bool,
+    /// There are routes for which there was no room.
+    held: bool,
 }
 
 impl Turn {
@@ -127,6 +133,7 @@ impl Turn {
         let mut publish_at = Instant::now();
         loop {
             self.drain(links);
+            self.tell_routes(&links.learned);
             if self.dirty && Instant::now() >= publish_at {
                 self.publish(&links.sessions);
                 publish_at = Instant::now() + PUBLISH_PAUSE;
@@ -137,6 +144,8 @@ impl Turn {
             tokio::select! {
                 () = links.stop.cancelled() => return self.stop(),
                 () = sleep_until(wake) => self.on_time(),
+                // There is room again; who takes it is the next turn's business.
+                Ok(room) = links.learned.reserve(), if self.held => drop(room),
                 Ok(()) = links.intent.changed() => {
                     let intent = links.intent.borrow_and_update().clone();
                     if !intent.is_some_and(|intent| self.adopt_intent(intent)) {
@@ -298,23 +307,35 @@ impl Turn {
     }
 
     fn drain(&mut self, links: &Links) {
-        while let Some(output) = self.speaker.poll() {
+        while let Some(output) = self.speaker.poll_sessions() {
             match output {
                 Output::Connect { peer, target, source } => self.dial(peer, target, source),
                 Output::Adopted { conn, peer } => self.adopt(conn, peer),
                 Output::Writable { conn } => self.fill(conn),
                 Output::Close { conn } => self.close(conn),
-                Output::Route { prefix, next_hops } => links.learned.send(Learned::Route(prefix), next_hops),
-                Output::Settled => {
-                    links.learned.send(Learned::Settled, BTreeSet::new());
-                    self.dirty = true;
-                }
+                // These come by `poll_routes`.
+                Output::Hops { .. } | Output::Route { .. } | Output::Settled => {}
                 Output::Event(event) => {
                     events::log_bgp(&event, &links.metrics);
                     self.dirty = true;
                 }
             }
         }
+    }
+
+    /// Hands routes to the kernel's owner while it has room for them.
+    fn tell_routes(&mut self, learned: &LearnedSender) {
+        self.held = false;
+        while let Ok(room) = learned.try_reserve() {
+            let outputs = std::iter::from_fn(|| self.speaker.poll_routes()).take(ROUTES);
+            let batch: Vec<Learned> = outputs.filter_map(learned_of).collect();
+            if batch.is_empty() {
+                return;
+            }
+            self.dirty |= batch.last() == Some(&Learned::Settled);
+            room.send(batch);
+        }
+        self.held = !learned.is_closed();
     }
 
     fn dial(&mut self, peer: PeerId, target: SocketAddr, source: Option<IpAddr>) {
@@ -356,6 +377,16 @@ impl Turn {
         let communication = "the configuration of this node changed".to_owned();
         self.speaker.handle(Input::Stop(StopReason::Leave { communication }), Instant::now());
         self.drain(links);
+    }
+}
+
+fn learned_of(output: Output) -> Option<Learned> {
+    match output {
+        Output::Hops { set, gateways } => Some(Learned::Hops(set, gateways)),
+        Output::Route { prefix, set } => Some(Learned::Route(prefix, set)),
+        Output::Settled => Some(Learned::Settled),
+        // The others come by `poll_sessions`.
+        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ mod options;
 mod socket;
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,30 +19,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
-use manx_bgp::{Gateway, OriginAttributes, Prefix};
-use tokio::sync::watch;
+use manx_bgp::{OriginAttributes, Prefix};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::deltas;
 use super::metrics::Metrics;
 use super::options::ListenAt;
+use crate::node::fib::Learned;
 use crate::node::intent::BgpIntent;
 
 pub use drive::Sessions;
 
-/// Best routes on their way to the kernel. The order of the keys is the order of delivery within a batch.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Learned {
-    /// A fresh speaker begins: whatever was learned before is stale until it is said again.
-    Restarted,
-    /// The next hops of one prefix; none when it is withdrawn.
-    Route(Prefix),
-    /// What was not said again by now is gone.
-    Settled,
+/// The way of best routes to the owner of the kernel's routes, some at a time. While it is full the speaker keeps what
+/// there is to tell, and of each route only the newest state.
+pub type LearnedSender = mpsc::Sender<Vec<Learned>>;
+/// The other end of it.
+pub type LearnedReceiver = mpsc::Receiver<Vec<Learned>>;
+
+/// Makes the way.
+pub fn learned() -> (LearnedSender, LearnedReceiver) {
+    mpsc::channel(BATCHES)
 }
 
-/// The way of best routes to the owner of the kernel's routes.
-pub type LearnedSender = deltas::Sender<Learned, BTreeSet<Gateway>>;
+/// Batches of routes on their way at once.
+const BATCHES: usize = 4;
 
 /// What the speaker's thread works with.
 pub struct Links {
@@ -86,7 +86,7 @@ async fn supervise(mut links: Links, mut restarting: bool) {
             Ok(()) => None,
             Err(panic) => Some(panic),
         };
-        links.learned.restart(Learned::Restarted, BTreeSet::new());
+        let _gone = links.learned.send(vec![Learned::Restarted]).await;
         restarting = true;
         let Some(panic) = panic else { continue };
         links.metrics.speaker_panics.inc();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::model::{Bench, FOREIGN, Held, World, hop, ip, key, link};
-use crate::model::{NexthopTo, PROTOCOL};
+use crate::model::{Event, NexthopTo, PROTOCOL};
 
 /// Next hops, of which the last is never reachable.
 const NEXT_HOPS: [&str; 5] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "203.0.113.1"];
@@ -17,6 +17,7 @@ enum Step {
     Desire(u32, Option<Wish>),
     DesireBlock(u32, Option<Wish>),
     SetRoutes(Vec<(u32, Wish)>),
+    Define(u64, Vec<usize>),
     Reach(usize, Vec<(usize, u32)>),
     Carrier(u32, bool),
     Admin(u32, bool),
@@ -37,6 +38,7 @@ enum Step {
 #[derive(Debug, Clone)]
 enum Wish {
     Via(Vec<usize>),
+    Set(u64),
     Link(u32),
     Blackhole,
 }
@@ -45,6 +47,7 @@ impl Wish {
     fn route(&self) -> Route {
         match self {
             Self::Via(next_hops) => Route::via(next_hops.iter().map(|index| ip(NEXT_HOPS[*index]))),
+            Self::Set(set) => Route::set(SetId(*set)),
             Self::Link(index) => Route::link(format!("link{index}")),
             Self::Blackhole => Route::blackhole(),
         }
@@ -54,6 +57,7 @@ impl Wish {
 fn wish() -> impl Strategy<Value = Wish> {
     prop_oneof![
         6 => vec(0..NEXT_HOPS.len(), 1..4).prop_map(Wish::Via),
+        8 => (0..4u64).prop_map(Wish::Set),
         1 => (1..4u32).prop_map(Wish::Link),
         1 => Just(Wish::Blackhole),
     ]
@@ -65,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6u32, proptest::option::of(wish())).prop_map(|(key, wish)| Step::Desire(key, wish)),
         3 => (0..2u32, proptest::option::of(wish())).prop_map(|(block, wish)| Step::DesireBlock(block, wish)),
         1 => vec((0..6u32, wish()), 0..6).prop_map(Step::SetRoutes),
+        6 => (0..4u64, vec(0..NEXT_HOPS.len(), 0..4)).prop_map(|(set, hops)| Step::Define(set, hops)),
         3 => (0..NEXT_HOPS.len() - 1, hops).prop_map(|(next_hop, hops)| Step::Reach(next_hop, hops)),
         2 => (1..4u32, any::<bool>()).prop_map(|(link, carrier)| Step::Carrier(link, carrier)),
         1 => (1..4u32, any::<bool>()).prop_map(|(link, up)| Step::Admin(link, up)),
@@ -104,8 +109,13 @@ fn take(bench: &mut Bench, step: Step) {
             let route = wish.map(|wish| wish.route());
             bench.feed(Input::Desire(block(number).map(|number| (key(number), route.clone())).collect()));
         }
+        Step::Define(set, next_hops) => {
+            let gateways = next_hops.iter().map(|index| ip(NEXT_HOPS[*index]).into()).collect();
+            bench.feed(Input::Sets(vec![(SetId(set), gateways)]));
+        }
         Step::SetRoutes(wishes) => {
-            let routes = wishes.iter().map(|(number, wish)| (key(*number), wish.route())).collect();
+            let anywhere = wishes.iter().filter(|(_, wish)| !matches!(wish, Wish::Set(_)));
+            let routes = anywhere.map(|(number, wish)| (key(*number), wish.route())).collect();
             bench.feed(Input::SetRoutes(routes));
         }
         Step::Reach(next_hop, hops) => {
@@ -161,17 +171,19 @@ fn take(bench: &mut Bench, step: Step) {
 
 /// Where a wanted route should lead in this world; `None` if it cannot.
 fn expected(
-    world: &World,
+    bench: &Bench,
     key: &RouteKey,
     route: &Route,
 ) -> Option<Result<Forward, BTreeSet<crate::model::Hop>>> {
+    let world = &bench.world;
     match &route.to {
         RouteTo::Blackhole => Some(Ok(Forward::Blackhole)),
         RouteTo::Link(name) => {
             let link = world.links.values().find(|link| link.name == *name && link.up)?;
             Some(Ok(Forward::Link(link.index)))
         }
-        RouteTo::Via(next_hops) => {
+        RouteTo::Via(_) | RouteTo::Set(_) => {
+            let next_hops = bench.next_hops(route);
             let hops: BTreeSet<_> = next_hops
                 .iter()
                 .flat_map(|next_hop| match world.resolve(next_hop.address) {
@@ -193,7 +205,7 @@ fn check(bench: &Bench) -> Result<(), TestCaseError> {
             prop_assert!(bench.fib.blocked().any(|(blocked, _)| blocked == key), "{} is not reported", key);
             continue;
         }
-        match expected(world, key, route) {
+        match expected(bench, key, route) {
             // What cannot be improved stays as it was.
             None => {}
             Some(Ok(forward)) => {

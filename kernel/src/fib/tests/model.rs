@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::super::*;
-use crate::model::{Hop, KernelRoute, Link, MAIN_TABLE, Nexthop, NexthopTo, PROTOCOL};
+use crate::model::{Event, Hop, KernelRoute, Link, MAIN_TABLE, Nexthop, NexthopTo, OpError, PROTOCOL};
 
 pub(super) const FOREIGN: u8 = 4;
 
@@ -22,7 +22,7 @@ pub(super) fn hop(gateway: &str, link: u32) -> Hop {
 
 pub(super) fn key(number: u32) -> RouteKey {
     let address = std::net::Ipv4Addr::from(0x0af4_0000 + number * 64);
-    RouteKey::main(ipnetwork::IpNetwork::new(address.into(), 26).unwrap(), 0)
+    RouteKey::main(IpNetwork::new(address.into(), 26).unwrap(), 0)
 }
 
 pub(super) fn link(index: u32, name: &str) -> Link {
@@ -351,6 +351,7 @@ pub(super) struct Bench {
     pub(super) world: World,
     pub(super) now: Instant,
     pub(super) wanted: BTreeMap<RouteKey, Route>,
+    pub(super) sets: BTreeMap<SetId, BTreeSet<Gateway>>,
     pub(super) log: Vec<Op>,
     pub(super) events: Vec<FibEvent>,
     pub(super) config: Config,
@@ -364,6 +365,7 @@ impl Bench {
             world: World::new(),
             now,
             wanted: BTreeMap::new(),
+            sets: BTreeMap::new(),
             log: Vec::new(),
             events: Vec::new(),
             config,
@@ -375,6 +377,7 @@ impl Bench {
         self.fib = Fib::new(self.config.clone(), self.now);
         self.world.events.clear();
         self.wanted.clear();
+        self.sets.clear();
         self.log.clear();
         self.events.clear();
     }
@@ -382,9 +385,19 @@ impl Bench {
     pub(super) fn feed(&mut self, input: Input) {
         match &input {
             Input::SetRoutes(routes) => self.wanted = routes.clone(),
+            Input::Sets(sets) => {
+                for (set, gateways) in sets {
+                    if gateways.is_empty() {
+                        self.sets.remove(set);
+                        self.wanted.retain(|_, route| *route != Route::set(*set));
+                    } else {
+                        self.sets.insert(*set, gateways.clone());
+                    }
+                }
+            }
             Input::Desire(changes) => {
                 for (key, route) in changes {
-                    match route {
+                    match route.as_ref().filter(|route| self.leads_somewhere(route)) {
                         Some(route) => self.wanted.insert(*key, route.clone()),
                         None => self.wanted.remove(key),
                     };
@@ -393,6 +406,20 @@ impl Bench {
             _ => {}
         }
         self.fib.handle(input, self.now);
+    }
+
+    /// Whether a route is in no set or in one that is there.
+    fn leads_somewhere(&self, route: &Route) -> bool {
+        !matches!(&route.to, RouteTo::Set(set) if !self.sets.contains_key(set))
+    }
+
+    /// The next hops of a wanted route.
+    pub(super) fn next_hops(&self, route: &Route) -> BTreeSet<Gateway> {
+        match &route.to {
+            RouteTo::Via(next_hops) => next_hops.clone(),
+            RouteTo::Set(set) => self.sets[set].clone(),
+            RouteTo::Link(_) | RouteTo::Blackhole => BTreeSet::new(),
+        }
     }
 
     /// Delivers what is queued and does what the machine asks until it asks no more.
