@@ -22,7 +22,7 @@ pub struct Explanation {
     pub step: Option<Step>,
     /// The next hops in use; empty for our own.
     pub next_hops: BTreeSet<Gateway>,
-    /// Every configured peer, in the order of names.
+    /// Every configured peer, in the order of names; those that take several paths once for each (RFC 7911).
     pub told: Vec<Told>,
 }
 
@@ -44,6 +44,8 @@ pub struct PathExplanation {
 pub struct Told {
     /// Whom.
     pub peer: PeerId,
+    /// The place in [`Explanation::paths`] of the path that this is about, if there is one.
+    pub path: Option<usize>,
     /// What it is told, or why it is not.
     pub status: ToldStatus,
 }
@@ -53,8 +55,6 @@ pub struct Told {
 pub enum ToldStatus {
     /// The route.
     Told {
-        /// The place in [`Explanation::paths`] of the path it is told.
-        path: usize,
         /// The rule of export policy that accepts it; `None`: no rule matched, the policy's default.
         rule: Option<String>,
         /// The amendments of export policy.
@@ -87,6 +87,8 @@ pub enum Untold {
     OnlyToCustomer,
     /// This rule of export policy rejects it; `None`: no rule matched, the policy's default.
     Rejected(Option<String>),
+    /// It takes no more than this many paths, and they are better.
+    Limit(u8),
     /// It cannot be written.
     Unsayable(&'static str),
 }
@@ -102,6 +104,7 @@ impl fmt::Display for Untold {
             Self::Community(community) => write!(f, "the route carries {community}"),
             Self::OnlyToCustomer => f.write_str("the route is for customers only"),
             Self::Rejected(rule) => write!(f, "rejected by {}", By(rule.as_deref())),
+            Self::Limit(most) => write!(f, "the peer takes at most {most} paths"),
             Self::Unsayable(reason) => f.write_str(reason),
         }
     }
@@ -162,12 +165,15 @@ impl fmt::Display for Explanation {
         for (place, path) in self.paths.iter().enumerate() {
             self.path(place, path, f)?;
         }
-        for Told { peer, status } in &self.told {
+        for Told { peer, path, status } in &self.told {
+            let path = path.filter(|place| self.best != Some(*place)).and_then(|place| self.paths.get(place));
+            let which = path.and_then(|path| path.status.peer.as_ref());
+            let which = which.map_or_else(String::new, |whose| format!(" the path of {whose}"));
             match status {
-                ToldStatus::Untold(reason) => writeln!(f, "  not told {peer}: {reason}")?,
-                ToldStatus::Told { rule, amended, attributes, sent, .. } => {
+                ToldStatus::Untold(reason) => writeln!(f, "  not told {peer}{which}: {reason}")?,
+                ToldStatus::Told { rule, amended, attributes, sent } => {
                     let waits = if *sent { "" } else { " (waits for the connection)" };
-                    writeln!(f, "  told {peer}{waits}: {}", Said(attributes))?;
+                    writeln!(f, "  told {peer}{which}{waits}: {}", Said(attributes))?;
                     writeln!(f, "    accepted by {}{}", By(rule.as_deref()), Amended(amended))?;
                 }
             }

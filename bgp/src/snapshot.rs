@@ -186,6 +186,13 @@ pub struct RouteStatus {
     pub next_hops: BTreeSet<Gateway>,
 }
 
+impl RouteStatus {
+    /// A prefix that nobody said anything about.
+    pub(crate) fn unknown(prefix: Prefix) -> Self {
+        Self { prefix, paths: Vec::new(), best: None, step: None, next_hops: BTreeSet::new() }
+    }
+}
+
 /// One path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathStatus {

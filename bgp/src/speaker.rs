@@ -11,7 +11,7 @@ use crate::agenda::Agenda;
 use crate::chance::Chance;
 use crate::config::{ConnId, Dial, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
-use crate::explanation::{Explanation, Told, ToldStatus, Untold};
+use crate::explanation::Explanation;
 use crate::graceful::Settling;
 use crate::peer::outbox::Outbox;
 use crate::peer::session::Link;
@@ -500,17 +500,9 @@ impl Speaker {
     /// Why a prefix is where it is: every path with what became of it, and what every peer is told and why. It costs
     /// as much as the peers and the paths of the one prefix, whatever the size of the table.
     pub fn explain(&self, prefix: &Prefix) -> Explanation {
-        let mut explanation = self.core.rib.explain(prefix, &self.peers);
-        let best = explanation.best;
-        let peers = self.names.iter().filter_map(|(name, index)| Some((name, index, self.peers.get(index)?)));
-        let told = peers.map(|(name, index, peer)| {
-            let status = self.core.rib.told(*index, prefix, best).unwrap_or_else(|| {
-                ToldStatus::Untold(if peer.is_up() { Untold::NotNegotiated } else { Untold::Down })
-            });
-            Told { peer: name.clone(), status }
-        });
-        explanation.told = told.collect();
-        explanation
+        let peers = self.names.iter();
+        let peers = peers.filter_map(|(name, index)| Some((name, *index, self.peers.get(index)?.is_up())));
+        self.core.rib.explain(prefix, &self.peers, peers)
     }
 }
 

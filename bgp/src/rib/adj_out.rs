@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Sources;
 use super::bits::Bits;
 use super::export::{Choice, Export};
-use super::nets::{NetId, Nets};
+use super::nets::{Net, NetId, Nets};
 use super::path::PeerIndex;
 use super::several::Several;
 use crate::config::Local;
@@ -151,6 +151,11 @@ impl AdjOut {
             owes_end: true,
             several: several.then(Box::default),
         }
+    }
+
+    /// The paths that the peer is told, if it is told several per prefix.
+    pub(crate) fn several_best(&self, net: &Net, sources: &Sources) -> Option<Vec<Choice>> {
+        self.takes_several().then(|| super::several::best(net, &self.export, sources))
     }
 
     /// Whether the peer is told several paths per prefix.

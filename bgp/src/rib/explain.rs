@@ -1,14 +1,15 @@
 //! The table as status: every path with what became of it and why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::adj_out::AdjOut;
 use super::decision::{self, DEFAULT_LOCAL_PREF};
-use super::export::Withheld;
-use super::nets::Net;
+use super::export::{Choice, Withheld};
+use super::nets::{Net, NetId};
 use super::path::{Import, Path, PeerIndex};
 use super::{Rib, candidates};
 use crate::config::PeerId;
-use crate::explanation::{Explanation, PathExplanation, ToldStatus, Untold, communities};
+use crate::explanation::{Explanation, PathExplanation, Told, ToldStatus, Untold, communities};
 use crate::policy::{Amendment, Policy};
 use crate::prefix::{Family, Prefix};
 use crate::snapshot::{ImportStatus, PathStatus, RouteStatus};
@@ -67,33 +68,43 @@ impl Rib {
         (route, order)
     }
 
-    /// All about one prefix, but for what peers are told.
-    pub(crate) fn explain(&self, prefix: &Prefix, names: &impl Names) -> Explanation {
-        let Some(net) = self.nets.find(prefix).and_then(|id| self.nets.get(id)) else {
-            return Explanation {
-                prefix: *prefix,
-                paths: Vec::new(),
-                best: None,
-                step: None,
-                next_hops: BTreeSet::new(),
-                told: Vec::new(),
-            };
+    /// All about one prefix. `peers` are those to whom it may be told, with whether their session is up.
+    pub(crate) fn explain<'a>(
+        &self,
+        prefix: &Prefix,
+        names: &impl Names,
+        peers: impl Iterator<Item = (&'a PeerId, PeerIndex, bool)>,
+    ) -> Explanation {
+        let found = self.nets.find(prefix).and_then(|id| Some((id, self.nets.get(id)?)));
+        let (route, order) = match found {
+            Some((_, net)) => self.ordered(net, names),
+            None => (RouteStatus::unknown(*prefix), Vec::new()),
         };
-        let (route, order) = self.ordered(net, names);
-        let paths = route.paths.into_iter().zip(order);
-        let explained = paths.map(|(status, path)| PathExplanation {
-            amended: self.amended(path, prefix.family(), names),
-            status,
-            received: path.received().attributes.clone(),
-            used: path.used().map(|used| used.attributes.clone()),
+        let told = peers.flat_map(|(name, index, up)| {
+            let statuses = match self.outs.get(prefix.family(), index) {
+                Some(out) => self.told(out, found, &order),
+                None if up => vec![(None, ToldStatus::Untold(Untold::NotNegotiated))],
+                None => vec![(None, ToldStatus::Untold(Untold::Down))],
+            };
+            statuses.into_iter().map(|(path, status)| Told { peer: name.clone(), path, status })
         });
         Explanation {
             prefix: *prefix,
-            paths: explained.collect(),
             best: route.best,
             step: route.step,
+            told: told.collect(),
             next_hops: route.next_hops,
-            told: Vec::new(),
+            paths: route
+                .paths
+                .into_iter()
+                .zip(&order)
+                .map(|(status, path)| PathExplanation {
+                    amended: self.amended(path, prefix.family(), names),
+                    status,
+                    received: path.received().attributes.clone(),
+                    used: path.used().map(|used| used.attributes.clone()),
+                })
+                .collect(),
         }
     }
 
@@ -103,31 +114,50 @@ impl Rib {
         names_of(policy.amendments(facts.kind, &path.received().attributes))
     }
 
-    /// What a peer is told about a prefix; `None` if no session with it carries the family. `best` is the place of the
-    /// best path among those shown.
-    pub(crate) fn told(&self, peer: PeerIndex, prefix: &Prefix, best: Option<usize>) -> Option<ToldStatus> {
-        let out = self.outs.get(prefix.family(), peer)?;
-        let id = self.nets.find(prefix);
-        let path = id.and_then(|id| self.nets.get(id)).and_then(Net::best);
-        let (Some(id), Some(path), Some(place)) = (id, path, best) else {
-            return Some(ToldStatus::Untold(Untold::NoPath));
+    /// What a peer is told about a prefix: the best path, or each that it may be told. Places are those in `order`.
+    fn told(
+        &self,
+        out: &AdjOut,
+        found: Option<(NetId, &Net)>,
+        order: &[&Path],
+    ) -> Vec<(Option<usize>, ToldStatus)> {
+        let no_path = || vec![(None, ToldStatus::Untold(Untold::NoPath))];
+        let Some((id, net)) = found else { return no_path() };
+        let Some(best) = net.best() else { return no_path() };
+        let place = |wanted: &Path| order.iter().position(|path| std::ptr::eq(*path, wanted));
+        let Some(chosen) = out.several_best(net, &self.sources) else {
+            let choice = out.export.judge(best, &net.prefix, &self.sources);
+            return vec![(place(best), self.said(out, id, net, choice))];
         };
-        let choice = match out.export.judge(path, prefix, &self.sources) {
+        let used = order.iter().filter(|path| path.used().is_some());
+        used.map(|path| {
+            let choice = out.export.judge(path, &net.prefix, &self.sources);
+            let beyond = |choice: &Choice| !chosen.iter().any(|told| told.origin() == choice.origin());
+            let status = match choice {
+                Ok(choice) if beyond(&choice) => ToldStatus::Untold(Untold::Limit(out.export.most_paths)),
+                choice => self.said(out, id, net, choice),
+            };
+            (place(path), status)
+        })
+        .collect()
+    }
+
+    fn said(&self, out: &AdjOut, id: NetId, net: &Net, choice: Result<Choice, Withheld>) -> ToldStatus {
+        let policy = &out.export.policy;
+        let choice = match choice {
             Ok(choice) => choice,
-            Err(reason) => return Some(ToldStatus::Untold(untold(reason, &out.export.policy))),
+            Err(reason) => return ToldStatus::Untold(untold(reason, policy)),
         };
         let attributes = out.export.attributes(&choice, &self.sources, &self.local);
-        if let Some(reason) = out.unsayable(&attributes, *prefix) {
-            return Some(ToldStatus::Untold(Untold::Unsayable(reason)));
+        if let Some(reason) = out.unsayable(&attributes, net.prefix) {
+            return ToldStatus::Untold(Untold::Unsayable(reason));
         }
-        let policy = &out.export.policy;
-        Some(ToldStatus::Told {
-            path: place,
+        ToldStatus::Told {
             rule: policy.rule_name(choice.rule).map(str::to_owned),
             amended: names_of(policy.amendments(out.export.facts.kind, &choice.attributes.attributes)),
             attributes: Box::new(attributes),
             sent: out.has_sent(id),
-        })
+        }
     }
 }
 

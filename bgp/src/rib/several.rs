@@ -113,7 +113,7 @@ impl Several {
 /// The paths that may be told, the best one first, at most as many as the peer is told.
 ///
 /// The second best is what would win without the best, and so on: MED makes it more than a sorting.
-fn best(net: &Net, export: &Export, sources: &Sources) -> Vec<Choice> {
+pub(super) fn best(net: &Net, export: &Export, sources: &Sources) -> Vec<Choice> {
     let most = usize::from(export.most_paths);
     let may = |path: &Path| export.judge(path, &net.prefix, sources).ok();
     if let [only] = net.paths.as_slice() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use manx_bgp::{
-    Amendment, Changes, Community, Family, Input, OriginAttributes, Policy, PrefixMatch, Role, Rule, Told,
-    ToldStatus, Untold, Verdict,
+    AddPath, Amendment, Changes, Community, Family, Input, OriginAttributes, Policy, PrefixMatch, Role, Rule,
+    Told, ToldStatus, Untold, Verdict,
 };
 
 use crate::world::{World, name, pair, prefix, secs};
@@ -157,4 +157,35 @@ fn every_reason_not_to_tell_a_route_is_named() {
         all.iter().map(|Told { peer, .. }| peer.clone()).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5].map(name)
     );
+}
+
+#[test]
+fn a_peer_that_takes_several_paths_is_told_each_and_the_rest_is_beyond_its_limit() {
+    let mut world = World::new();
+    for asn in [64512, 65001, 65002, 65003, 65004] {
+        world.add(asn);
+    }
+    for other in [1, 2, 3] {
+        world.peer(0, other);
+        world.originate(other, &["10.0.0.0/24"]);
+    }
+    world.peer_with(0, 4, |me, peer| {
+        let family = peer.families.get_mut(&V4).unwrap();
+        family.add_path = if me == 0 {
+            AddPath { receive: false, send: Some(2) }
+        } else {
+            AddPath { receive: true, send: None }
+        };
+    });
+    world.run(secs(2));
+    let explanation = world.nodes[0].speaker.explain(&prefix("10.0.0.0/24")).to_string();
+    let about_4: Vec<&str> = explanation.lines().filter(|line| line.contains("told host4")).collect();
+    let expected = [
+        "  told host4: next hop 10.0.0.1, AS path 64512 65001, origin IGP",
+        "  told host4 the path of host2: next hop 10.0.0.1, AS path 64512 65002, origin IGP",
+        "  not told host4 the path of host3: the peer takes at most 2 paths",
+    ];
+    assert_eq!(about_4, expected);
+    let there = world.nodes[4].speaker.explain(&prefix("10.0.0.0/24"));
+    assert_eq!(there.paths.len(), 2);
 }
