@@ -6,6 +6,7 @@ mod collisions;
 mod explain;
 mod faults;
 mod kernel;
+mod history;
 mod policy;
 mod restarts;
 mod routes;
