@@ -599,6 +599,8 @@ fn origin_attributes(origin: &OriginAttributes) -> Attributes {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;

@@ -156,7 +156,7 @@ fn best(prefix: u8, table: &Table, peers: &[Neighbour]) -> Option<(usize, Attrib
     left()
         .filter(|(_, route)| !beaten(route))
         .min_by_key(|(place, route)| {
-            let identifier = route.originator_id.unwrap_or(id(*place as u8 + 1));
+            let identifier = route.originator_id.unwrap_or_else(|| id(*place as u8 + 1));
             (!peers[*place].external, identifier, route.cluster_list.len(), *place)
         })
         .cloned()
@@ -190,7 +190,7 @@ fn expected(prefix: u8, table: &Table, peers: &[Neighbour], listener: usize) -> 
     } else {
         route.local_pref = route.local_pref.or(Some(100));
         if inside {
-            route.originator_id = route.originator_id.or(Some(id(from as u8 + 1)));
+            route.originator_id = route.originator_id.or_else(|| Some(id(from as u8 + 1)));
             route.cluster_list.insert(0, id(OUR_ID));
         } else {
             route.next_hop = NextHop::from(OURS);
