@@ -1,8 +1,9 @@
 //! Linux as Manx sees it: a pure model of routes, links and translation, and the netlink shell that applies it.
 //!
-//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`names`], [`pod`]. Shell: [`netlink`], [`netns`], [`sysctl`].
+//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`guard`], [`names`], [`pod`]. Shell: [`netlink`], [`netns`], [`sysctl`].
 
 pub mod fib;
+pub mod guard;
 pub mod model;
 pub mod names;
 pub mod nat;

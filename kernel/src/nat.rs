@@ -70,7 +70,7 @@ impl Family {
 }
 
 /// The same addresses as ranges in order, none of which overlap or touch: the kernel takes no others in a set.
-fn ranges(networks: &BTreeSet<IpNetwork>) -> Vec<Range> {
+pub(crate) fn ranges(networks: &BTreeSet<IpNetwork>) -> Vec<Range> {
     let mut all: Vec<Range> = networks
         .iter()
         .map(|network| Range { first: network.network(), last: network.broadcast() })

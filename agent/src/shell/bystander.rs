@@ -20,6 +20,7 @@ pub(super) fn start(mut links: Links) -> anyhow::Result<std::thread::JoinHandle<
         stats: Some(Stats::default()),
         in_sync: true,
         nat_error: None,
+        guard_error: None,
     }));
     std::thread::Builder::new()
         .name("bystander".to_owned())

@@ -3,7 +3,7 @@
 //! It runs on a thread of its own, since its exchanges with the kernel block, if only for
 //! milliseconds. The NAT rules, of which there are few, are kept here as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bgp::LearnedReceiver;
+use super::guard::GuardOwner;
 use super::nat::NatOwner;
 use super::{events, host};
 use crate::node::fib::{Changes, Learned, LocalRoutes, Wanted};
-use crate::node::intent::Intent;
+use crate::node::intent::{Intent, Problem};
 
 /// The least time between two published reports.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
@@ -34,6 +35,16 @@ pub struct KernelReport {
     pub in_sync: bool,
     /// Why NAT rules are not in place, if they are not.
     pub nat_error: Option<String>,
+    /// Why pods are not kept from BGP, if they are not.
+    pub guard_error: Option<String>,
+}
+
+impl KernelReport {
+    /// What is wrong that the condition of the configuration tells.
+    pub fn problem(&self) -> Option<Problem> {
+        let text = |error| format!("pods are not kept from the ports of BGP: {error}");
+        self.guard_error.as_ref().map(|error| Problem::new("Kernel", "nftables", text(error)))
+    }
 }
 
 /// What the thread works with.
@@ -48,6 +59,8 @@ pub struct Links {
     pub report: watch::Sender<Arc<KernelReport>>,
     /// Where the MTU of the uplink goes, once it is known.
     pub mtu: watch::Sender<Option<u32>>,
+    /// Ports of this process that pods may not reach, besides those of BGP.
+    pub guarded: BTreeSet<u16>,
     /// Ends the thread; routes stay.
     pub stop: CancellationToken,
 }
@@ -88,6 +101,7 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
         names: BTreeMap::new(),
         addresses: Vec::new(),
         nat: NatOwner::default(),
+        guard: GuardOwner::new(links.guarded.clone()),
         failing: false,
         dumped: false,
     };
@@ -107,6 +121,7 @@ struct Owner {
     /// This node's own.
     addresses: Vec<IpAddr>,
     nat: NatOwner,
+    guard: GuardOwner,
     /// The last exchange with the kernel failed.
     failing: bool,
     dumped: bool,
@@ -123,7 +138,10 @@ impl Owner {
                 (published, dirty) = (Instant::now(), false);
             }
             let publish_at = dirty.then_some(published + PUBLISH_PAUSE);
-            let wake = [self.fib.deadline(), publish_at, self.nat.deadline()].into_iter().flatten().min();
+            let wake = [self.fib.deadline(), publish_at, self.nat.deadline(), self.guard.deadline()]
+                .into_iter()
+                .flatten()
+                .min();
             tokio::select! {
                 () = links.stop.cancelled() => return,
                 Ok(()) = links.local.changed() => self.on_local(&mut links),
@@ -153,6 +171,7 @@ impl Owner {
             self.fib.handle(Input::Timeout, now);
         }
         self.nat.on_time(now);
+        self.guard.on_time(now);
     }
 
     fn on_local(&mut self, links: &mut Links) {
@@ -208,6 +227,7 @@ impl Owner {
     fn on_intent(&mut self, links: &mut Links) {
         let Some(intent) = links.intent.borrow_and_update().clone() else { return };
         self.nat.set(&intent.nat);
+        self.guard.set(&intent.guard);
         let addresses = intent.addresses();
         if addresses != self.addresses {
             self.addresses = addresses;
@@ -280,6 +300,7 @@ impl Owner {
             stats: self.dumped.then(|| self.fib.stats()),
             in_sync: self.fib.in_sync(),
             nat_error: self.nat.error(),
+            guard_error: self.guard.error(),
         }));
     }
 }

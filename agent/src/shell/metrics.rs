@@ -178,6 +178,8 @@ fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
     shown.family("fib_routes_blocked", "Routes that cannot be installed", blocked);
     shown.number("fib_in_sync", "Whether the kernel has what it should have", u8::from(kernel.in_sync));
     shown.number("nat_in_place", "Whether the NAT rules are in place", u8::from(kernel.nat_error.is_none()));
+    let guarded = u8::from(kernel.guard_error.is_none());
+    shown.number("guard_in_place", "Whether pods are kept from the ports of BGP", guarded);
 }
 
 /// The reports from which metrics and readiness are made.

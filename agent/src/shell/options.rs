@@ -1,5 +1,6 @@
 //! Command line and environment of manx-agent.
 
+use std::collections::BTreeSet;
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -47,6 +48,15 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
+impl Options {
+    /// Ports of this process that pods may not reach: all that others than this machine could.
+    pub fn guarded_ports(&self) -> BTreeSet<u16> {
+        let health = Some(self.health_listen).filter(|listen| !listen.ip().is_loopback());
+        let bgp = self.bgp_listen.iter().filter_map(|listen| listen.port);
+        bgp.chain(health.map(|listen| listen.port())).collect()
+    }
+}
+
 /// An address to listen on, perhaps with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenAt {
@@ -76,4 +86,27 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(more: &[&str]) -> Options {
+        let all = ["manx-agent", "--node-name", "node1"].iter().chain(more);
+        Options::try_parse_from(all).expect("options")
+    }
+
+    #[test]
+    fn a_port_that_others_reach_is_kept_from_pods() {
+        assert_eq!(read(&[]).guarded_ports(), BTreeSet::new());
+        let options = read(&["--health-listen", "0.0.0.0:9179", "--bgp-listen", "[2001:db8::1]:1179"]);
+        assert_eq!(options.guarded_ports(), BTreeSet::from([1179, 9179]));
+    }
+
+    #[test]
+    fn an_address_to_listen_on_needs_no_port() {
+        let options = read(&["--bgp-listen", "192.0.2.1", "--bgp-listen", "2001:db8::1"]);
+        assert!(options.bgp_listen.iter().all(|listen| listen.port.is_none()));
+    }
 }

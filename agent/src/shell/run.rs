@@ -67,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         board.for_bgp(learned_in, options.bgp_listen.clone(), metrics.clone(), stop.clone()),
         restarting,
     )?;
-    let for_kernel = board.for_kernel(learned, options.mtu, stop.clone());
+    let for_kernel = board.for_kernel(learned, &options, stop.clone());
     let kernel = match options.no_kernel_routes {
         true => bystander::start(for_kernel)?,
         false => kernel::start(for_kernel, options.route_metric)?,
@@ -331,7 +331,7 @@ impl Board {
     fn for_kernel(
         &self,
         learned: bgp::LearnedReceiver,
-        mtu: Option<u32>,
+        options: &Options,
         stop: CancellationToken,
     ) -> kernel::Links {
         kernel::Links {
@@ -340,7 +340,8 @@ impl Board {
             learned,
             report: self.kernel.clone(),
             // An MTU from the command line is not overruled by the uplink's.
-            mtu: if mtu.is_some() { watch::Sender::default() } else { self.mtu.clone() },
+            guarded: options.guarded_ports(),
+            mtu: if options.mtu.is_some() { watch::Sender::default() } else { self.mtu.clone() },
             stop,
         }
     }

@@ -10,6 +10,7 @@ mod apply;
 mod decode;
 mod dump;
 mod encode;
+pub mod guard;
 pub mod inspect;
 #[cfg(feature = "async")]
 pub mod inventory;

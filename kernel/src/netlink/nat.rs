@@ -81,8 +81,8 @@ impl Nat {
         let mut transaction = Transaction::new(table);
         transaction.no_table();
         transaction.table();
-        transaction.set(POOLS, &rules.pools);
-        transaction.set(INSIDE, &rules.inside);
+        transaction.set(POOLS, table.family, &rules.pools);
+        transaction.set(INSIDE, table.family, &rules.inside);
         transaction.nat_postrouting(CHAIN);
         transaction.rule(CHAIN, &masquerade(table.family), COMMENT);
         self.commit(transaction)
@@ -119,28 +119,8 @@ impl Nat {
             there.iter().filter(|rule| nftables::table_of(rule).as_deref() == Some(TABLE)).collect();
         let rule_right = there.len() == 1 && nftables::is_rule(&there[0], CHAIN, &masquerade(table.family));
         Ok(rule_right
-            && self.verify_set(table, POOLS, &nftables::elements(&rules.pools))?
-            && self.verify_set(table, INSIDE, &nftables::elements(&rules.inside))?)
-    }
-
-    fn verify_set(
-        &mut self,
-        table: Table,
-        set: &str,
-        elements: &[nftables::Element],
-    ) -> Result<bool, SocketError> {
-        match self.socket.dump(&mut nftables::get_elements(table, set)) {
-            Ok(replies) => {
-                let mut there: Vec<_> =
-                    replies.iter().flat_map(|message| nftables::read_elements(&message)).collect();
-                there.sort();
-                let mut wanted = elements.to_vec();
-                wanted.sort();
-                Ok(there == wanted)
-            }
-            Err(SocketError::Refused(RequestError { errno: Errno::ENOENT, .. })) => Ok(false),
-            Err(error) => Err(error),
-        }
+            && nftables::verify_set(&mut self.socket, table, POOLS, &nftables::elements(&rules.pools))?
+            && nftables::verify_set(&mut self.socket, table, INSIDE, &nftables::elements(&rules.inside))?)
     }
 
     fn has_no_chains(&mut self, table: Table) -> Result<bool, SocketError> {
@@ -164,10 +144,8 @@ fn tables() -> [(Family, Table); 2] {
 
 /// `ip saddr @pools ip daddr != @inside oifname != "lo" masquerade fully-random`
 fn masquerade(family: TableFamily) -> Vec<Expression> {
-    let (source, destination, length) = match family {
-        TableFamily::Ip => (12, 16, 4),
-        TableFamily::Ip6 => (8, 24, 16),
-    };
+    let (destination, length) = family.destination();
+    let source = destination - length;
     vec![
         Expression::NetworkHeader { offset: source, length },
         Expression::Lookup { set: POOLS, holds: true },

@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use nix::libc;
 
 use crate::nat::{Range, next};
 
 use super::request::{Attributes, Batch, Message, attributes};
+use super::socket::{RequestError, Socket, SocketError};
 
 /// Octets of `struct nfgenmsg`.
 pub(super) const BODY: usize = 4;
@@ -34,6 +36,8 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
@@ -43,9 +47,12 @@ const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFT_SET_INTERVAL: u32 = 4;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_LOOKUP_F_INV: u32 = 1;
+const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
 const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
@@ -54,6 +61,8 @@ const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 pub(super) enum TableFamily {
     Ip,
     Ip6,
+    /// Both; its sets are of addresses of one of them.
+    Inet,
 }
 
 impl TableFamily {
@@ -61,6 +70,7 @@ impl TableFamily {
         let family = match self {
             Self::Ip => libc::NFPROTO_IPV4,
             Self::Ip6 => libc::NFPROTO_IPV6,
+            Self::Inet => libc::NFPROTO_INET,
         };
         [family as u8, 0, 0, 0]
     }
@@ -69,7 +79,15 @@ impl TableFamily {
     fn key(self) -> (u32, u32) {
         match self {
             Self::Ip => (7, 4),
-            Self::Ip6 => (8, 16),
+            Self::Ip6 | Self::Inet => (8, 16),
+        }
+    }
+
+    /// Where the destination is in the network header, and its length, in octets.
+    pub(super) fn destination(self) -> (u32, u32) {
+        match self {
+            Self::Ip => (16, 4),
+            Self::Ip6 | Self::Inet => (24, 16),
         }
     }
 }
@@ -133,10 +151,20 @@ impl Transaction {
         });
     }
 
-    /// Makes a set of addresses.
-    pub(super) fn set(&mut self, set: &str, ranges: &[Range]) {
-        let Table { family, name } = self.table;
-        let (key_type, key_length) = family.key();
+    /// Makes a chain of type `filter` that sees packets before the chains of others do, and accepts what it does not
+    /// decide.
+    pub(super) fn filter(&mut self, hook: Hook) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, hook.name());
+            filter(attributes, hook);
+        });
+    }
+
+    /// Makes a set of addresses of this family.
+    pub(super) fn set(&mut self, set: &str, addresses: TableFamily, ranges: &[Range]) {
+        let name = self.table.name;
+        let (key_type, key_length) = addresses.key();
         self.sets += 1;
         let id = self.sets;
         self.push(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |attributes| {
@@ -180,6 +208,43 @@ fn subsystem() -> [u8; BODY] {
 
 fn kind(message: i32) -> u16 {
     (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
+}
+
+/// Where a chain of type `filter` sees packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// Those for this machine.
+    Input,
+    /// Those that pass through.
+    Forward,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 2] = [Self::Input, Self::Forward];
+
+    /// The name of its chain.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Forward => "forward",
+        }
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Input => libc::NF_INET_LOCAL_IN as u32,
+            Self::Forward => libc::NF_INET_FORWARD as u32,
+        }
+    }
+}
+
+fn filter(attributes: &mut Attributes<'_>, hook: Hook) {
+    attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
+        attributes
+            .put_be32(NFTA_HOOK_HOOKNUM, hook.number())
+            .put_be32(NFTA_HOOK_PRIORITY, libc::NF_IP_PRI_RAW as u32);
+    });
+    attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
 }
 
 fn postrouting(attributes: &mut Attributes<'_>) {
@@ -244,6 +309,20 @@ pub(super) enum Expression {
     OutLink,
     /// Goes on if the register is not this name of a link.
     IsNotLink(&'static str),
+    /// Loads octets of the header behind the network header.
+    TransportHeader { offset: u32, length: u32 },
+    /// Loads the name of the link by which the packet came.
+    InLink,
+    /// Loads the number of the transport protocol.
+    Protocol,
+    /// Loads the number of the address family.
+    Family,
+    /// Goes on if the register begins with these octets, or does not.
+    Is { octets: Vec<u8>, holds: bool },
+    /// Ends the chain.
+    Accept,
+    /// Ends the packet.
+    Drop,
     /// Gives the packet the address of the link by which it leaves, and a port that cannot be guessed.
     Masquerade,
 }
@@ -251,10 +330,11 @@ pub(super) enum Expression {
 impl Expression {
     fn name(&self) -> &'static str {
         match self {
-            Self::NetworkHeader { .. } => "payload",
+            Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
             Self::Lookup { .. } => "lookup",
-            Self::OutLink => "meta",
-            Self::IsNotLink(_) => "cmp",
+            Self::OutLink | Self::InLink | Self::Protocol | Self::Family => "meta",
+            Self::IsNotLink(_) | Self::Is { .. } => "cmp",
+            Self::Accept | Self::Drop => "immediate",
             Self::Masquerade => "masq",
         }
     }
@@ -262,18 +342,27 @@ impl Expression {
     fn write(&self, attributes: &mut Attributes<'_>) {
         match self {
             Self::NetworkHeader { offset, length } => {
-                let values = [NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, *offset, *length];
-                for (kind, value) in (1..).zip(values) {
-                    attributes.put_be32(kind, value);
-                }
+                payload(attributes, NFT_PAYLOAD_NETWORK_HEADER, *offset, *length);
+            }
+            Self::TransportHeader { offset, length } => {
+                payload(attributes, NFT_PAYLOAD_TRANSPORT_HEADER, *offset, *length);
             }
             Self::Lookup { set, holds } => {
                 attributes.put_str(1, set).put_be32(2, NFT_REG_1);
                 attributes.put_be32(5, if *holds { 0 } else { NFT_LOOKUP_F_INV });
             }
-            Self::OutLink => {
-                attributes.put_be32(1, NFT_REG_1).put_be32(2, libc::NFT_META_OIFNAME as u32);
+            Self::OutLink => meta(attributes, libc::NFT_META_OIFNAME),
+            Self::InLink => meta(attributes, libc::NFT_META_IIFNAME),
+            Self::Protocol => meta(attributes, libc::NFT_META_L4PROTO),
+            Self::Family => meta(attributes, libc::NFT_META_NFPROTO),
+            Self::Is { octets, holds } => {
+                let operation = if *holds { NFT_CMP_EQ } else { NFT_CMP_NEQ };
+                attributes.put_be32(1, NFT_REG_1).put_be32(2, operation).nest(3, |attributes| {
+                    attributes.put(NFTA_DATA_VALUE, octets);
+                });
             }
+            Self::Accept => verdict(attributes, libc::NF_ACCEPT),
+            Self::Drop => verdict(attributes, libc::NF_DROP),
             Self::IsNotLink(name) => {
                 let mut octets = [0; libc::IFNAMSIZ];
                 octets[..name.len()].copy_from_slice(name.as_bytes());
@@ -286,6 +375,26 @@ impl Expression {
             }
         }
     }
+}
+
+fn payload(attributes: &mut Attributes<'_>, base: u32, offset: u32, length: u32) {
+    for (kind, value) in (1..).zip([NFT_REG_1, base, offset, length]) {
+        attributes.put_be32(kind, value);
+    }
+}
+
+fn meta(attributes: &mut Attributes<'_>, key: i32) {
+    attributes.put_be32(1, NFT_REG_1).put_be32(2, key as u32);
+}
+
+fn verdict(attributes: &mut Attributes<'_>, code: i32) {
+    // The kernel reads a verdict back without the flag of nested attributes.
+    let verdict = Attributes::standalone(|attributes| {
+        attributes.put_be32(NFTA_VERDICT_CODE, code as u32);
+    });
+    attributes.put_be32(1, NFT_REG_VERDICT).nest(2, |attributes| {
+        attributes.put(NFTA_DATA_VERDICT, &verdict);
+    });
 }
 
 fn write_expressions(attributes: &mut Attributes<'_>, expressions: &[Expression]) {
@@ -310,7 +419,7 @@ pub(super) fn get_rules(table: Table) -> Batch {
 }
 
 /// Asks for the elements of a set.
-pub(super) fn get_elements(table: Table, set: &str) -> Batch {
+fn get_elements(table: Table, set: &str) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETSETELEM), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, table.name).put_str(NFTA_SET_ELEM_LIST_SET, set);
     })
@@ -329,6 +438,35 @@ pub(super) fn is_nat_postrouting(message: &Message<'_>, chain: &str) -> bool {
         postrouting(attributes);
     });
     holds_all(message.payload.get(BODY..).unwrap_or_default(), &ours, &[NFTA_CHAIN_HOOK])
+}
+
+/// Whether a chain is what [`Transaction::filter`] makes.
+pub(super) fn is_filter(message: &Message<'_>, hook: Hook) -> bool {
+    let ours = Attributes::standalone(|attributes| {
+        attributes.put_str(NFTA_CHAIN_NAME, hook.name());
+        filter(attributes, hook);
+    });
+    holds_all(message.payload.get(BODY..).unwrap_or_default(), &ours, &[NFTA_CHAIN_HOOK])
+}
+
+/// Whether a set holds these elements and no others.
+pub(super) fn verify_set(
+    socket: &mut Socket,
+    table: Table,
+    set: &str,
+    elements: &[Element],
+) -> Result<bool, SocketError> {
+    match socket.dump(&mut get_elements(table, set)) {
+        Ok(replies) => {
+            let mut there: Vec<_> = replies.iter().flat_map(|message| read_elements(&message)).collect();
+            there.sort();
+            let mut wanted = elements.to_vec();
+            wanted.sort();
+            Ok(there == wanted)
+        }
+        Err(SocketError::Refused(RequestError { errno: Errno::ENOENT, .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a rule of this chain does exactly this.
@@ -360,7 +498,7 @@ fn holds_all(there: &[u8], wanted: &[u8], nested: &[u16]) -> bool {
 }
 
 /// The elements that a message about a set names.
-pub(super) fn read_elements(message: &Message<'_>) -> Vec<Element> {
+fn read_elements(message: &Message<'_>) -> Vec<Element> {
     message
         .attributes(BODY)
         .filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS)

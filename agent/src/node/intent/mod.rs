@@ -46,6 +46,8 @@ pub struct Intent {
     pub announcement: Announcement,
     /// What is masqueraded.
     pub nat: NatIntent,
+    /// What pods may not reach.
+    pub guard: GuardIntent,
     /// What is configured and cannot be done.
     pub problems: BTreeSet<Problem>,
     /// The Secrets that our peers name, whether they are there or not.
@@ -122,6 +124,31 @@ impl Default for Transport {
     }
 }
 
+/// The port of BGP (RFC 4271 §8.2.1).
+const BGP_PORT: u16 = 179;
+
+/// What pods may not reach: neither our BGP, nor that of those with whom they could pass for us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardIntent {
+    /// The ports of BGP, here and there.
+    pub ports: BTreeSet<u16>,
+    /// The addresses of other nodes, and of peers outside the cluster.
+    pub routers: BTreeSet<IpAddr>,
+}
+
+impl GuardIntent {
+    fn new(cluster: &Cluster, config: &BGPConfigurationSpec) -> Self {
+        let nodes = cluster.networks.values().map(|network| network.spec.addresses);
+        let nodes = nodes.flat_map(|NodeAddresses { ipv4, ipv6 }| {
+            ipv4.map(IpAddr::V4).into_iter().chain(ipv6.map(IpAddr::V6))
+        });
+        let outside: Vec<_> = cluster.peers.values().filter_map(|peer| peer.spec.peer_ip).collect();
+        let mut ports = BTreeSet::from([BGP_PORT, config.listen_port]);
+        ports.extend(outside.iter().filter_map(|peer| peer.port));
+        Self { ports, routers: nodes.chain(outside.iter().map(|peer| peer.ip)).collect() }
+    }
+}
+
 /// Something configured that this node cannot do, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -189,6 +216,7 @@ impl Intent {
         let config = configuration.map_or(&default, |configuration| &configuration.spec);
         let mut intent = Self {
             nat: pools::nat(cluster),
+            guard: GuardIntent::new(cluster, config),
             announcement: pools::announcement(cluster, config, &mut problems),
             ..Self::default()
         };

@@ -14,10 +14,8 @@ use manx_bgp::{
 
 use super::policy::{Towards, export, import};
 use super::session::{Settings, contradiction, dial, remote_as};
-use super::{PeerIntent, Problem, Transport, View};
+use super::{BGP_PORT, PeerIntent, Problem, Transport, View};
 use crate::node::secret::{self, Key, SecretName};
-
-const BGP_PORT: u16 = 179;
 /// All sessions of this node.
 pub(super) fn all(view: &View<'_>, problems: &mut BTreeSet<Problem>) -> BTreeMap<PeerId, PeerIntent> {
     let mut peers = BTreeMap::new();
@@ -161,7 +159,7 @@ impl<'a> Wanted<'a> {
             reflector_client: view.reflector && network.spec.cluster_id.is_none(),
             ..self.session(view, RemoteAs::Exactly(asn), target)
         };
-        let transport = self.transport(&config);
+        let transport = self.transport(view, &config);
         Some(PeerIntent { config, transport })
     }
 
@@ -181,7 +179,7 @@ impl<'a> Wanted<'a> {
             source: (spec.source_address == SourceAddress::UseNodeIP).then_some(own),
             ..self.session(view, remote_as(spec.as_number), target)
         };
-        let transport = self.transport(&config);
+        let transport = self.transport(view, &config);
         Ok(PeerIntent { config, transport })
     }
 
@@ -205,7 +203,7 @@ impl<'a> Wanted<'a> {
             source: (spec.source_address == SourceAddress::UseNodeIP).then_some(own),
             ..self.session(view, remote_as(spec.as_number), nowhere)
         };
-        let transport = self.transport(&config);
+        let transport = self.transport(view, &config);
         Ok(PeerIntent { config, transport })
     }
 
@@ -257,10 +255,21 @@ impl<'a> Wanted<'a> {
         })
     }
 
-    fn transport(&self, config: &PeerConfig) -> Transport {
+    /// How far what we send may go: to a router of another AS on the same link, unless told otherwise.
+    fn reach(&self, view: &View<'_>, config: &PeerConfig) -> Option<u8> {
+        let spec = self.spec.filter(|spec| spec.peer_selector.is_none())?;
+        let external = match config.asn {
+            RemoteAs::Exactly(asn) => asn.0 != view.config.as_number,
+            RemoteAs::Internal => false,
+            RemoteAs::External => true,
+        };
+        spec.ebgp_multihop.or_else(|| external.then_some(1))
+    }
+
+    fn transport(&self, view: &View<'_>, config: &PeerConfig) -> Transport {
         let hops = self.spec.and_then(|spec| spec.ttl_security_hops);
         Transport {
-            ttl: hops.map(|_| 255).or_else(|| self.spec.and_then(|spec| spec.ebgp_multihop)),
+            ttl: hops.map(|_| 255).or_else(|| self.reach(view, config)),
             min_ttl: hops.map(|hops| 255 - hops.saturating_sub(1)),
             key: self.key.clone(),
             patience: config.hold_time.duration().unwrap_or(Transport::PATIENCE),

@@ -130,7 +130,8 @@ impl Publisher {
         let Some(network) = &intent.network else { return };
         let now = Instant::now();
         self.notice_others(&cluster, network, now);
-        let problems: Vec<_> = intent.problems.union(&sessions.problems).cloned().collect();
+        let problems: Vec<_> =
+            intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
         let facts = Facts {
             peers: &sessions.peers,
             blocks: &node.usage.blocks,

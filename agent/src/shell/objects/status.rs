@@ -49,7 +49,8 @@ fn object(me: &NodeName, shown: &mut NodeNetworkStatus, sources: &mut Sources) -
     let node = Arc::clone(&sources.node.borrow_and_update());
     let sessions = Arc::clone(&sources.sessions.borrow_and_update());
     let kernel = Arc::clone(&sources.kernel.borrow_and_update());
-    let problems: Vec<_> = intent.problems.union(&sessions.problems).cloned().collect();
+    let problems: Vec<_> =
+        intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
     let facts = Facts {
         peers: &sessions.peers,
         blocks: &node.usage.blocks,
