@@ -56,6 +56,8 @@ fn dialect(flags: u8) -> Dialect {
         four_octet_as: bit(1),
         extended_messages: bit(2),
         extended_next_hop: bit(3),
+        paths_in: if bit(6) { Families::ALL } else { Families::NONE },
+        paths_out: if bit(6) { Families::ALL } else { Families::NONE },
     }
 }
 

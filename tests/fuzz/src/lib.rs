@@ -10,6 +10,8 @@
 //! `replay` feeds all of that to the targets on every run of the tests.
 
 mod decode;
+#[path = "../../../bgp/tests/speaker/kernel.rs"]
+mod kernel;
 mod script;
 mod session;
 mod speaker;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use manx_bgp::wire::{
     self, AddPathFamily, Announcement, AsPath, Attributes, Capability, Dialect, ExtendedNextHop, Framer,
-    GracefulRestart, LongLivedFamily, Message, MessageType, NextHop, Open, RefreshKind, RestartFamily,
-    RouteRefresh, Side, Update,
+    GracefulRestart, LongLivedFamily, Message, MessageType, NextHop, Nlri, Open, PathId, RefreshKind,
+    RestartFamily, RouteRefresh, Side, Update,
 };
 use manx_bgp::{
     AddPath, Asn, ConnId, Dial, Direction, Families, Family, FamilyConfig, Gateway, HopSet, Input,
@@ -406,9 +406,17 @@ fn update(script: &mut Script<'_>, peer: usize) -> Vec<u8> {
     let bit = |n: u8| flags >> n & 1 == 1;
     let prefixes: Vec<Prefix> = (0..script.below(6)).map(|_| prefix(script.octet())).collect();
     let family = if bit(0) { Family::Ipv6Unicast } else { Family::Ipv4Unicast };
-    let prefixes: Vec<Prefix> = prefixes.into_iter().filter(|prefix| prefix.family() == family).collect();
-    if bit(1) || prefixes.is_empty() {
-        return encoded(&Message::Update(Update { withdrawn: prefixes, announced: Vec::new() }));
+    let path = PathId(if bit(7) { u32::from(script.below(3)) } else { 0 });
+    let routes = prefixes.into_iter().filter(|prefix| prefix.family() == family);
+    let routes: Vec<Nlri> = routes.map(|prefix| Nlri { prefix, path }).collect();
+    let side = if PEER_ASNS[peer] == OUR_ASN { Side::Internal } else { Side::External };
+    let paths_out = if bit(7) { Families::ALL } else { Families::NONE };
+    let dialect = Dialect { side, families: Families::ALL, paths_out, ..Dialect::BEFORE_OPEN };
+    let mut octets = Vec::new();
+    if bit(1) || routes.is_empty() {
+        let message = Message::Update(Update { withdrawn: routes, announced: Vec::new() });
+        wire::encode(&message, &dialect, &mut octets).expect("a message that can be written");
+        return octets;
     }
     let v6 = Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(script.octet()));
     let next_hop = match family {
@@ -432,12 +440,9 @@ fn update(script: &mut Script<'_>, peer: usize) -> Vec<u8> {
     attributes.originator_id = bit(5).then(|| Ipv4Addr::from(script.u32()));
     attributes.communities =
         (0..script.below(4)).map(|_| manx_bgp::Community(0xffff_0000 | script.u32())).collect();
-    let announced = vec![Announcement { attributes, prefixes }];
-    let side = if asn == OUR_ASN { Side::Internal } else { Side::External };
-    let dialect = Dialect { side, families: Families::ALL, ..Dialect::BEFORE_OPEN };
-    let mut octets = Vec::new();
-    wire::encode(&Message::Update(Update { withdrawn: Vec::new(), announced }), &dialect, &mut octets)
-        .expect("a message that can be written");
+    let announced = vec![Announcement { attributes, prefixes: routes }];
+    let message = Message::Update(Update { withdrawn: Vec::new(), announced });
+    wire::encode(&message, &dialect, &mut octets).expect("a message that can be written");
     octets
 }
 
