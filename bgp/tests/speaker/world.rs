@@ -125,9 +125,15 @@ impl World {
 
     /// Adds a host without peers.
     pub(crate) fn add(&mut self, asn: u32) -> Host {
+        self.add_with(asn, |_| {})
+    }
+
+    /// As [`add`](Self::add), with changes to what holds for the host.
+    pub(crate) fn add_with(&mut self, asn: u32, change: impl FnOnce(&mut Local)) -> Host {
         let host = self.nodes.len();
         let IpAddr::V4(id) = address(host) else { unreachable!("hosts have IPv4 addresses") };
-        let local = Local::new(Asn(asn), RouterId::new(id).expect("valid in this test"));
+        let mut local = Local::new(Asn(asn), RouterId::new(id).expect("valid in this test"));
+        change(&mut local);
         let speaker = Speaker::new(local.clone(), self.seed_of(host), self.now);
         self.nodes.push(Node {
             speaker,
