@@ -11,7 +11,7 @@ use super::{Core, Peer};
 use crate::config::{ConnId, FamilyConfig, PeerConfig};
 use crate::prefix::Family;
 use crate::rib::{Screen, Terms};
-use crate::wire::{AfiSafi, ErrorCode, Message, Notification, RefreshKind, RouteRefresh};
+use crate::wire::{ErrorCode, Notification};
 
 impl Peer {
     /// Takes a new configuration. A connection goes on if its OPEN still says what we would say now; what an OPEN does
@@ -121,13 +121,7 @@ impl Peer {
             local_address: self.local_address(),
         };
         core.rib.import_again(&screen, family);
-        let refresh = RouteRefresh { family: AfiSafi::from(family), kind: RefreshKind::Request };
-        for session in &mut self.sessions {
-            let agreed = session.established().map(|established| &established.agreed);
-            if agreed.is_some_and(|agreed| agreed.route_refresh && agreed.dialect.families.contains(family)) {
-                session.send(&Message::RouteRefresh(refresh));
-            }
-        }
+        self.ask_again(family);
     }
 
     /// Our end of the session, or of the one to come.

@@ -20,7 +20,7 @@ enum Stage {
     /// Administratively down.
     Stopped,
     /// Refusing connections after a fault.
-    Idle { until: Instant },
+    Idle { until: Option<Instant> },
     /// Dialling.
     Connect { give_up: Instant },
     /// Waiting for the peer; dialling at some time, if at all.
@@ -36,6 +36,8 @@ pub(crate) enum After {
     Refuse,
     /// As [`Refuse`](Self::Refuse), for this long.
     RefuseFor(Duration),
+    /// As [`Refuse`](Self::Refuse), until somebody resets the peer or changes what it was refused for.
+    RefuseForGood,
 }
 
 /// The dialling side of a peer.
@@ -93,9 +95,8 @@ impl Dialer {
     pub(crate) fn next(&self) -> Option<Instant> {
         match self.stage {
             Stage::Stopped => None,
-            Stage::Idle { until } => Some(until),
             Stage::Connect { give_up } => Some(give_up),
-            Stage::Active { until } => until,
+            Stage::Idle { until } | Stage::Active { until } => until,
         }
     }
 
@@ -161,8 +162,9 @@ impl Dialer {
         self.failures = self.failures.saturating_add(1);
         match after {
             After::Wait => self.listen(Some(now + wait)),
-            After::Refuse => self.stage = Stage::Idle { until: now + wait },
-            After::RefuseFor(time) => self.stage = Stage::Idle { until: now + time },
+            After::Refuse => self.stage = Stage::Idle { until: Some(now + wait) },
+            After::RefuseFor(time) => self.stage = Stage::Idle { until: Some(now + time) },
+            After::RefuseForGood => self.stage = Stage::Idle { until: None },
         }
     }
 

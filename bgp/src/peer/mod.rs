@@ -6,9 +6,11 @@
 mod configure;
 pub(crate) mod dialer;
 mod leave;
+mod limit;
 pub(crate) mod negotiate;
 pub(crate) mod outbox;
 pub(crate) mod receive;
+mod refresh;
 pub(crate) mod session;
 pub(crate) mod status;
 pub(crate) mod timers;
@@ -173,6 +175,8 @@ impl Peer {
     pub(crate) fn next(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter_map(|session| session.timers.next());
         let retained = self.retained.map(|retained| retained.until);
+        let refreshing = self.established().and_then(|(_, up)| up.refreshing.next());
+        let sessions = sessions.chain(refreshing);
         sessions.chain(self.dialer.next()).chain(retained).chain(self.client_until).min()
     }
 
@@ -193,6 +197,7 @@ impl Peer {
         if self.retained.is_some_and(|retained| retained.until <= now) {
             self.expire(core);
         }
+        self.end_late_refreshes(core, now);
         if self.client_until.is_some_and(|until| until <= now) {
             self.client_until = None;
             self.reflect(core);
@@ -216,6 +221,7 @@ impl Peer {
                 self.fail(conn, ErrorCode::SEND_HOLD_TIMER_EXPIRED.into(), After::Wait, core, now);
             }
             Timer::SendHold => {}
+            Timer::DelayOpen => session.speak_first(now),
         }
     }
 
@@ -251,7 +257,7 @@ impl Peer {
             self.fail(conn, ErrorCode::COLLISION.into(), After::Wait, core, now);
         }
         let ours = self.open_message(core);
-        let mut session = Session::open(link, ours, now);
+        let mut session = Session::open(link, ours, self.config.delay_open, now);
         session.pace = self.config.keepalive;
         self.sessions.push(session);
         self.report(core, now);
@@ -281,7 +287,7 @@ impl Peer {
         let other = others.max_by_key(|session| session.state())?;
         let (new_conn, old) = (new.link.conn, other.link.conn);
         match &other.phase {
-            Phase::Closed | Phase::OpenSent(_) => return None,
+            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) => return None,
             Phase::Established(up) if new.connected_at >= up.since + COLLISION_TIME => {
                 let returned = up.agreed.restart.is_some();
                 return Some(if returned {
@@ -378,7 +384,12 @@ impl Peer {
         let mut count = 0;
         for family in Family::ALL {
             if lasting.contains(family) && !established.disabled.contains(family) {
-                count += core.rib.retain(self.index, family);
+                count += if established.refreshing.contains(family) {
+                    // Those not told again yet are no older than the others.
+                    core.rib.mark_stale(self.index, family)
+                } else {
+                    core.rib.retain(self.index, family)
+                };
             } else {
                 core.rib.flush(self.index, family);
             }
@@ -478,6 +489,7 @@ impl Peer {
                 let filled = core.rib.fill(index, budget, hold_end, session.outbox.buffer());
                 unsaid = filled.unsaid;
                 self.record.sent(MessageType::Update, filled.messages);
+                self.record.sent(MessageType::RouteRefresh, filled.refreshes);
             }
             pending = core.rib.pending(index, hold_end);
         }

@@ -1,6 +1,6 @@
 //! What a peer's octets mean: messages to the state machine, routes to the table, faults to their price.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::dialer::After;
 use super::outbox::Outbox;
@@ -8,27 +8,22 @@ use super::{Collision, Core, Peer};
 use crate::config::{ConnId, Role};
 use crate::event::{Event, FaultAction};
 use crate::policy::Source;
-use crate::prefix::{Families, Family};
+use crate::prefix::Family;
 use crate::rib::Screen;
 use crate::wire::{
     self, Action, Announcement, AttributeFault, ErrorCode, Frame, FrameError, Message, Notification, Open,
-    RefreshKind, RouteRefresh, Update,
+    Update,
 };
 
-/// How long a peer that sent too many prefixes is refused.
-const LIMIT_PAUSE: Duration = Duration::from_secs(300);
-
-/// Why a connection ends.
-enum End {
-    /// By our NOTIFICATION, after which connections are refused for a while.
-    Fault(Notification),
-    /// By our NOTIFICATION, because the peer sent too many prefixes.
-    Limit(Notification),
+/// How a connection ends: by a NOTIFICATION of ours, and what follows.
+struct End {
+    notification: Notification,
+    after: After,
 }
 
 impl From<Notification> for End {
     fn from(notification: Notification) -> Self {
-        Self::Fault(notification)
+        Self { notification, after: After::Refuse }
     }
 }
 
@@ -47,10 +42,7 @@ impl Peer {
             };
             match step {
                 Ok(()) => {}
-                Err(End::Fault(notification)) => self.fail(conn, notification, After::Refuse, core, now),
-                Err(End::Limit(notification)) => {
-                    self.fail(conn, notification, After::RefuseFor(LIMIT_PAUSE), core, now);
-                }
+                Err(End { notification, after }) => self.fail(conn, notification, after, core, now),
             }
             let Some(session) = self.session(conn) else { return };
             if session.dialect().extended_messages {
@@ -86,7 +78,7 @@ impl Peer {
             Message::Keepalive => self.on_keepalive(conn, core, now),
             Message::Update(update) => self.on_update(conn, update, decoded.faults, core, now)?,
             Message::EndOfRib(family) => self.on_end_of_rib(conn, family, core, now),
-            Message::RouteRefresh(refresh) => self.on_refresh(conn, refresh, core),
+            Message::RouteRefresh(refresh) => self.on_refresh(conn, refresh, core, now),
             Message::Notification(notification) => self.on_notification(conn, &notification, core, now),
         }
         Ok(())
@@ -141,16 +133,6 @@ impl Peer {
         let graceful = (session.outlives_notifications() || self.lingers())
             && notification.code != ErrorCode::HARD_RESET;
         self.over(session, graceful, After::Wait, core, now);
-    }
-
-    fn on_refresh(&mut self, conn: ConnId, refresh: RouteRefresh, core: &mut Core) {
-        let agreed = self.session(conn).map_or(Families::NONE, |session| session.dialect().families);
-        if let Some(family) = refresh.family.family()
-            && refresh.kind == RefreshKind::Request
-            && agreed.contains(family)
-        {
-            core.rib.tell_again(self.index, family);
-        }
     }
 
     fn on_end_of_rib(&mut self, conn: ConnId, family: Family, core: &mut Core, now: Instant) {
@@ -245,60 +227,12 @@ impl Peer {
             own: config.next_hop,
             local_address,
         };
-        let known = core.rib.counts(self.index, family).received;
-        let room = config.limit.max.saturating_sub(known);
+        let room = self.room(family, core);
         if core.rib.announce(&screen, announcement, room) {
-            return Err(End::Limit(self.too_many(family, core)));
+            let (notification, after) = self.too_many(family, core);
+            return Err(End { notification, after });
         }
         self.warn_of_limit(conn, family, core);
         Ok(())
-    }
-
-    fn too_many(&self, family: Family, core: &mut Core) -> Notification {
-        let limit = self.config.families.get(&family).map_or(0, |config| config.limit.max);
-        let count = core.rib.counts(self.index, family).received;
-        core.tell(Event::PrefixLimit {
-            peer: self.id.clone(),
-            family,
-            count,
-            limit,
-            exceeded: true,
-            ended: true,
-        });
-        Notification::max_prefixes(family, limit)
-    }
-
-    /// Tells once per session that three quarters of the limit are used.
-    fn warn_of_limit(&mut self, conn: ConnId, family: Family, core: &mut Core) {
-        let limit = self.config.families.get(&family).map_or(0, |config| config.limit.max);
-        let count = core.rib.counts(self.index, family).received;
-        if u64::from(count) * 4 < u64::from(limit) * 3 {
-            return;
-        }
-        let Some(up) = self.session_mut(conn).and_then(|session| session.established_mut()) else { return };
-        if !up.warned.contains(family) {
-            up.warned.insert(family);
-            core.tell(Event::PrefixLimit {
-                peer: self.id.clone(),
-                family,
-                count,
-                limit,
-                exceeded: false,
-                ended: false,
-            });
-        }
-    }
-
-    /// A lower limit may end the session at once.
-    pub(super) fn check_limit(&mut self, family: Family, core: &mut Core, now: Instant) {
-        let limit = self.config.families.get(&family).map_or(u32::MAX, |config| config.limit.max);
-        let count = core.rib.counts(self.index, family).received;
-        let conn = self.established().map(|(session, _)| session.link.conn);
-        if let Some(conn) = conn
-            && count > limit
-        {
-            let notification = self.too_many(family, core);
-            self.fail(conn, notification, After::RefuseFor(LIMIT_PAUSE), core, now);
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::negotiate::{Agreed, negotiate};
 use super::outbox::Outbox;
+use super::refresh::Refreshing;
 use super::status::count;
 use super::timers::{Timer, Timers};
 use crate::chance::Chance;
@@ -29,6 +30,8 @@ pub(crate) enum Phase {
     /// Over.
     #[default]
     Closed,
+    /// Our OPEN waits for the peer's, for a while (RFC 4271 §8.1.1 DelayOpen).
+    Delayed(OpenSent),
     /// Our OPEN is out.
     OpenSent(OpenSent),
     /// Their OPEN is good.
@@ -37,7 +40,7 @@ pub(crate) enum Phase {
     Established(Box<Established>),
 }
 
-/// Waiting for the peer's OPEN.
+/// Waiting for the peer's OPEN, with what ours says.
 #[derive(Debug)]
 pub(crate) struct OpenSent {
     ours: Open,
@@ -60,6 +63,10 @@ pub(crate) struct Established {
     pub(crate) disabled: Families,
     /// The families whose limit has been warned about.
     pub(crate) warned: Families,
+    /// The families whose limit was passed, and that was told.
+    pub(crate) exceeded: Families,
+    /// The families that the peer is telling again.
+    pub(crate) refreshing: Refreshing,
 }
 
 impl Phase {
@@ -71,6 +78,7 @@ impl Phase {
         use MessageType::{Keepalive, Notification as Ending, Open, RouteRefresh, Update};
         let (expected, code) = match self {
             Self::Closed => (false, ErrorCode::FSM),
+            Self::Delayed(_) => (matches!(kind, Open | Ending), ErrorCode::FSM),
             Self::OpenSent(_) => (matches!(kind, Open | Ending), ErrorCode::FSM_OPEN_SENT),
             Self::OpenConfirm(_) => (matches!(kind, Keepalive | Ending), ErrorCode::FSM_OPEN_CONFIRM),
             Self::Established(_) => {
@@ -86,7 +94,9 @@ impl Phase {
     /// The NOTIFICATION with which to refuse.
     pub(crate) fn judge(&self, theirs: &Open, config: &PeerConfig) -> Result<Option<Agreed>, Notification> {
         match self {
-            Self::OpenSent(OpenSent { ours }) => negotiate(ours, theirs, config).map(Some),
+            Self::Delayed(OpenSent { ours }) | Self::OpenSent(OpenSent { ours }) => {
+                negotiate(ours, theirs, config).map(Some)
+            }
             Self::Closed | Self::OpenConfirm(_) | Self::Established(_) => Ok(None),
         }
     }
@@ -94,7 +104,7 @@ impl Phase {
     /// The peer's OPEN is good.
     fn opened(self, agreed: Agreed) -> Self {
         match self {
-            Self::OpenSent(_) => Self::OpenConfirm(OpenConfirm { agreed }),
+            Self::Delayed(_) | Self::OpenSent(_) => Self::OpenConfirm(OpenConfirm { agreed }),
             other => other,
         }
     }
@@ -108,6 +118,8 @@ impl Phase {
                 ended: Families::NONE,
                 disabled: Families::NONE,
                 warned: Families::NONE,
+                exceeded: Families::NONE,
+                refreshing: Refreshing::default(),
             })),
             other => other,
         }
@@ -151,8 +163,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A new connection, with our OPEN on its way.
-    pub(crate) fn open(link: Link, ours: Open, now: Instant) -> Self {
+    /// A new connection. Our OPEN goes out now, or after this delay if the peer's does not come first.
+    pub(crate) fn open(link: Link, ours: Open, delay: Option<Duration>, now: Instant) -> Self {
         let mut session = Self {
             link,
             connected_at: now,
@@ -164,15 +176,29 @@ impl Session {
             signalled: false,
             sent: MessageCounts::default(),
         };
-        session.send(&Message::Open(ours.clone()));
-        session.phase = Phase::OpenSent(OpenSent { ours });
-        session.timers.set(Timer::Hold, Some(now + OPEN_TIME));
+        session.phase = Phase::Delayed(OpenSent { ours });
+        match delay {
+            Some(delay) => session.timers.set(Timer::DelayOpen, Some(now + delay)),
+            None => session.speak_first(now),
+        }
         session
+    }
+
+    /// The peer has had its time: our OPEN goes out.
+    pub(crate) fn speak_first(&mut self, now: Instant) {
+        let Phase::Delayed(OpenSent { ours }) = &self.phase else { return };
+        let ours = ours.clone();
+        self.send(&Message::Open(ours.clone()));
+        self.phase = Phase::OpenSent(OpenSent { ours });
+        self.timers.set(Timer::DelayOpen, None);
+        self.timers.set(Timer::Hold, Some(now + OPEN_TIME));
     }
 
     pub(crate) fn state(&self) -> PeerState {
         match self.phase {
             Phase::Closed => PeerState::Idle,
+            Phase::Delayed(_) if self.link.direction == Direction::Active => PeerState::Connect,
+            Phase::Delayed(_) => PeerState::Active,
             Phase::OpenSent(_) => PeerState::OpenSent,
             Phase::OpenConfirm(_) => PeerState::OpenConfirm,
             Phase::Established(_) => PeerState::Established,
@@ -182,14 +208,14 @@ impl Session {
     pub(crate) fn established(&self) -> Option<&Established> {
         match &self.phase {
             Phase::Established(established) => Some(established),
-            Phase::Closed | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
         }
     }
 
     pub(crate) fn established_mut(&mut self) -> Option<&mut Established> {
         match &mut self.phase {
             Phase::Established(established) => Some(established),
-            Phase::Closed | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
         }
     }
 
@@ -197,7 +223,7 @@ impl Session {
     pub(crate) fn ours(&self) -> Option<&Open> {
         match &self.phase {
             Phase::Closed => None,
-            Phase::OpenSent(OpenSent { ours }) => Some(ours),
+            Phase::Delayed(OpenSent { ours }) | Phase::OpenSent(OpenSent { ours }) => Some(ours),
             Phase::OpenConfirm(OpenConfirm { agreed }) => Some(&agreed.ours),
             Phase::Established(established) => Some(&established.agreed.ours),
         }
@@ -208,7 +234,7 @@ impl Session {
         match &self.phase {
             Phase::OpenConfirm(OpenConfirm { agreed }) => Some(agreed),
             Phase::Established(established) => Some(&established.agreed),
-            Phase::Closed | Phase::OpenSent(_) => None,
+            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) => None,
         }
     }
 
@@ -240,8 +266,9 @@ impl Session {
         std::mem::take(&mut self.sent)
     }
 
-    /// Takes the peer's OPEN: answers with a KEEPALIVE and waits for theirs.
+    /// Takes the peer's OPEN: answers with a KEEPALIVE, behind our own OPEN if that is still owed, and waits for theirs.
     pub(crate) fn on_open(&mut self, agreed: Agreed, chance: &mut Chance, now: Instant) {
+        self.speak_first(now);
         self.phase = std::mem::take(&mut self.phase).opened(agreed);
         self.send(&Message::Keepalive);
         self.heard(now);

@@ -11,16 +11,18 @@ pub(crate) enum Timer {
     Keepalive,
     /// The peer's taking what we send (RFC 9687).
     SendHold,
+    /// The peer's OPEN, before ours goes out.
+    DelayOpen,
 }
 
 /// When each timer is due.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timers {
-    due: [Option<Instant>; 3],
+    due: [Option<Instant>; 4],
 }
 
 impl Timers {
-    const ALL: [Timer; 3] = [Timer::Hold, Timer::Keepalive, Timer::SendHold];
+    const ALL: [Timer; 4] = [Timer::Hold, Timer::Keepalive, Timer::SendHold, Timer::DelayOpen];
 
     pub(crate) fn set(&mut self, timer: Timer, due: Option<Instant>) {
         if let Some(slot) = self.due.get_mut(timer as usize) {

@@ -15,7 +15,9 @@ use super::several::Several;
 use crate::config::Local;
 use crate::policy::Source;
 use crate::prefix::{Family, Prefix};
-use crate::wire::{self, Attributes, EncodeError, EncodedAttributes, Nlri, PathId};
+use crate::wire::{
+    self, Attributes, EncodeError, EncodedAttributes, Message, Nlri, PathId, RefreshKind, RouteRefresh,
+};
 
 /// The outgoing side of a family.
 #[derive(Debug)]
@@ -34,6 +36,18 @@ pub(crate) struct AdjOut {
     owes_end: bool,
     /// What was told, if several paths per prefix are.
     several: Option<Box<Several>>,
+    refresh: Refresh,
+}
+
+/// Where a route refresh with begin and end (RFC 7313) has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refresh {
+    /// There is none.
+    None,
+    /// Its begin is owed.
+    Begin,
+    /// Its end is owed.
+    End,
 }
 
 /// All outgoing sides. Internal peers that are no clients are apart: in a mesh nothing but our own is told to them.
@@ -126,8 +140,10 @@ pub(crate) struct Unsaid {
 /// Where messages go, and what happened on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Filled {
-    /// How many messages were written.
+    /// How many UPDATEs were written.
     pub(crate) messages: u64,
+    /// How many begins and ends of a route refresh.
+    pub(crate) refreshes: u64,
     /// What could not be told, at most a few.
     pub(crate) unsaid: Vec<Unsaid>,
 }
@@ -150,6 +166,7 @@ impl AdjOut {
             outdated: false,
             owes_end: true,
             several: several.then(Box::default),
+            refresh: Refresh::None,
         }
     }
 
@@ -205,7 +222,10 @@ impl AdjOut {
 
     /// Whether there is something to tell.
     pub(crate) fn pending(&self, hold_end: bool) -> bool {
-        !self.queue.is_empty() || !self.staged.is_empty() || self.owes_end && !hold_end
+        !self.queue.is_empty()
+            || !self.staged.is_empty()
+            || self.owes_end && !hold_end
+            || self.refresh != Refresh::None
     }
 
     /// Everything that is referred to.
@@ -228,6 +248,10 @@ impl AdjOut {
     ) -> Filled {
         let mut filled = Filled::default();
         self.drop_outdated();
+        if self.refresh == Refresh::Begin {
+            self.refresh = Refresh::End;
+            self.mark_refresh(RefreshKind::Begin, buf, &mut filled);
+        }
         while buf.len() < limit {
             if self.staged.is_empty() {
                 self.stage(nets, sources);
@@ -248,7 +272,25 @@ impl AdjOut {
             wire::end_of_rib(self.family, buf);
             filled.messages += 1;
         }
+        if self.refresh == Refresh::End && self.queue.is_empty() && self.staged.is_empty() {
+            self.refresh = Refresh::None;
+            self.mark_refresh(RefreshKind::End, buf, &mut filled);
+        }
         filled
+    }
+
+    /// Everything is marked, and what follows is all of it. Before End-of-RIB no refresh may begin (RFC 7313 §4).
+    pub(crate) fn begin_refresh(&mut self) {
+        if !self.owes_end {
+            self.refresh = Refresh::Begin;
+        }
+    }
+
+    fn mark_refresh(&self, kind: RefreshKind, buf: &mut Vec<u8>, filled: &mut Filled) {
+        let message = Message::RouteRefresh(RouteRefresh { family: self.family.into(), kind });
+        if wire::encode(&message, &self.export.dialect, buf).is_ok() {
+            filled.refreshes += 1;
+        }
     }
 
     /// Unstages what is looked at again. The peer still has what it was not told to forget.

@@ -340,6 +340,11 @@ impl Rib {
         self.finish_flush_of(peer);
         let twice = self.of_peer(peer, family, |path| path.stale && !path.long_lived);
         self.remove_all(&twice, |path| path.peer == peer && path.stale && !path.long_lived);
+        self.mark_stale(peer, family)
+    }
+
+    /// Everything that a peer said must be said again, or goes with the next [`flush_stale`](Self::flush_stale).
+    pub(crate) fn mark_stale(&mut self, peer: PeerIndex, family: Family) -> u32 {
         let nets = self.of_peer(peer, family, |_| true);
         let mut count = 0;
         for id in &nets {
@@ -478,6 +483,15 @@ impl Rib {
         self.woken.insert(peer);
     }
 
+    /// Tells a peer all routes again because it asked for that, between a begin and an end if it knows those
+    /// (RFC 7313 §4). While the first exchange goes on its End-of-RIB is the end of this as well.
+    pub(crate) fn refresh(&mut self, peer: PeerIndex, family: Family, enhanced: bool) {
+        self.tell_again(peer, family);
+        if let Some(out) = self.outs.get_mut(family, peer).filter(|_| enhanced) {
+            out.begin_refresh();
+        }
+    }
+
     /// Changes how routes are told, and tells them again if that makes a difference.
     pub(crate) fn set_export(
         &mut self,
@@ -532,6 +546,7 @@ impl Rib {
             if let Some(out) = self.outs.get_mut(family, peer) {
                 let more = out.fill(&self.nets, &self.sources, &self.local, (limit, hold_end), buf);
                 filled.messages += more.messages;
+                filled.refreshes += more.refreshes;
                 filled.unsaid.extend(more.unsaid);
             }
         }

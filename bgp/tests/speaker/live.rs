@@ -138,7 +138,7 @@ fn the_table_has_every_field() {
 fn a_reset_for_a_changed_configuration_costs_no_route_where_restarts_were_agreed_on() {
     let mut script = session();
     let said = configure(&mut script, |config| config.graceful_restart = Some(secs(7)));
-    assert_eq!(said[..3], ["keep 1", "NOTIFICATION 6/6", "close 1"].map(str::to_owned), "{said:?}");
+    assert_eq!(said[..3], ["NOTIFICATION 6/6", "close 1", "keep 1"].map(str::to_owned), "{said:?}");
     assert!(!said.iter().any(|word| word.starts_with("lose")), "{said:?}");
     assert!(script.wait(Duration::from_millis(1)).is_empty() || script.state() != "Idle");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use manx_bgp::wire::{
     self, AfiSafi, Announcement, AsPath, Attributes, Capability, Dialect, Framer, GracefulRestart, Message,
-    NextHop, Open, RestartFamily, Side, Update,
+    NextHop, Open, RefreshKind, RestartFamily, RouteRefresh, Side, Update,
 };
 use manx_bgp::{
     Asn, ConnId, Dial, Direction, Event, Families, Family, Input, Local, Output, PeerConfig, PeerId,
@@ -149,6 +149,10 @@ impl Script {
                 Message::Open(_) => "OPEN".to_owned(),
                 Message::Keepalive => "KEEPALIVE".to_owned(),
                 Message::EndOfRib(family) => format!("END {family}"),
+                Message::RouteRefresh(RouteRefresh { kind: RefreshKind::Begin, .. }) => "BEGIN".to_owned(),
+                Message::RouteRefresh(RouteRefresh { kind: RefreshKind::End, .. }) => {
+                    "END OF REFRESH".to_owned()
+                }
                 Message::RouteRefresh(_) => "REFRESH".to_owned(),
                 Message::Notification(sent) => {
                     format!("NOTIFICATION {}/{}", sent.code.code, sent.code.subcode)

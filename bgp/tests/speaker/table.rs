@@ -18,6 +18,12 @@ fn in_state(state: &str) -> Script {
             script.say(1, &Message::Open(open(Asn(1))));
         }
         "Connect" => {}
+        "Connect, delayed" | "Active, delayed" => {
+            let later = |config: &mut manx_bgp::PeerConfig| config.delay_open = Some(Duration::from_secs(5));
+            script = Script::new(later);
+            let direction = if state.starts_with('A') { Direction::Passive } else { Direction::Active };
+            script.connect(1, direction);
+        }
         "Active" => _ = script.input(Input::ConnectFailed { peer: peer() }),
         "OpenSent" => _ = script.connect(1, Direction::Active),
         "OpenConfirm" => {
@@ -27,7 +33,7 @@ fn in_state(state: &str) -> Script {
         "Established" => script.establish(open(PEER_ASN)),
         other => panic!("there is no state {other}"),
     }
-    assert_eq!(script.state(), state);
+    assert_eq!(script.state(), state.trim_end_matches(", delayed"));
     script
 }
 
@@ -87,6 +93,43 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("Active",      "removal",            "Idle"),
     ("Active",      "stop for a restart", "Idle"),
     ("Active",      "stop for good",      "Idle"),
+
+    // With a connection on which our OPEN is held back for 5 s.
+    ("Active, delayed", "dial succeeds",      ""),
+    ("Active, delayed", "peer connects",      "NOTIFICATION 6/7, close 1, Connect, Active"),
+    ("Active, delayed", "dial fails",         ""),
+    ("Active, delayed", "connection closes",  "Connect"),
+    ("Active, delayed", "a second passes",    ""),
+    ("Active, delayed", "silence",            "OpenSent, OPEN, settled, NOTIFICATION 4/0, close 1, Connect"),
+    ("Active, delayed", "good OPEN",          "OpenConfirm, OPEN, KEEPALIVE"),
+    ("Active, delayed", "OPEN of another AS", "NOTIFICATION 2/2, close 1, Idle"),
+    ("Active, delayed", "KEEPALIVE",          "NOTIFICATION 5/0, close 1, Idle"),
+    ("Active, delayed", "UPDATE",             "NOTIFICATION 5/0, close 1, Idle"),
+    ("Active, delayed", "NOTIFICATION",       "close 1, Connect"),
+    ("Active, delayed", "REFRESH",            "NOTIFICATION 5/0, close 1, Idle"),
+    ("Active, delayed", "garbage",            "fault: session reset, NOTIFICATION 1/1, close 1, Idle"),
+    ("Active, delayed", "reset",              "NOTIFICATION 6/4, close 1, Connect, Active"),
+    ("Active, delayed", "removal",            "NOTIFICATION 6/3, close 1, Idle"),
+    ("Active, delayed", "stop for a restart", "close 1, Idle"),
+    ("Active, delayed", "stop for good",      "NOTIFICATION 6/2, close 1, Idle"),
+
+    ("Connect, delayed", "dial succeeds",      "close 2"),
+    ("Connect, delayed", "peer connects",      "Active"),
+    ("Connect, delayed", "dial fails",         ""),
+    ("Connect, delayed", "connection closes",  "Active"),
+    ("Connect, delayed", "a second passes",    ""),
+    ("Connect, delayed", "silence",            "OpenSent, OPEN, settled, NOTIFICATION 4/0, close 1, Active, dial, Connect"),
+    ("Connect, delayed", "good OPEN",          "OpenConfirm, OPEN, KEEPALIVE"),
+    ("Connect, delayed", "OPEN of another AS", "NOTIFICATION 2/2, close 1, Idle"),
+    ("Connect, delayed", "KEEPALIVE",          "NOTIFICATION 5/0, close 1, Idle"),
+    ("Connect, delayed", "UPDATE",             "NOTIFICATION 5/0, close 1, Idle"),
+    ("Connect, delayed", "NOTIFICATION",       "close 1, Active"),
+    ("Connect, delayed", "REFRESH",            "NOTIFICATION 5/0, close 1, Idle"),
+    ("Connect, delayed", "garbage",            "fault: session reset, NOTIFICATION 1/1, close 1, Idle"),
+    ("Connect, delayed", "reset",              "NOTIFICATION 6/4, close 1, Active"),
+    ("Connect, delayed", "removal",            "NOTIFICATION 6/3, close 1, Idle"),
+    ("Connect, delayed", "stop for a restart", "close 1, Idle"),
+    ("Connect, delayed", "stop for good",      "NOTIFICATION 6/2, close 1, Idle"),
 
     // With a connection.
     ("OpenSent",    "dial succeeds",      "close 2"),
@@ -165,16 +208,17 @@ fn what_comes_from_a_connection_that_is_gone_means_nothing() {
 
 #[test]
 fn the_table_has_every_cell() {
-    for state in ["OpenSent", "OpenConfirm", "Established"] {
+    for state in ["Connect, delayed", "Active, delayed", "OpenSent", "OpenConfirm", "Established"] {
         for event in OF_A_CONNECTION {
             let rows = ROWS.iter().filter(|(of, on, _)| *of == state && *on == event).count();
-            let same_as_good = state != "OpenSent" && event == "OPEN of another AS";
+            let same_as_good = state.starts_with("OpenConfirm") || state == "Established";
+            let same_as_good = same_as_good && event == "OPEN of another AS";
             assert!(rows == 1 || same_as_good, "{state}: {event}");
         }
     }
     let others = ROWS.iter().map(|(_, event, _)| *event).filter(|event| !OF_A_CONNECTION.contains(event));
     for event in others.filter(|event| *event != "silence").collect::<std::collections::BTreeSet<_>>() {
-        assert_eq!(ROWS.iter().filter(|(_, on, _)| *on == event).count(), 6, "{event}");
+        assert_eq!(ROWS.iter().filter(|(_, on, _)| *on == event).count(), 8, "{event}");
     }
 }
 
