@@ -22,7 +22,9 @@
 //! # What holds
 //!
 //! - No input panics, whatever a peer sends, and a peer's fault costs what RFC 7606 says, to that peer only.
-//! - Configuration is declared whole; only sessions whose own parameters changed start again.
+//! - Configuration is declared whole. A session starts again only if its OPEN would say something else, and then both
+//!   sides keep their routes if they agreed to; everything else takes effect at once.
+//! - Peers that are replaced stay until those in their place were heard: no change of the topology costs a route.
 //! - Messages are made when the socket can take them, from the newest state: memory is bounded by the table, however
 //!   slow a peer is.
 //! - Own origins never reach the kernel as routes, and routes of a peer never displace them.
@@ -36,9 +38,9 @@
 //!
 //! # RFCs
 //!
-//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7606, 7607, 7999, 8092,
+//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7313, 7606, 7607, 7999, 8092,
 //! 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9687. Absent on purpose: confederations, ADD-PATH (7911), long-lived graceful restart (9494),
-//! enhanced route refresh (7313), every family but unicast.
+//! every family but unicast.
 
 mod agenda;
 mod chance;
