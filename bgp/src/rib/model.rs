@@ -8,7 +8,8 @@ use proptest::sample::select;
 
 use super::export::Export;
 use super::*;
-use crate::config::NextHopMode;
+use crate::config::{NextHopMode, PeerId};
+use crate::explanation::ToldStatus;
 use crate::policy::Policy;
 use crate::prefix::{Asn, Families};
 use crate::wire::{self, Announcement, AsPath, Community, Dialect, Framer, Message, Side};
@@ -276,6 +277,36 @@ fn open(peers: &[Neighbour]) -> Rib {
     rib
 }
 
+/// Peers that are called by their numbers and have no policy.
+struct Numbered(Vec<PeerId>);
+
+impl Names for Numbered {
+    fn name(&self, peer: PeerIndex) -> Option<&PeerId> {
+        self.0.get(peer.0 as usize)
+    }
+
+    fn policy(&self, _: PeerIndex, _: Family) -> Option<&Policy> {
+        None
+    }
+}
+
+/// What explanations say that each peer is told of a prefix.
+fn explained(rib: &Rib, peers: usize, number: u8) -> Vec<Option<Attributes>> {
+    let names = Numbered((0..peers).map(|place| PeerId::from(place.to_string())).collect());
+    let all = names.0.iter().enumerate().map(|(place, name)| (name, PeerIndex(place as u32), true));
+    let told = rib.explain(&prefix(number), &names, all).told;
+    assert_eq!(told.len(), peers, "each peer is spoken of once");
+    told.into_iter()
+        .map(|told| match told.status {
+            ToldStatus::Told { attributes, sent, .. } => {
+                assert!(sent, "everything has been read");
+                Some(*attributes)
+            }
+            ToldStatus::Untold(_) => None,
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -301,6 +332,10 @@ proptest! {
             hear(&mut rib, listener, peers[listener], known);
             let wanted = |number| Some((prefix(number), expected(number, &table, &peers, listener)?));
             prop_assert_eq!(&*known, &(0..4).filter_map(wanted).collect::<BTreeMap<_, _>>(), "listener {}", listener);
+        }
+        for number in 0..4 {
+            let there = known.iter().map(|known| known.get(&prefix(number)).cloned()).collect::<Vec<_>>();
+            prop_assert_eq!(explained(&rib, peers.len(), number), there);
         }
     }
 }
