@@ -15,10 +15,13 @@
 //! Read `fib/plan.rs` for the order of operations, `fib/observe.rs` for what is believed of the kernel.
 
 mod blocked;
+mod index;
 mod links;
 mod object;
 mod observe;
+mod paths;
 mod plan;
+mod table;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -30,12 +33,12 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Dump, Forward, Gateway, Op, Resolution, Route, RouteKey, RouteTo, SetId};
-use crate::tracker::Tracker;
+use crate::model::{Dump, Gateway, Op, Resolution, Route, RouteKey, RouteTo, SetId};
 
 use blocked::BlockedRoutes;
-use links::Links;
+use links::{LinkNames, Links};
 use object::Objects;
+use table::{RouteNo, Table, Wish};
 use target::{TargetId, Targets};
 pub use words::{Blocked, Config, FibEvent, Input, Output, Stats, Why};
 
@@ -48,47 +51,21 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long to wait after a dump or lookup that failed.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
-/// A route in the kernel, apart from its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Installed {
-    forward: Forward,
-    source: Option<IpAddr>,
-}
-
-/// A wanted route with its next hops interned.
-#[derive(Debug, Clone)]
-struct Wanted {
-    to: WantedTo,
-    source: Option<IpAddr>,
-}
-
-#[derive(Debug, Clone)]
-enum WantedTo {
-    Target(TargetId),
-    Link(String),
-    Blackhole,
-}
-
 /// The machine. See the module's introduction.
 #[derive(Debug)]
 pub struct Fib {
     config: Config,
     now: Instant,
-    wanted: BTreeMap<RouteKey, Wanted>,
+    table: Table,
     /// Wanted routes by the name of their link.
-    by_link: BTreeMap<String, BTreeSet<RouteKey>>,
+    names: LinkNames,
     targets: Targets,
     links: Links,
-    routes: Tracker<RouteKey, Installed>,
     objects: Objects,
     use_objects: bool,
     blocked: BlockedRoutes,
     keep_stale: bool,
-    /// Routes of ours that are in the kernel and that nobody spoke of yet.
-    stale: BTreeSet<RouteKey>,
-    /// Routes for which it must be decided anew what should be in the kernel.
-    recompile: BTreeSet<RouteKey>,
-    /// Targets to whose routes the same applies.
+    /// Targets for whose routes it must be decided anew what should be in the kernel.
     rescan: BTreeSet<TargetId>,
     /// Whether the same must be decided for objects.
     objects_dirty: bool,
@@ -141,18 +118,15 @@ impl Fib {
         Self {
             use_objects: config.nexthop_objects,
             dump_at: now + config.resync,
+            table: Table::new(config.hash_key),
             config,
             now,
-            wanted: BTreeMap::new(),
-            by_link: BTreeMap::new(),
+            names: LinkNames::default(),
             targets: Targets::default(),
             links: Links::default(),
-            routes: Tracker::new(),
             objects: Objects::default(),
             blocked: BlockedRoutes::default(),
             keep_stale: true,
-            stale: BTreeSet::new(),
-            recompile: BTreeSet::new(),
             rescan: BTreeSet::new(),
             objects_dirty: true,
             failed_objects: BTreeMap::new(),
@@ -239,23 +213,24 @@ impl Fib {
 
     /// Whether the kernel holds exactly what is wanted, stale routes that are still kept aside.
     pub fn in_sync(&self) -> bool {
-        let quiet = self.dump == Asked::No && self.in_flight.is_none() && self.recompile.is_empty();
+        let quiet = self.dump == Asked::No && self.in_flight.is_none() && self.table.opened().is_empty();
         quiet
             && !self.dirty
             && !self.in_doubt
             && self.rescan.is_empty()
             && self.blocked.counts().is_empty()
-            && self.routes.pending_len() == self.stale.len()
+            && self.table.counts().pending == self.table.counts().stale
             && self.objects.tracker.in_sync()
     }
 
     /// Figures for metrics and status.
     pub fn stats(&self) -> Stats {
+        let counts = self.table.counts();
         Stats {
-            desired: self.wanted.len(),
-            installed: self.routes.actual().count(),
-            pending: self.routes.pending_len().saturating_sub(self.stale.len()),
-            stale: self.stale.len(),
+            desired: counts.wanted,
+            installed: counts.actual,
+            pending: counts.pending.saturating_sub(counts.stale),
+            stale: counts.stale,
             nexthops: self.objects.tracker.actual().count(),
             blocked: self.blocked.counts().clone(),
             ..self.stats.clone()
@@ -269,13 +244,17 @@ impl Fib {
 
     /// The wanted routes that are in sets, inside a network.
     pub fn in_sets(&self, within: IpNetwork) -> Vec<(RouteKey, SetId)> {
-        let inside =
-            |key: &RouteKey| within.prefix() <= key.dst.prefix() && within.contains(key.dst.network());
-        let wanted = self.wanted.iter().filter(|(key, _)| inside(key));
+        let in_set = |wish: Option<Wish>| match wish? {
+            Wish::Target(id) => self.targets.set_of(id),
+            Wish::Link(_) | Wish::Blackhole => None,
+        };
+        let wanted =
+            self.table.iter().filter_map(|(_, entry)| Some((self.table.key(entry), in_set(entry.wanted())?)));
         wanted
-            .filter_map(|(key, wanted)| match wanted.to {
-                WantedTo::Target(id) => Some((*key, self.targets.set_of(id)?)),
-                WantedTo::Link(_) | WantedTo::Blackhole => None,
+            .filter(|(key, _)| {
+                within.is_ipv4() == key.dst.is_ipv4()
+                    && within.prefix() <= key.dst.prefix()
+                    && within.contains(key.dst.network())
             })
             .collect()
     }
@@ -288,15 +267,21 @@ impl Fib {
         if gone.is_empty() {
             return;
         }
-        let in_one = |wanted: &Wanted| matches!(wanted.to, WantedTo::Target(id) if gone.contains(&id));
-        let keys: Vec<RouteKey> =
-            self.wanted.iter().filter(|(_, wanted)| in_one(wanted)).map(|(key, _)| *key).collect();
-        keys.into_iter().for_each(|key| self.desire(key, None));
+        let in_one = |wish: Option<Wish>| matches!(wish, Some(Wish::Target(id)) if gone.contains(&id));
+        let routes = self.table.iter().filter(|(_, entry)| in_one(entry.wanted()));
+        let routes: Vec<RouteNo> = routes.map(|(number, _)| number).collect();
+        for number in routes {
+            if let Some(Wish::Target(id)) = self.table.want_at(number, None) {
+                self.targets.release(id);
+                self.objects_dirty = true;
+            }
+        }
     }
 
     fn set_routes(&mut self, mut routes: BTreeMap<RouteKey, Route>) {
-        let gone: Vec<RouteKey> =
-            self.wanted.keys().filter(|key| !routes.contains_key(key)).copied().collect();
+        let wanted = self.table.iter().filter(|(_, entry)| entry.wanted().is_some());
+        let keys = wanted.map(|(_, entry)| self.table.key(entry));
+        let gone: Vec<RouteKey> = keys.filter(|key| !routes.contains_key(key)).collect();
         for key in gone {
             self.desire(key, None);
         }
@@ -307,55 +292,31 @@ impl Fib {
 
     fn desire(&mut self, key: RouteKey, route: Option<Route>) {
         let key = RouteKey::new(key.table, key.dst, key.metric);
-        self.stale.remove(&key);
-        let route = route.and_then(|Route { to, source }| {
-            let to = match to {
-                RouteTo::Via(next_hops) => {
-                    WantedTo::Target(self.targets.acquire(key.dst.is_ipv6(), &next_hops))
-                }
-                RouteTo::Set(set) => WantedTo::Target(self.targets.acquire_set(key.dst.is_ipv6(), set)?),
-                RouteTo::Link(name) => {
-                    self.by_link.entry(name.clone()).or_default().insert(key);
-                    WantedTo::Link(name)
-                }
-                RouteTo::Blackhole => WantedTo::Blackhole,
+        let wish = route.and_then(|Route { to, source }| {
+            let wish = match to {
+                RouteTo::Via(next_hops) => Wish::Target(self.targets.acquire(key.dst.is_ipv6(), &next_hops)),
+                RouteTo::Set(set) => Wish::Target(self.targets.acquire_set(key.dst.is_ipv6(), set)?),
+                RouteTo::Link(name) => Wish::Link(self.names.enter(name, key)),
+                RouteTo::Blackhole => Wish::Blackhole,
             };
-            Some(Wanted { to, source })
+            Some((wish, self.table.source_number(source)))
         });
-        let kept_link = route.as_ref().and_then(Wanted::link).map(str::to_owned);
-        let before = match route {
-            Some(route) => self.wanted.insert(key, route),
-            None => self.wanted.remove(&key),
-        };
-        if let Some(before) = before {
-            self.release(&key, &before, kept_link.as_deref());
-        }
-        self.recompile.insert(key);
-    }
-
-    /// Undoes what the former wish for a key held on to.
-    fn release(&mut self, key: &RouteKey, before: &Wanted, kept_link: Option<&str>) {
-        match &before.to {
-            WantedTo::Target(id) => {
-                self.targets.release(*id);
+        match self.table.want(&key, wish) {
+            Some(Wish::Target(id)) => {
+                self.targets.release(id);
                 self.objects_dirty = true;
             }
-            WantedTo::Link(name) if kept_link != Some(name) => {
-                if let Some(keys) = self.by_link.get_mut(name) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        self.by_link.remove(name);
-                    }
-                }
+            Some(Wish::Link(link)) if wish.map(|(wish, _)| wish) != Some(Wish::Link(link)) => {
+                self.names.leave(link, &key);
             }
-            WantedTo::Link(_) | WantedTo::Blackhole => {}
+            Some(Wish::Link(_) | Wish::Blackhole) | None => {}
         }
     }
 
     fn set_keep_stale(&mut self, keep: bool) {
         self.keep_stale = keep;
         if !keep {
-            self.stale.clear();
+            self.table.forget_stale();
         }
     }
 
@@ -444,9 +405,18 @@ impl Fib {
         Output::Resolve(self.asked.clone())
     }
 
+    /// Has it decided anew what should be at a key.
+    fn open(&mut self, key: &RouteKey) {
+        if let Some(number) = self.table.find(key) {
+            self.table.open(number);
+        }
+    }
+
     /// Tries again what the kernel refused.
     fn retry_refused(&mut self) {
-        self.recompile.extend(self.blocked.refused());
+        for key in self.blocked.refused() {
+            self.open(&key);
+        }
         self.forgive_objects();
     }
 
@@ -473,14 +443,5 @@ impl Fib {
         }
         self.in_flight = Some(ops.clone());
         Some(Output::Apply(ops))
-    }
-}
-
-impl Wanted {
-    fn link(&self) -> Option<&str> {
-        match &self.to {
-            WantedTo::Link(name) => Some(name),
-            WantedTo::Target(_) | WantedTo::Blackhole => None,
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! milliseconds. The NAT rules, of which there are few, are kept here as well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,9 +94,11 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
         let _inside = runtime.enter();
         Monitor::open([port]).context("subscribing to the kernel's changes")?
     };
+    // Peers choose destinations: they must not be able to foresee where these are kept.
+    let config = Config { hash_key: RandomState::new().build_hasher().finish(), ..Config::default() };
     let owner = Owner {
         kernel,
-        fib: Fib::new(Config::default(), Instant::now()),
+        fib: Fib::new(config, Instant::now()),
         wanted: Wanted::new(metric),
         mtus: BTreeMap::new(),
         names: BTreeMap::new(),

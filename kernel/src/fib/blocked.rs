@@ -43,6 +43,10 @@ impl BlockedRoutes {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn contains(&self, key: &RouteKey) -> bool {
         self.entries.contains_key(key)
     }

@@ -1,13 +1,15 @@
 //! What the kernel says: dumps, notifications and the results of operations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::model::{Dump, Event, Forward, KernelRoute, Link, Nexthop, Op, OpError, PROTOCOL, RouteKey};
 
 use super::links::usable;
 use super::object::Role;
+use super::table::{Installed, Lead, Wish};
 use super::target::leads_over;
-use super::{Fib, FibEvent, Installed, Resolution, WantedTo, Why};
+use super::{Fib, FibEvent, Resolution, Why};
 
 impl Fib {
     pub(super) fn on_event(&mut self, event: Event) {
@@ -21,10 +23,11 @@ impl Fib {
             // The connected routes that come and go with them are told apart.
             Event::Address(_) | Event::AddressGone(_) => {}
             Event::Route { route, .. } if route.protocol == PROTOCOL => {
-                self.observe_by_others(route.key, Some(installed(route)));
+                let now = self.installed(&route.forward, route.source);
+                self.observe_by_others(route.key, Some(now));
             }
             Event::Route { route, replaced } => {
-                if self.routes.actual_at(&route.key).is_some() {
+                if self.table.at(&route.key).is_some_and(|entry| entry.actual().is_some()) {
                     // Ours gave way, now or, if nobody said so, before.
                     if replaced {
                         self.observe_by_others(route.key, None);
@@ -39,7 +42,7 @@ impl Fib {
             }
             Event::RouteGone(route) => {
                 if self.blocked.why(&route.key) == Some(Why::Foreign) {
-                    self.recompile.insert(route.key);
+                    self.open(&route.key);
                 }
                 self.on_foreign_route(&route);
             }
@@ -72,9 +75,9 @@ impl Fib {
     /// A link came, went, was renamed, or went up or down. With one that is `lost` the kernel drops routes and
     /// objects without a word.
     fn on_link_change(&mut self, link: &Link, lost: bool) {
-        let by_name = self.by_link.get(&link.name);
-        let concerned = by_name.is_some() || self.targets.uses_link(link.index);
-        self.recompile.extend(by_name.into_iter().flatten());
+        let by_name: Vec<RouteKey> = self.names.routes(&link.name).into_iter().flatten().copied().collect();
+        let concerned = !by_name.is_empty() || self.targets.uses_link(link.index);
+        by_name.iter().for_each(|key| self.open(key));
         if concerned && lost {
             self.dump_soon();
         }
@@ -107,21 +110,19 @@ impl Fib {
         self.stats.dumps_total += 1;
         self.observe_links(dump.links);
         self.observe_objects(dump.nexthops);
-        let mut routes: BTreeMap<RouteKey, Installed> = dump
-            .routes
-            .into_iter()
-            .filter(|route| route.protocol == PROTOCOL)
-            .map(|route| (route.key, installed(route)))
-            .collect();
-        let gone: Vec<RouteKey> =
-            self.routes.actual().filter(|(key, _)| !routes.contains_key(key)).map(|(key, _)| *key).collect();
-        for key in gone {
+        let mut fresh = Vec::new();
+        for route in dump.routes.into_iter().filter(|route| route.protocol == PROTOCOL) {
+            let now = self.installed(&route.forward, route.source);
+            self.table.see(&route.key);
+            if self.table.at(&route.key).and_then(|entry| entry.actual()) != Some(now) {
+                fresh.push((route.key, now));
+            }
+        }
+        for key in self.table.unseen() {
             self.observe_by_others(key, None);
         }
-        while let Some((key, route)) = routes.pop_first() {
-            if self.routes.actual_at(&key) != Some(&route) {
-                self.observe_by_others(key, Some(route));
-            }
+        for (key, now) in fresh {
+            self.observe_by_others(key, Some(now));
         }
         self.tell_drift();
         self.resolve_again(|_, resolution| resolution == Some(&Resolution::Unreachable));
@@ -159,7 +160,7 @@ impl Fib {
             self.use_objects = false;
             self.objects_dirty = true;
             self.events.push_back(FibEvent::NoNexthopObjects);
-            self.recompile.extend(self.wanted.keys());
+            self.table.open_all(|entry| entry.wanted().is_some());
         }
     }
 
@@ -193,46 +194,55 @@ impl Fib {
         }
         self.objects_dirty = true;
         if self.objects.usage(id) > 0 {
-            let leads_to = |route: &Installed| matches!(route.forward, Forward::Nexthop(to) if to == id);
-            let keys: Vec<RouteKey> =
-                self.routes.actual().filter(|(_, route)| leads_to(route)).map(|(key, _)| *key).collect();
-            for key in keys {
+            for key in self.leading_to(id) {
                 self.observe_by_others(key, None);
             }
         }
     }
 
+    /// The routes in the kernel that lead to an object.
+    fn leading_to(&self, id: u32) -> Vec<RouteKey> {
+        let routes = self.table.iter().filter(|(_, entry)| entry.object() == Some(id));
+        routes.map(|(_, entry)| self.table.key(entry)).collect()
+    }
+
     /// Somebody else changed or removed a route of ours, or it was there before us.
     fn observe_by_others(&mut self, key: RouteKey, now: Option<Installed>) {
-        let before = self.routes.actual_at(&key);
-        let spoilt = before.is_some() && before == self.routes.desired_at(&key) && before != now.as_ref();
+        let entry = self.table.at(&key);
+        let before = entry.and_then(|entry| entry.actual());
+        let wanted = entry.is_some_and(|entry| entry.wanted().is_some());
+        let spoilt = before.is_some() && before == entry.and_then(|entry| entry.desired()) && before != now;
         if spoilt {
             self.drift.0 += 1;
             self.drift.1.get_or_insert(key);
         }
-        let unspoken = before.is_none() && !self.wanted.contains_key(&key);
-        if self.keep_stale && unspoken && now.is_some() {
-            self.stale.insert(key);
-        }
         self.observe_route(key, now);
-        if self.wanted.contains_key(&key) {
-            self.recompile.insert(key);
+        let unspoken = before.is_none() && !wanted;
+        if let Some(number) = self.table.find(&key) {
+            if self.keep_stale && unspoken && now.is_some() {
+                self.table.set_stale(number, true);
+            }
+            if wanted {
+                self.table.open(number);
+            }
         }
     }
 
     /// Takes note of what is at a key, and of how many routes lead to each object.
     pub(super) fn observe_route(&mut self, key: RouteKey, now: Option<Installed>) {
-        if now.is_none() {
-            self.stale.remove(&key);
-        }
-        if let Some(Installed { forward: Forward::Nexthop(id), .. }) = now {
+        if let Some(Installed { lead: Lead::Nexthop(id), .. }) = now {
             self.objects.count_up(id);
         }
-        if let Some(Installed { forward: Forward::Nexthop(id), .. }) = self.routes.observe(key, now)
+        if let Some(Installed { lead: Lead::Nexthop(id), .. }) = self.table.observe(&key, now)
             && self.objects.count_down(id)
         {
             self.objects_dirty = true;
         }
+    }
+
+    /// The compact form of a route in the kernel.
+    fn installed(&mut self, forward: &Forward, source: Option<IpAddr>) -> Installed {
+        Installed { lead: self.table.lead(forward), source: self.table.source_number(source) }
     }
 
     fn tell_drift(&mut self) {
@@ -274,18 +284,16 @@ impl Fib {
             }
             Op::DeleteNexthop { id } => self.on_object_deleted(id),
             Op::PutRoute { key, forward, source, .. } => {
-                self.observe_route(key, Some(Installed { forward, source }));
+                let now = self.installed(&forward, source);
+                self.observe_route(key, Some(now));
             }
             Op::DeleteRoute { key } => self.observe_route(key, None),
         }
     }
 
     fn on_object_deleted(&mut self, id: u32) {
-        let leads_to = |route: &Installed| matches!(route.forward, Forward::Nexthop(to) if to == id);
         if self.objects.usage(id) > 0 {
-            let keys: Vec<RouteKey> =
-                self.routes.actual().filter(|(_, route)| leads_to(route)).map(|(key, _)| *key).collect();
-            for key in keys {
+            for key in self.leading_to(id) {
                 self.observe_route(key, None);
             }
         }
@@ -324,7 +332,7 @@ impl Fib {
             }
             (Op::PutRoute { key, .. }, error @ OpError::NoPath(_)) => {
                 let by_link =
-                    self.wanted.get(&key).is_some_and(|wanted| matches!(wanted.to, WantedTo::Link(_)));
+                    matches!(self.table.at(&key).and_then(|entry| entry.wanted()), Some(Wish::Link(_)));
                 let why = if by_link { Why::Link } else { Why::NextHop };
                 self.blocked.block(key, why, error.to_string(), true);
             }
@@ -352,8 +360,4 @@ impl Fib {
             }
         }
     }
-}
-
-fn installed(route: KernelRoute) -> Installed {
-    Installed { forward: route.forward, source: route.source }
 }

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Forward, NexthopTo, Op, RouteKey};
-use crate::tracker::Change;
+use crate::model::{NexthopTo, Op};
+use crate::tracker;
 
 use super::object::Role;
+use super::table::{Change, Entry, Installed, Lead, RouteNo, Wish};
 use super::target::TargetId;
-use super::{Fib, Installed, Wanted, WantedTo, Why};
+use super::{Fib, Why};
 
 /// From how many routes on it is an object itself changed or removed although there are other ways.
 const BULK: usize = 16;
@@ -46,9 +47,8 @@ impl Fib {
         }
         if !rescan.is_empty() {
             let concerned =
-                |wanted: &Wanted| matches!(wanted.to, WantedTo::Target(id) if rescan.contains(&id));
-            self.recompile
-                .extend(self.wanted.iter().filter(|(_, wanted)| concerned(wanted)).map(|(key, _)| *key));
+                |entry: &Entry| matches!(entry.wanted(), Some(Wish::Target(id)) if rescan.contains(&id));
+            self.table.open_all(concerned);
         }
         self.compile_all();
         if std::mem::take(&mut self.objects_dirty) {
@@ -101,18 +101,16 @@ impl Fib {
     /// targets that lost an object.
     fn hand_over(&mut self) -> BTreeSet<TargetId> {
         let mut moves: BTreeMap<(u32, Option<TargetId>), usize> = BTreeMap::new();
-        for key in &self.recompile {
-            let Some(Installed { forward: Forward::Nexthop(object), .. }) = self.routes.actual_at(key) else {
-                continue;
-            };
-            match self.wanted.get(key).map(|wanted| &wanted.to) {
-                Some(WantedTo::Target(id)) => *moves.entry((*object, Some(*id))).or_default() += 1,
-                None if !self.stale.contains(key) => *moves.entry((*object, None)).or_default() += 1,
+        for entry in self.table.opened().iter().filter_map(|number| self.table.get(*number)) {
+            let Some(object) = entry.object() else { continue };
+            match entry.wanted() {
+                Some(Wish::Target(id)) => *moves.entry((object, Some(id))).or_default() += 1,
+                None if !entry.stale() => *moves.entry((object, None)).or_default() += 1,
                 _ => {}
             }
         }
         let mut losers = BTreeSet::new();
-        let all = if moves.is_empty() { 0 } else { self.routes.actual().count() };
+        let all = self.table.counts().actual;
         for ((object, to), routes) in moves {
             if routes != self.objects.usage(object) || routes * WALK < all {
                 continue;
@@ -160,37 +158,20 @@ impl Fib {
 
     /// Decides for every route in question what should be in the kernel.
     fn compile_all(&mut self) {
-        let keys = std::mem::take(&mut self.recompile);
+        let open = self.table.take_opened();
         if self.use_objects {
-            for key in &keys {
-                self.adopt(key);
-            }
+            open.iter().for_each(|number| self.adopt(*number));
         }
-        for key in keys {
-            let Some(wanted) = self.wanted.get(&key).cloned() else {
-                self.blocked.unblock(&key);
-                self.routes.desire(key, None);
-                continue;
-            };
-            match self.compile(&key, &wanted) {
-                Ok(forward) => {
-                    self.blocked.unblock(&key);
-                    self.routes.desire(key, Some(Installed { forward, source: wanted.source }));
-                }
-                Err(Obstacle { why, detail }) => {
-                    self.blocked.block(key, why, detail, false);
-                }
-            }
+        for number in &open {
+            self.compile(*number);
         }
+        self.table.decided(open);
     }
 
     /// Takes over the object that an earlier run left under this route, if it leads where it should.
-    fn adopt(&mut self, key: &RouteKey) {
-        let Some(Installed { forward: Forward::Nexthop(object), .. }) = self.routes.actual_at(key) else {
-            return;
-        };
-        let Some(WantedTo::Target(id)) = self.wanted.get(key).map(|wanted| &wanted.to) else { return };
-        let (object, id) = (*object, *id);
+    fn adopt(&mut self, number: RouteNo) {
+        let Some(entry) = self.table.get(number) else { return };
+        let (Some(object), Some(Wish::Target(id))) = (entry.object(), entry.wanted()) else { return };
         if self.objects.role(object).is_some() {
             return;
         }
@@ -201,43 +182,62 @@ impl Fib {
         }
     }
 
-    fn compile(&mut self, key: &RouteKey, wanted: &Wanted) -> Result<Forward, Obstacle> {
-        match &wanted.to {
-            WantedTo::Blackhole => Ok(Forward::Blackhole),
-            WantedTo::Link(name) => {
+    fn compile(&mut self, number: RouteNo) {
+        let Some(entry) = self.table.get(number) else { return };
+        let (wish, source, object) = (entry.wanted(), entry.source(), entry.object());
+        let lead = wish.map(|wish| self.lead(wish, object)).transpose();
+        match lead {
+            Ok(lead) => {
+                if !self.blocked.is_empty()
+                    && let Some(entry) = self.table.get(number)
+                {
+                    self.blocked.unblock(&self.table.key(entry));
+                }
+                self.table.desire(number, lead.map(|lead| Installed { lead, source }));
+            }
+            Err(Obstacle { why, detail }) => {
+                if let Some(entry) = self.table.get(number) {
+                    self.blocked.block(self.table.key(entry), why, detail, false);
+                }
+            }
+        }
+    }
+
+    /// Where a wish leads; `object` is the one to which the route leads now.
+    fn lead(&mut self, wish: Wish, object: Option<u32>) -> Result<Lead, Obstacle> {
+        match wish {
+            Wish::Blackhole => Ok(Lead::Blackhole),
+            Wish::Link(number) => {
+                let name = self.names.name(number).unwrap_or_default();
                 let link = self.links.by_name(name).filter(|link| link.up);
-                link.map(|link| Forward::Link(link.index)).ok_or_else(|| Obstacle {
+                link.map(|link| Lead::Link(link.index)).ok_or_else(|| Obstacle {
                     why: Why::Link,
                     detail: format!("link {name} does not exist or is down"),
                 })
             }
-            WantedTo::Target(id) => self.compile_target(key, *id),
+            Wish::Target(id) => self.compile_target(object, id),
         }
     }
 
-    fn compile_target(&mut self, key: &RouteKey, id: TargetId) -> Result<Forward, Obstacle> {
+    fn compile_target(&mut self, current: Option<u32>, id: TargetId) -> Result<Lead, Obstacle> {
         let Some(target) = self.targets.get(id).filter(|target| !target.hops.is_empty()) else {
             return Err(Obstacle { why: Why::NextHop, detail: self.unreachable(id) });
         };
         if !self.use_objects {
-            return Ok(Forward::Paths(target.hops.clone()));
+            return Ok(self.table.paths(&target.hops));
         }
-        let current = match self.routes.actual_at(key) {
-            Some(Installed { forward: Forward::Nexthop(object), .. }) => Some(*object),
-            _ => None,
-        };
         if let Some(object) = current.filter(|object| target.objects.contains(object)) {
-            return Ok(Forward::Nexthop(object));
+            return Ok(Lead::Nexthop(object));
         }
         if let Some(object) = target.objects.first() {
             return match self.failed_objects.get(object) {
-                None => Ok(Forward::Nexthop(*object)),
+                None => Ok(Lead::Nexthop(*object)),
                 Some(detail) => Err(Obstacle { why: Why::NextHop, detail: detail.clone() }),
             };
         }
-        let Some(object) = self.objects.allocate() else { return Ok(Forward::Paths(target.hops.clone())) };
+        let Some(object) = self.objects.allocate() else { return Ok(self.table.paths(&target.hops)) };
         self.give(object, id);
-        Ok(Forward::Nexthop(object))
+        Ok(Lead::Nexthop(object))
     }
 
     fn unreachable(&self, id: TargetId) -> String {
@@ -323,9 +323,9 @@ impl Fib {
         let (mut hops, mut groups) = (Vec::new(), Vec::new());
         for change in self.objects.tracker.pending() {
             let (id, to, replace) = match change {
-                Change::Create(id, to) => (*id, to, false),
-                Change::Update(id, to, _) => (*id, to, true),
-                Change::Delete(..) => continue,
+                tracker::Change::Create(id, to) => (*id, to, false),
+                tracker::Change::Update(id, to, _) => (*id, to, true),
+                tracker::Change::Delete(..) => continue,
             };
             if self.failed_objects.contains_key(&id) {
                 continue;
@@ -347,24 +347,23 @@ impl Fib {
     fn route_ops(&mut self) -> Vec<Op> {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         self.spare_the_wanted();
-        for change in self.routes.pending() {
+        self.table.tidy_queue();
+        for (entry, change) in self.table.pending() {
             if puts.len() >= self.config.batch {
                 break;
             }
             match change {
-                Change::Create(key, want) => puts.extend(self.put(key, want, false)),
-                Change::Update(key, want, _) => puts.extend(self.put(key, want, true)),
-                Change::Delete(key, actual) if deletes.len() < self.config.batch => {
-                    let kept = self.stale.contains(key)
-                        || self.blocked.contains(key)
-                        || self.wanted.contains_key(key);
-                    let swept =
-                        matches!(actual.forward, Forward::Nexthop(id) if self.condemned.contains(&id));
+                Change::Create(want) => puts.extend(self.put(entry, want, false)),
+                Change::Update(want) => puts.extend(self.put(entry, want, true)),
+                Change::Delete(actual) if deletes.len() < self.config.batch => {
+                    let key = self.table.key(entry);
+                    let kept = entry.stale() || self.blocked.contains(&key) || entry.wanted().is_some();
+                    let swept = matches!(actual.lead, Lead::Nexthop(id) if self.condemned.contains(&id));
                     if !kept && !swept {
-                        deletes.push(Op::DeleteRoute { key: *key });
+                        deletes.push(Op::DeleteRoute { key });
                     }
                 }
-                Change::Delete(..) => {}
+                Change::Delete(_) => {}
             }
         }
         if puts.len() < self.config.batch {
@@ -375,16 +374,18 @@ impl Fib {
         puts
     }
 
-    fn put(&self, key: &RouteKey, want: &Installed, replace: bool) -> Option<Op> {
-        if self.blocked.contains(key) || !self.wanted.contains_key(key) {
+    fn put(&self, entry: &Entry, want: Installed, replace: bool) -> Option<Op> {
+        let key = self.table.key(entry);
+        if entry.wanted().is_none() || self.blocked.contains(&key) {
             return None;
         }
-        if let Forward::Nexthop(id) = want.forward
+        if let Lead::Nexthop(id) = want.lead
             && !self.objects.in_place(id)
         {
             return None;
         }
-        Some(Op::PutRoute { key: *key, forward: want.forward.clone(), source: want.source, replace })
+        let (forward, source) = (self.table.forward(want.lead), self.table.source_address(want.source));
+        Some(Op::PutRoute { key, forward, source, replace })
     }
 
     /// Pardons condemned objects to which a route leads that must stay, or soon will lead.
@@ -397,9 +398,9 @@ impl Fib {
             Some(Role::Member(_)) => false,
             None => true,
         });
-        for (key, actual) in self.routes.actual() {
-            if let Forward::Nexthop(id) = actual.forward
-                && (self.wanted.contains_key(key) || self.stale.contains(key))
+        for (_, entry) in self.table.iter() {
+            if let Some(id) = entry.object()
+                && (entry.wanted().is_some() || entry.stale())
             {
                 self.condemned.remove(&id);
             }
@@ -410,7 +411,7 @@ impl Fib {
     fn object_deletes(&self) -> Vec<Op> {
         let (mut groups, mut hops) = (Vec::new(), Vec::new());
         for change in self.objects.tracker.pending() {
-            let Change::Delete(id, actual) = change else { continue };
+            let tracker::Change::Delete(id, actual) = change else { continue };
             if self.objects.usage(*id) > 0 || self.failed_objects.contains_key(id) {
                 continue;
             }

@@ -4,7 +4,7 @@ mod faults;
 mod model;
 
 use super::*;
-use crate::model::{Event, Hop, NexthopTo, PROTOCOL};
+use crate::model::{Event, Forward, Hop, NexthopTo, PROTOCOL};
 use model::{Bench, hop, ip, key, link};
 
 fn two_uplinks() -> Bench {

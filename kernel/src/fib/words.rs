@@ -18,11 +18,13 @@ pub struct Config {
     pub batch: usize,
     /// Whether next-hop objects are used where the kernel has them.
     pub nexthop_objects: bool,
+    /// The key of the hash by which routes are found: peers, who choose destinations, must not know it.
+    pub hash_key: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { resync: Duration::from_secs(60), batch: 4096, nexthop_objects: true }
+        Self { resync: Duration::from_secs(60), batch: 1024, nexthop_objects: true, hash_key: 0 }
     }
 }
 

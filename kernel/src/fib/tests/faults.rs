@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::model::{Bench, FOREIGN, Held, World, hop, ip, key, link};
-use crate::model::{Event, NexthopTo, PROTOCOL};
+use crate::model::{Event, Forward, NexthopTo, PROTOCOL};
 
 /// Next hops, of which the last is never reachable.
 const NEXT_HOPS: [&str; 5] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "203.0.113.1"];

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use super::super::*;
-use crate::model::{Event, Hop, KernelRoute, Link, MAIN_TABLE, Nexthop, NexthopTo, OpError, PROTOCOL};
+use crate::model::{
+    Event, Forward, Hop, KernelRoute, Link, MAIN_TABLE, Nexthop, NexthopTo, OpError, PROTOCOL,
+};
 
 pub(super) const FOREIGN: u8 = 4;
 
