@@ -223,7 +223,8 @@ pub struct PeerConfig {
     pub target: Dial,
     /// The address to dial from.
     pub source: Option<IpAddr>,
-    /// The hold time we offer; the smaller of both offers holds.
+    /// The hold time we offer; the smaller of both offers holds. A change that makes no difference to that is none; any
+    /// other one needs new OPENs, and so a new session, which both sides take for a restart if they agreed on those.
     pub hold_time: HoldTime,
     /// The time between two keepalives, if it is less than a third of the hold time agreed on.
     pub keepalive: Option<Duration>,

@@ -135,7 +135,7 @@ pub struct LastError {
     pub code: Option<ErrorCode>,
     /// What it means, with a shutdown communication (RFC 9003) if there is one.
     pub text: String,
-    /// The data of the NOTIFICATION, or the octets that broke the rules: at most 64.
+    /// The data of the NOTIFICATION, with the octets that broke the rules where it carries them: at most 64.
     pub data: Vec<u8>,
 }
 
@@ -163,9 +163,9 @@ pub struct FamilyStatus {
     pub stale: u32,
     /// The limit on prefixes received.
     pub max_prefixes: u32,
-    /// UPDATEs received that announce or withdraw prefixes of this family, since the session came up.
+    /// UPDATEs received about this family since the session came up, End-of-RIB among them.
     pub updates_in: u64,
-    /// UPDATEs sent that announce or withdraw prefixes of this family, since the session came up.
+    /// UPDATEs sent about this family since the session came up, End-of-RIB among them.
     pub updates_out: u64,
     /// Whether the peer has sent End-of-RIB.
     pub end_of_rib: bool,

@@ -488,6 +488,9 @@ impl Peer {
             if session.outbox.len() < budget {
                 let filled = core.rib.fill(index, budget, hold_end, session.outbox.buffer());
                 unsaid = filled.unsaid;
+                if let Some(up) = session.established_mut() {
+                    up.updates_out.iter_mut().zip(filled.by_family).for_each(|(all, new)| *all += new);
+                }
                 self.record.sent(MessageType::Update, filled.messages);
                 self.record.sent(MessageType::RouteRefresh, filled.refreshes);
             }

@@ -8,7 +8,7 @@ use super::{Collision, Core, Peer};
 use crate::config::{ConnId, Role};
 use crate::event::{Event, FaultAction};
 use crate::policy::Source;
-use crate::prefix::Family;
+use crate::prefix::{Families, Family};
 use crate::rib::Screen;
 use crate::wire::{
     self, Action, Announcement, AttributeFault, ErrorCode, Frame, FrameError, Message, Notification, Open,
@@ -143,6 +143,7 @@ impl Peer {
             return;
         }
         up.ended.insert(family);
+        up.count_in(family);
         let complete = up.ended == up.agreed.dialect.families;
         self.heard |= complete;
         core.tell(Event::EndOfRib { peer: self.id.clone(), family });
@@ -171,7 +172,13 @@ impl Peer {
         }
         let Some(session) = self.session_mut(conn) else { return Ok(()) };
         session.heard(now);
-        let Some(up) = session.established() else { return Ok(()) };
+        let Some(up) = session.established_mut() else { return Ok(()) };
+        let withdrawn = update.withdrawn.iter().map(|nlri| nlri.family());
+        let announced = update.announced.iter().filter_map(|one| Some(one.prefixes.first()?.family()));
+        let families: Families = withdrawn.chain(announced).collect();
+        for family in families.iter() {
+            up.count_in(family);
+        }
         let taken = |family| up.agreed.dialect.families.contains(family) && !up.disabled.contains(family);
         let withdrawn: Vec<_> = update.withdrawn.into_iter().filter(|nlri| taken(nlri.family())).collect();
         let announced: Vec<_> = update

@@ -14,7 +14,7 @@ use super::timers::{Timer, Timers};
 use crate::chance::Chance;
 use crate::config::{ConnId, PeerConfig};
 use crate::event::PeerState;
-use crate::prefix::Families;
+use crate::prefix::{Families, Family};
 use crate::snapshot::MessageCounts;
 use crate::speaker::Direction;
 use crate::wire::{self, Dialect, ErrorCode, Framer, Message, MessageType, Notification, Open};
@@ -67,6 +67,19 @@ pub(crate) struct Established {
     pub(crate) exceeded: Families,
     /// The families that the peer is telling again.
     pub(crate) refreshing: Refreshing,
+    /// UPDATEs received, by family.
+    pub(crate) updates_in: [u64; Family::ALL.len()],
+    /// UPDATEs sent, by family.
+    pub(crate) updates_out: [u64; Family::ALL.len()],
+}
+
+impl Established {
+    /// One more UPDATE about this family has come.
+    pub(crate) fn count_in(&mut self, family: Family) {
+        if let Some(count) = self.updates_in.get_mut(family as usize) {
+            *count += 1;
+        }
+    }
 }
 
 impl Phase {
@@ -120,6 +133,8 @@ impl Phase {
                 warned: Families::NONE,
                 exceeded: Families::NONE,
                 refreshing: Refreshing::default(),
+                updates_in: Default::default(),
+                updates_out: Default::default(),
             })),
             other => other,
         }

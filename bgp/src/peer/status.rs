@@ -196,8 +196,8 @@ impl Peer {
             announced: core.rib.announced(self.index, family),
             stale: counts.stale,
             max_prefixes: self.config.families.get(&family).map_or(0, |config| config.limit.max),
-            updates_in: 0,
-            updates_out: 0,
+            updates_in: up.and_then(|up| up.updates_in.get(family as usize).copied()).unwrap_or_default(),
+            updates_out: up.and_then(|up| up.updates_out.get(family as usize).copied()).unwrap_or_default(),
             end_of_rib: up.is_some_and(|up| up.ended.contains(family)),
         }
     }

@@ -142,6 +142,8 @@ pub(crate) struct Unsaid {
 pub(crate) struct Filled {
     /// How many UPDATEs were written.
     pub(crate) messages: u64,
+    /// The same, by family.
+    pub(crate) by_family: [u64; Family::ALL.len()],
     /// How many begins and ends of a route refresh.
     pub(crate) refreshes: u64,
     /// What could not be told, at most a few.

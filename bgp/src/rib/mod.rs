@@ -546,6 +546,9 @@ impl Rib {
             if let Some(out) = self.outs.get_mut(family, peer) {
                 let more = out.fill(&self.nets, &self.sources, &self.local, (limit, hold_end), buf);
                 filled.messages += more.messages;
+                if let Some(count) = filled.by_family.get_mut(family as usize) {
+                    *count += more.messages;
+                }
                 filled.refreshes += more.refreshes;
                 filled.unsaid.extend(more.unsaid);
             }

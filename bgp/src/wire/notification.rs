@@ -48,6 +48,8 @@ error_codes! {
     BAD_ROUTER_ID = 2 / 3, "Bad BGP Identifier";
     /// An optional parameter that is not known (RFC 4271 §6.2).
     UNSUPPORTED_PARAMETER = 2 / 4, "Unsupported Optional Parameter";
+    /// Authentication by an optional parameter, which nobody has any more (RFC 4271 §6.2, deprecated).
+    AUTHENTICATION_FAILURE = 2 / 5, "Authentication Failure (Deprecated)";
     /// A hold time that is not allowed (RFC 4271 §6.2).
     UNACCEPTABLE_HOLD_TIME = 2 / 6, "Unacceptable Hold Time";
     /// A capability is missing that we insist on (RFC 5492 §3).
@@ -66,6 +68,8 @@ error_codes! {
     ATTRIBUTE_LENGTH = 3 / 5, "Attribute Length Error";
     /// An ORIGIN that does not exist (RFC 4271 §6.3).
     INVALID_ORIGIN = 3 / 6, "Invalid ORIGIN Attribute";
+    /// A loop, which is no fault any more (RFC 4271 §6.3, deprecated).
+    AS_ROUTING_LOOP = 3 / 7, "AS Routing Loop (Deprecated)";
     /// A next hop that is no host's address (RFC 4271 §6.3).
     INVALID_NEXT_HOP = 3 / 8, "Invalid NEXT_HOP Attribute";
     /// An optional attribute with a wrong value (RFC 4271 §6.3).

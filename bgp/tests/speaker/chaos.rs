@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use manx_bgp::wire::{Announcement, AsPath, Attributes, ErrorCode, Message, NextHop, Notification, Update};
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Family, Input, Local, Output, PeerConfig, PeerId, PeerState, Policy,
-    Prefix, RouterId, Speaker, StopReason,
+    Asn, ConnId, Dial, Direction, Event, Family, Input, LimitAction, Local, Output, PeerConfig, PeerId,
+    PeerState, Policy, Prefix, PrefixLimit, RemoteAs, RouterId, Speaker, StopReason,
 };
 use proptest::prelude::*;
 
@@ -64,7 +64,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(conn, what, place, octet)| Act::Mangled { conn, what, place, octet }),
         2 => (0..8_usize).prop_map(|conn| Act::Close { conn }),
         6 => prop_oneof![0..3000_u64, 0..200_000_u64].prop_map(|millis| Act::Wait { millis }),
-        2 => (0..8_u8, 0..5_u8).prop_map(|(peers, variant)| Act::Declare { peers, variant }),
+        2 => (0..8_u8, 0..11_u8).prop_map(|(peers, variant)| Act::Declare { peers, variant }),
         2 => (0..8_u8).prop_map(|number| Act::Originate { number }),
         1 => (0..PEERS).prop_map(|peer| Act::Reset { peer }),
         6 => (0..8_usize, 0..100_usize).prop_map(|(conn, budget)| Act::Transmit { conn, budget }),
@@ -119,6 +119,12 @@ fn variant(peer: usize, variant: u8) -> PeerConfig {
         2 => family.limit.max = 2,
         3 => config.graceful_restart = None,
         4 => config.target = passive(config.target),
+        5 => config.delay_open = Some(Duration::from_secs(2)),
+        6 => config.target = Dial::Range { prefix: "10.0.0.0/24".parse().expect("good"), limit: 2 },
+        7 => family.limit = PrefixLimit { max: 1, warn_percent: 50, action: LimitAction::StayDown },
+        8 => (config.reflector_client, config.keepalive) = (true, Some(Duration::from_secs(1))),
+        9 => config.families.retain(|family, _| *family == Family::Ipv4Unicast),
+        10 => (config.asn, config.damping) = (RemoteAs::External, false),
         _ => {}
     }
     config
