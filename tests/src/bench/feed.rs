@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 /// The length of a message header (RFC 4271 §4.1).
-const HEADER: usize = 19;
+pub(super) const HEADER: usize = 19;
 
 /// A table of IPv4 routes: consecutive /26 networks, as blocks of pods are, spread over next hops in turn.
 #[derive(Clone, Debug)]
@@ -72,11 +72,33 @@ impl Table {
 }
 
 /// Appends one message of type `kind`.
-fn message(kind: u8, body: &[u8], bytes: &mut Vec<u8>) {
+pub(super) fn message(kind: u8, body: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend([0xff; 16]);
     bytes.extend(u16::try_from(HEADER + body.len()).expect("at most 4096 octets").to_be_bytes());
     bytes.push(kind);
     bytes.extend(body);
+}
+
+/// What a speaker says before it has heard anything: OPEN and KEEPALIVE. `families` are the AFIs of the unicast families
+/// that it offers.
+pub(super) fn opening(id: Ipv4Addr, asn: u32, hold: u16, families: &[u8]) -> Vec<u8> {
+    let mut capabilities = Vec::new();
+    for afi in families {
+        capabilities.extend([1, 4, 0, *afi, 0, 1]);
+    }
+    capabilities.extend([65, 4]); // 4-octet AS
+    capabilities.extend(asn.to_be_bytes());
+    let length = u8::try_from(capabilities.len()).expect("few families");
+    let mut body = vec![4];
+    body.extend(u16::try_from(asn).unwrap_or(23456).to_be_bytes());
+    body.extend(hold.to_be_bytes());
+    body.extend(id.octets());
+    body.extend([length + 2, 2, length]);
+    body.extend(capabilities);
+    let mut bytes = Vec::new();
+    message(1, &body, &mut bytes);
+    message(4, &[], &mut bytes);
+    bytes
 }
 
 /// An established session.
@@ -106,19 +128,7 @@ impl Session {
         let mut stream = connect(target, source)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.set_nodelay(true)?;
-        let mut capabilities = vec![1, 4, 0, 1, 0, 1, 65, 4]; // IPv4 unicast; 4-octet AS
-        capabilities.extend(asn.to_be_bytes());
-        let length = u8::try_from(capabilities.len())?;
-        let mut body = vec![4];
-        body.extend(u16::try_from(asn).unwrap_or(23456).to_be_bytes());
-        body.extend(90_u16.to_be_bytes());
-        body.extend(source.octets());
-        body.extend([length + 2, 2, length]);
-        body.extend(capabilities);
-        let mut bytes = Vec::new();
-        message(1, &body, &mut bytes);
-        message(4, &[], &mut bytes);
-        stream.write_all(&bytes)?;
+        stream.write_all(&opening(source, asn, 90, &[1]))?;
         ensure!(read_kind(&mut stream)? == 1, "the first answer was no OPEN");
         ensure!(read_kind(&mut stream)? == 4, "the OPEN was not accepted");
         let over = Arc::new(AtomicBool::new(false));

@@ -2,9 +2,16 @@
 //!
 //! Machines are noisy: only ratios are worth quoting. Nothing here asserts on time.
 
+pub mod bgp;
 pub mod cni;
+pub mod core;
 pub mod feed;
 pub mod fib;
+pub mod internet;
+pub mod listener;
+pub mod ours;
+pub mod tally;
+pub mod usage;
 
 use serde_json::{Value, json};
 

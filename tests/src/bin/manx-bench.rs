@@ -1,10 +1,12 @@
 //! `manx-bench`: our figures beside a peer's, in one run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use manx_tests::bench::{self, cni, fib};
+use manx_tests::bench::{self, bgp, cni, core, fib};
+use manx_tests::peers::Daemon;
 
 /// Benchmarks against what people run today; only the ratios mean anything.
 #[derive(Parser)]
@@ -31,6 +33,42 @@ enum Name {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Tables from the wire into the RIB and into the kernel: against BIRD 2, FRR, GoBGP and OpenBGPD.
+    Bgp {
+        /// IPv4 routes in the tables.
+        #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 500_000])]
+        routes: Vec<u32>,
+        /// IPv6 routes in the table of that family; 0 leaves it out.
+        #[arg(long, default_value_t = 100_000)]
+        ipv6: u32,
+        /// Runs of each daemon, in turn.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Whom to compare with: bird2, frr, gobgp, openbgpd.
+        #[arg(long, value_delimiter = ',', default_value = "bird2,frr,gobgp,openbgpd", value_parser = daemon)]
+        peers: Vec<Daemon>,
+        /// Seconds that one phase may take; who needs longer is said so and not run again.
+        #[arg(long, default_value_t = 60)]
+        patience: u64,
+        /// Leave out what goes into the kernel.
+        #[arg(long, conflicts_with = "kernel_only")]
+        rib_only: bool,
+        /// Leave out what stays in the RIB.
+        #[arg(long)]
+        kernel_only: bool,
+    },
+    /// The speaker alone, without a socket: octets in, octets out, in one thread of this process.
+    Core {
+        /// Routes in the table.
+        #[arg(long, default_values_t = [100_000, 500_000])]
+        routes: Vec<u32>,
+        /// Runs of each size.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Run one size once, here, and print it as JSON.
+        #[arg(long, hide = true)]
+        once: bool,
+    },
     /// Routes from the wire into the kernel: against BIRD 2.
     Fib {
         /// Routes in the table.
@@ -42,13 +80,30 @@ enum Name {
     },
 }
 
+fn daemon(slug: &str) -> Result<Daemon, String> {
+    let known = Daemon::ALL.into_iter().find(|daemon| daemon.slug() == slug);
+    known.ok_or_else(|| format!("no daemon is called {slug}"))
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // That one prints a table of its own as it goes.
+    let printed = matches!(arguments.name, Name::Bgp { .. });
     let rows = match arguments.name {
+        Name::Bgp { routes, ipv6, runs, peers, patience, rib_only, kernel_only } => {
+            let kernel = [(false, !kernel_only), (true, !rib_only)];
+            let kernel = kernel.into_iter().filter(|(_, wanted)| *wanted).map(|(kernel, _)| kernel).collect();
+            let patience = Duration::from_secs(patience);
+            bgp::run(&bgp::Size { routes, ipv6, runs, peers, patience, kernel })?
+        }
+        Name::Core { routes, once: true, .. } => return core::once(&routes),
+        Name::Core { routes, runs, .. } => return core::run(&routes, runs),
         Name::Cni { single, parallel, rounds } => cni::run(cni::Size { single, parallel, rounds })?,
         Name::Fib { routes, runs } => fib::run(fib::Size { routes, runs })?,
     };
-    bench::print(&rows);
+    if !printed {
+        bench::print(&rows);
+    }
     if let Some(path) = arguments.json {
         std::fs::write(path, serde_json::to_vec_pretty(&bench::to_json(&rows))?)?;
     }
