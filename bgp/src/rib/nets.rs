@@ -1,5 +1,7 @@
 //! The prefixes of the table, numbered, so that everything per prefix is a vector or a bit.
 
+use std::hash::Hasher as _;
+
 use super::bits::Bits;
 use super::hops::HopSet;
 use super::path::Paths;
@@ -49,7 +51,7 @@ impl Nets {
     }
 
     pub(crate) fn find(&self, prefix: &Prefix) -> Option<NetId> {
-        let hash = SeededHasher::hash(self.key, prefix);
+        let hash = hash(self.key, prefix);
         self.slots.find(hash, |place| self.holds(place, prefix)).map(NetId)
     }
 
@@ -59,7 +61,7 @@ impl Nets {
 
     /// The number of a prefix, a new one if need be.
     pub(crate) fn find_or_insert(&mut self, prefix: Prefix) -> NetId {
-        let hash = SeededHasher::hash(self.key, &prefix);
+        let hash = hash(self.key, &prefix);
         if let Some(place) = self.slots.find(hash, |place| self.holds(place, &prefix)) {
             return NetId(place);
         }
@@ -144,5 +146,22 @@ impl Nets {
 }
 
 fn hash_at(nets: &[Net], key: u64, place: u32) -> u64 {
-    nets.get(place as usize).map_or(0, |net| SeededHasher::hash(key, &net.prefix))
+    nets.get(place as usize).map_or(0, |net| hash(key, &net.prefix))
+}
+
+/// The hash of a prefix: as few rounds as its bits need.
+fn hash(key: u64, prefix: &Prefix) -> u64 {
+    let mut hasher = SeededHasher::new(key);
+    match prefix {
+        Prefix::V4(prefix) => {
+            hasher.write_u64(u64::from(prefix.address().to_bits()) << 8 | u64::from(prefix.len()));
+        }
+        Prefix::V6(prefix) => {
+            let bits = prefix.address().to_bits();
+            hasher.write_u64(u64::from(prefix.len()) | 1 << 63);
+            hasher.write_u64((bits >> 64) as u64);
+            hasher.write_u64(bits as u64);
+        }
+    }
+    hasher.finish()
 }

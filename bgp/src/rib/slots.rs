@@ -6,10 +6,15 @@
 use std::hash::{Hash, Hasher};
 
 /// Places by hash, with linear probing; at most three quarters full.
+///
+/// A place needs fewer bits than a slot has: the bits above it hold a part of the hash, so that a search looks at a
+/// key, which is far away in memory, only where that part agrees.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slots {
     slots: Vec<u32>,
     used: usize,
+    /// The bits of a slot that hold the place; a place with all of them set does not occur.
+    mask: u32,
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -17,17 +22,23 @@ const EMPTY: u32 = u32::MAX;
 impl Slots {
     /// The place for which `matches` holds among those with this hash.
     pub(crate) fn find(&self, hash: u64, matches: impl Fn(u32) -> bool) -> Option<u32> {
+        let tag = self.tag(hash);
         self.probe(hash)
             .map(|at| self.slots.get(at).copied().unwrap_or(EMPTY))
-            .take_while(|place| *place != EMPTY)
+            .take_while(|slot| *slot != EMPTY)
+            .filter(|slot| slot & !self.mask == tag)
+            .map(|slot| slot & self.mask)
             .find(|place| matches(*place))
     }
 
     /// Adds a place that is not there yet; `hash_of` tells the hashes of the places known so far.
     pub(crate) fn insert(&mut self, hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) {
-        if (self.used + 1) * 4 > self.slots.len() * 3 {
-            let places: Vec<u32> = self.slots.iter().copied().filter(|place| *place != EMPTY).collect();
-            self.rebuild(places.len() * 2, places.into_iter(), &hash_of);
+        if (self.used + 1) * 4 > self.slots.len() * 3 || place >= self.mask {
+            let mut places: Vec<u32> = self.slots.iter().copied().filter(|slot| *slot != EMPTY).collect();
+            places.iter_mut().for_each(|slot| *slot &= self.mask);
+            let room = (places.len() + 1) * 2;
+            self.lay_out(room, places.iter().copied().max().unwrap_or(0).max(place));
+            places.into_iter().for_each(|place| self.put(hash_of(place), place));
         }
         self.put(hash, place);
     }
@@ -36,25 +47,35 @@ impl Slots {
     pub(crate) fn rebuild(
         &mut self,
         room: usize,
-        places: impl Iterator<Item = u32>,
+        places: impl Iterator<Item = u32> + Clone,
         hash_of: impl Fn(u32) -> u64,
     ) {
+        self.lay_out(room, places.clone().max().unwrap_or(0));
+        places.for_each(|place| self.put(hash_of(place), place));
+    }
+
+    /// Empty slots for `room` places, none of them above `last`.
+    fn lay_out(&mut self, room: usize, last: u32) {
         let size = (room.max(8) * 4 / 3 + 1).next_power_of_two();
         self.slots.clear();
         self.slots.resize(size, EMPTY);
         self.slots.shrink_to_fit();
         self.used = 0;
-        for place in places {
-            self.put(hash_of(place), place);
-        }
+        let bound = u32::try_from(size).unwrap_or(u32::MAX).max(last.saturating_add(2));
+        self.mask = bound.checked_next_power_of_two().map_or(u32::MAX, |power| power - 1);
     }
 
     fn put(&mut self, hash: u64, place: u32) {
         let vacant = self.probe(hash).find(|at| self.slots.get(*at) == Some(&EMPTY));
+        let tag = self.tag(hash);
         if let Some(slot) = vacant.and_then(|at| self.slots.get_mut(at)) {
-            *slot = place;
+            *slot = tag | place;
             self.used += 1;
         }
+    }
+
+    fn tag(&self, hash: u64) -> u32 {
+        (hash >> 32) as u32 & !self.mask
     }
 
     fn probe(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
@@ -141,5 +162,19 @@ mod tests {
             assert_eq!(found, Some(place as u32));
         }
         assert_eq!(slots.find(SeededHasher::hash(9, &1_u64), |at| keys[at as usize] == 1), None);
+    }
+
+    #[test]
+    fn places_far_above_their_number_are_found_as_well() {
+        let places = [0, 7, 1000, 70_000, 1 << 30, u32::MAX - 2];
+        let hash_of = |place: u32| SeededHasher::hash(3, &place);
+        let mut slots = Slots::default();
+        places.iter().for_each(|place| slots.insert(hash_of(*place), *place, hash_of));
+        for place in places {
+            assert_eq!(slots.find(hash_of(place), |at| at == place), Some(place));
+        }
+        slots.rebuild(2, [5, 1 << 20].into_iter(), hash_of);
+        assert_eq!(slots.find(hash_of(1 << 20), |at| at == 1 << 20), Some(1 << 20));
+        assert_eq!(slots.find(hash_of(7), |at| at == 7), None);
     }
 }

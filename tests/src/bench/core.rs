@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use manx_bgp::{
-    Asn, ConnId, Direction, Family, FamilyConfig, Input, Local, NextHopMode, Output, PeerConfig, PeerId,
-    Policy, RouterId, Speaker,
+    Asn, ConnId, Dial, Direction, Family, FamilyConfig, Input, Local, NextHopMode, Output, PeerConfig,
+    PeerId, Policy, RouterId, Speaker,
 };
-use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::feed;
@@ -132,20 +131,21 @@ fn name(address: Ipv4Addr) -> PeerId {
 }
 
 fn config(address: Ipv4Addr, asn: u32) -> PeerConfig {
-    let family = FamilyConfig {
-        import: Policy::accept_all(),
-        export: Policy::accept_all(),
-        max_prefixes: 4_000_000,
-        next_hop: NextHopMode::Own(IpAddr::V4(OURS)),
-    };
-    let mut config = PeerConfig::new(Asn(asn), SocketAddr::from((address, 179)));
-    config.passive = true;
+    let own = NextHopMode::Own(IpAddr::V4(OURS));
+    let family = FamilyConfig::new(Policy::accept_all(), Policy::accept_all(), own);
+    let remote = SocketAddr::from((address, 179));
+    let mut config = PeerConfig::new(Asn(asn), remote);
+    config.target = Dial::Passive(remote);
     config.families.insert(Family::Ipv4Unicast, family);
     config
 }
 
+/// Processor time of this thread so far. The kernel brings its account up to date when the thread gives way.
 fn processor_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+    std::thread::yield_now();
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = text.split_whitespace().next().context("an empty account")?.parse()?;
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 fn memory_mib(field: &str) -> Result<f64> {
