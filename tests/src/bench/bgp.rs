@@ -106,7 +106,9 @@ impl Subject {
     }
 
     fn can(self, case: &Case) -> bool {
-        !case.kernel || self == Self::Ours || matches!(self, Self::Theirs(daemon) if daemon.has_kernel_routes())
+        !case.kernel
+            || self == Self::Ours
+            || matches!(self, Self::Theirs(daemon) if daemon.has_kernel_routes())
     }
 }
 
@@ -133,7 +135,9 @@ fn compare(case: &Case, size: &Size) -> Result<Vec<Row>> {
         for (subject, samples) in &mut subjects {
             let late = samples.iter().any(|sample: &Sample| sample.late.is_some());
             if subject.can(case) && !late {
-                samples.push(once(*subject, case).with_context(|| format!("{}, {}", subject.name(), case.title()))?);
+                samples.push(
+                    once(*subject, case).with_context(|| format!("{}, {}", subject.name(), case.title()))?,
+                );
             }
         }
     }
@@ -143,8 +147,10 @@ fn compare(case: &Case, size: &Size) -> Result<Vec<Row>> {
 
 fn print(case: &Case, subjects: &[(Subject, Vec<Sample>)]) {
     let Some((_, ours)) = subjects.first() else { return };
-    let columns: Vec<&str> =
-        ours.first().map(|sample| sample.figures.iter().map(|(name, ..)| *name).collect()).unwrap_or_default();
+    let columns: Vec<&str> = ours
+        .first()
+        .map(|sample| sample.figures.iter().map(|(name, ..)| *name).collect())
+        .unwrap_or_default();
     println!("\n{} ({} runs; in brackets ours divided by theirs)", case.title(), ours.len());
     print!("{:<10}", "");
     columns.iter().for_each(|column| print!(" {column:>17}"));
@@ -299,7 +305,8 @@ impl Bed {
         let (first, second) = (self.case.table(1), self.case.table(2));
         let told = Goal::Announced(self.case.routes);
         let held = self.own_routes + u64::from(self.case.routes);
-        let announce = Phase { name: "announce", seconds: "announce s", cpu: "announce cpu s", goal: told, held };
+        let announce =
+            Phase { name: "announce", seconds: "announce s", cpu: "announce cpu s", goal: told, held };
         let Some(feeder) = self.phase(&announce, first.updates(), feeder, sink, &mut sample)? else {
             return Ok(sample);
         };
