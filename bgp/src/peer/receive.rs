@@ -186,9 +186,7 @@ impl Peer {
             .into_iter()
             .filter(|one| one.prefixes.first().is_some_and(|nlri| taken(nlri.family())))
             .collect();
-        for nlri in withdrawn {
-            core.rib.withdraw(self.index, nlri);
-        }
+        core.rib.withdraw_all(self.index, &withdrawn);
         announced.into_iter().try_for_each(|announcement| self.announce(announcement, core, conn))
     }
 

@@ -113,6 +113,7 @@ impl Rib {
     pub(crate) fn announce(&mut self, screen: &Screen<'_>, announcement: Announcement, room: u32) -> bool {
         let received = self.interner.intern(announcement.attributes);
         let checked = screen.check(&received.attributes, self.sources.facts(screen.peer), &self.local);
+        self.nets.warm(&announcement.prefixes);
         let mut memo = None;
         let mut room = room;
         for Nlri { prefix, path: id } in announcement.prefixes {

@@ -284,6 +284,12 @@ impl Rib {
         }
     }
 
+    /// Forgets what a peer said about these prefixes.
+    pub(crate) fn withdraw_all(&mut self, peer: PeerIndex, prefixes: &[Nlri]) {
+        self.nets.warm(prefixes);
+        prefixes.iter().for_each(|nlri| self.withdraw(peer, *nlri));
+    }
+
     /// Forgets the paths of these prefixes that are wanted; returns how many that were.
     fn remove_all(&mut self, nets: &[NetId], wanted: impl Fn(&Path) -> bool) -> u32 {
         let mut count = 0;

@@ -31,6 +31,12 @@ impl Slots {
             .find(|place| matches(*place))
     }
 
+    /// Where a search for this hash begins: the place in that slot, if there is one.
+    pub(crate) fn first(&self, hash: u64) -> Option<u32> {
+        let slot = self.probe(hash).next().and_then(|at| self.slots.get(at))?;
+        (*slot != EMPTY).then_some(slot & self.mask)
+    }
+
     /// Adds a place that is not there yet; `hash_of` tells the hashes of the places known so far.
     pub(crate) fn insert(&mut self, hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) {
         if (self.used + 1) * 4 > self.slots.len() * 3 || place >= self.mask {

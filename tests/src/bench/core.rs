@@ -26,7 +26,7 @@ const SINK: (ConnId, Ipv4Addr, u32) = (ConnId(1), Ipv4Addr::new(10, 98, 0, 3), 6
 const CHUNK: usize = 64 << 10;
 
 /// What is measured, in the order of the phases.
-const COLUMNS: [&str; 5] = ["announce s", "change s", "withdraw s", "told MiB", "peak MiB"];
+const COLUMNS: [&str; 6] = ["announce s", "change s", "withdraw s", "told MiB", "held MiB", "peak MiB"];
 
 /// Runs each size `runs` times and prints the medians.
 pub fn run(sizes: &[u32], runs: usize) -> Result<()> {
@@ -64,10 +64,11 @@ pub fn once(sizes: &[u32]) -> Result<()> {
     let mut bed = Bed::new();
     let (announce, told) = bed.feed(&announced)?;
     ensure!(told > routes as usize * 4, "only {told} octets were told to the other peer");
+    let held = memory_mib("VmRSS")? - before;
     let (change, _) = bed.feed(&changed)?;
     let (withdraw, _) = bed.feed(&withdrawn)?;
     let peak = memory_mib("VmHWM")? - before;
-    let values = [announce, change, withdraw, told as f64 / f64::from(1 << 20), peak];
+    let values = [announce, change, withdraw, told as f64 / f64::from(1 << 20), held, peak];
     let figures: serde_json::Map<String, Value> =
         COLUMNS.iter().zip(values).map(|(column, value)| ((*column).to_owned(), json!(value))).collect();
     println!("{}", Value::Object(figures));
