@@ -142,14 +142,15 @@ fn config(address: Ipv4Addr, asn: u32) -> PeerConfig {
 }
 
 /// Processor time of this thread so far. The kernel brings its account up to date when the thread gives way.
-fn processor_time() -> Result<Duration> {
+pub(super) fn processor_time() -> Result<Duration> {
     std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanoseconds = text.split_whitespace().next().context("an empty account")?.parse()?;
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-fn memory_mib(field: &str) -> Result<f64> {
+/// A line of /proc/self/status in MiB.
+pub(super) fn memory_mib(field: &str) -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line =
         status.lines().find(|line| line.starts_with(field)).context("no such field of /proc/self/status")?;

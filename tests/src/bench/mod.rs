@@ -9,7 +9,9 @@ pub mod feed;
 pub mod fib;
 pub mod internet;
 pub mod listener;
+pub mod mesh;
 pub mod ours;
+pub mod reflector;
 pub mod tally;
 pub mod usage;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use manx_tests::bench::{self, bgp, cni, core, fib};
+use manx_tests::bench::{self, bgp, cni, core, fib, mesh, reflector};
 use manx_tests::peers::Daemon;
 
 /// Benchmarks against what people run today; only the ratios mean anything.
@@ -69,6 +69,18 @@ enum Name {
         #[arg(long, hide = true)]
         once: bool,
     },
+    /// Clusters of speakers in this process, joined in memory.
+    Mesh {
+        /// Sizes of full meshes.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1000])]
+        nodes: Vec<u32>,
+        /// Prefixes of each node in them.
+        #[arg(long, default_value_t = 20)]
+        prefixes: u32,
+        /// Clients of a reflector that is measured alone, with four prefixes each.
+        #[arg(long, value_delimiter = ',', default_values_t = [1000, 5000])]
+        clients: Vec<u32>,
+    },
     /// Routes from the wire into the kernel: against BIRD 2.
     Fib {
         /// Routes in the table.
@@ -95,6 +107,15 @@ fn main() -> Result<()> {
             let kernel = kernel.into_iter().filter(|(_, wanted)| *wanted).map(|(kernel, _)| kernel).collect();
             let patience = Duration::from_secs(patience);
             bgp::run(&bgp::Size { routes, ipv6, runs, peers, patience, kernel })?
+        }
+        Name::Mesh { nodes, prefixes, clients } => {
+            for nodes in nodes {
+                mesh::run(mesh::Shape::Mesh, nodes, prefixes)?;
+            }
+            for clients in clients {
+                reflector::run(clients, 4)?;
+            }
+            return Ok(());
         }
         Name::Core { routes, once: true, .. } => return core::once(&routes),
         Name::Core { routes, runs, .. } => return core::run(&routes, runs),
