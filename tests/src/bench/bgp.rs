@@ -61,7 +61,7 @@ impl Case {
     }
 
     fn table(&self, edition: u16) -> Internet {
-        let host = 1 + u8::try_from(edition).unwrap_or(1);
+        let host = 2 * u8::try_from(edition).unwrap_or(1);
         let towards = match address(host, self.ipv6) {
             IpAddr::V4(next_hop) => Towards::V4(next_hop),
             IpAddr::V6(next_hop) => Towards::V6(next_hop),
@@ -70,7 +70,7 @@ impl Case {
     }
 }
 
-/// The addresses on the wire: 1 is the daemon, 2 the feeder, 3 the receiver and the second next hop.
+/// The addresses on the wire: 1 is the daemon, 2 the feeder, 3 the receiver, 4 the second next hop.
 pub(super) fn address(host: u8, ipv6: bool) -> IpAddr {
     if ipv6 { IpAddr::from([0xfd98, 0, 0, 0, 0, 0, 0, host.into()]) } else { IpAddr::from([10, 98, 0, host]) }
 }
@@ -246,7 +246,7 @@ fn namespaces(names: &[String; 2]) -> Result<()> {
     netns::add(dut)?;
     netns::add(feed)?;
     let own = [1].map(on_wire).concat();
-    let others = [2, 3].map(on_wire).concat();
+    let others = [2, 3, 4].map(on_wire).concat();
     netns::wire(
         &netns::End { netns: dut, link: "feed", addresses: &own },
         &netns::End { netns: feed, link: "eth0", addresses: &others },
@@ -364,7 +364,7 @@ impl Bed {
 
     /// Whether the first, the middle and the last route lead to the second next hop.
     fn moved(&self) -> Result<bool> {
-        let wanted = address(3, self.case.ipv6).to_string();
+        let wanted = address(4, self.case.ipv6).to_string();
         for index in [0, self.case.routes / 2, self.case.routes - 1] {
             if self.gateway(index)? != wanted {
                 return Ok(false);
