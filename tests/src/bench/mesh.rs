@@ -156,8 +156,8 @@ impl Cluster {
         while let Some(output) = speaker.poll() {
             match output {
                 Output::Connect { target, .. } => self.dials.push_back((node, target)),
-                Output::Route { next_hops, .. } => {
-                    self.known = if next_hops.is_empty() { self.known - 1 } else { self.known + 1 };
+                Output::Route { set, .. } => {
+                    self.known = if set.is_none() { self.known - 1 } else { self.known + 1 };
                 }
                 Output::Writable { conn } => loop {
                     let mut bytes = Vec::new();
