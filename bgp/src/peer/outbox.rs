@@ -1,5 +1,8 @@
 //! Octets on their way to one connection.
 
+/// Room that an empty outbox keeps.
+const KEPT: usize = 1 << 12;
+
 /// Whole messages, of which the first may be half sent.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -27,8 +30,12 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Moves at most `budget` octets to `buf`.
+    /// Moves at most `budget` octets to `buf`; a buffer without any room gets ours, so that nothing is copied.
     pub(crate) fn take(&mut self, buf: &mut Vec<u8>, budget: usize) {
+        if buf.capacity() == 0 && self.sent == 0 && self.octets.len() <= budget {
+            self.progress |= !self.octets.is_empty();
+            return std::mem::swap(buf, &mut self.octets);
+        }
         let end = self.octets.len().min(self.sent.saturating_add(budget));
         let taken = self.octets.get(self.sent..end).unwrap_or_default();
         self.progress |= !taken.is_empty();
@@ -37,7 +44,7 @@ impl Outbox {
         if self.sent == self.octets.len() {
             self.octets.clear();
             self.sent = 0;
-            self.octets.shrink_to(1 << 17);
+            self.octets.shrink_to(KEPT);
         }
     }
 
@@ -62,6 +69,10 @@ mod tests {
         assert!(outbox.take_progress() && !outbox.take_progress());
         outbox.take(&mut sent, 10);
         assert_eq!(sent, [1, 2, 3, 4]);
+        outbox.buffer().extend_from_slice(&[5, 6]);
+        let mut whole = Vec::new();
+        outbox.take(&mut whole, 10);
+        assert_eq!((whole.as_slice(), outbox.take_progress()), ([5, 6].as_slice(), true));
         assert!(outbox.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Sources;
 use super::bits::Bits;
-use super::export::{Choice, Export};
+use super::export::{Choice, Export, Key};
 use super::nets::{Net, NetId, Nets};
 use super::path::PeerIndex;
 use super::several::Several;
@@ -153,6 +153,8 @@ pub(crate) struct Filled {
 /// How many prefixes are grouped at a time: enough to fill messages, little enough to forget.
 const WINDOW: usize = 8192;
 const REPORTED: usize = 4;
+/// Room that an empty queue keeps: thousands of peers that were told everything must not each hold on to it.
+const QUEUE_KEPT: usize = 256;
 
 impl AdjOut {
     /// A peer that has been told nothing and is owed everything, then End-of-RIB.
@@ -319,7 +321,7 @@ impl AdjOut {
     /// Takes the next window of marked prefixes and groups them by what is to be said about them.
     fn stage(&mut self, nets: &Nets, sources: &Sources) {
         let mut withdrawn: Vec<(NetId, PathId)> = Vec::new();
-        let mut chosen: Vec<((NetId, PathId), Choice)> = Vec::new();
+        let mut chosen: Vec<(Key, (NetId, PathId), Choice)> = Vec::new();
         let window = self.queue.len().min(WINDOW);
         for id in self.queue.drain(..window) {
             self.queued.remove(id);
@@ -331,13 +333,15 @@ impl AdjOut {
                     self.announced.remove(id)
                 };
                 withdrawn.extend(news.withdrawn.into_iter().map(|path| (id, path)));
-                chosen.extend(news.announced.into_iter().map(|(path, choice)| ((id, path), choice)));
+                chosen.extend(
+                    news.announced.into_iter().map(|(path, choice)| (choice.key(), (id, path), choice)),
+                );
                 continue;
             }
             match nets.get(id).and_then(|net| self.export.choose(net, sources)) {
                 Some(choice) => {
                     self.announced.insert(id);
-                    chosen.push(((id, PathId::default()), choice));
+                    chosen.push((choice.key(), (id, PathId::default()), choice));
                 }
                 None if self.announced.remove(id) => withdrawn.push((id, PathId::default())),
                 None => {}
@@ -346,12 +350,14 @@ impl AdjOut {
         if !withdrawn.is_empty() {
             self.staged.push_back(Run { what: What::Withdraw, nets: withdrawn, done: 0 });
         }
-        chosen.sort_by_key(|(_, choice)| choice.key());
-        for (id, choice) in chosen {
+        // What the keys are made of is far away in memory: sorting must not go there again and again.
+        chosen.sort_by_key(|(key, ..)| *key);
+        if self.queue.is_empty() {
+            self.queue.shrink_to(QUEUE_KEPT);
+        }
+        for (key, id, choice) in chosen {
             match self.staged.back_mut() {
-                Some(Run { what: What::Announce(last), nets, .. }) if last.key() == choice.key() => {
-                    nets.push(id)
-                }
+                Some(Run { what: What::Announce(last), nets, .. }) if last.key() == key => nets.push(id),
                 _ => self.staged.push_back(Run { what: What::Announce(choice), nets: vec![id], done: 0 }),
             }
         }

@@ -49,9 +49,12 @@ pub(crate) struct Choice {
     pub(crate) rule: RuleIndex,
 }
 
+/// Equal for equal choices, ordered by when their attributes were first seen.
+pub(crate) type Key = (u64, PeerIndex, RuleIndex);
+
 impl Choice {
-    /// Equal for equal choices, ordered by when their attributes were first seen.
-    pub(crate) fn key(&self) -> (u64, PeerIndex, RuleIndex) {
+    /// Its key.
+    pub(crate) fn key(&self) -> Key {
         (self.attributes.serial, self.source, self.rule)
     }
 
