@@ -78,7 +78,9 @@ impl Screen<'_> {
             let attributes = changed.get_or_insert_with(|| received.clone());
             changes.apply(attributes);
             attributes.next_hop = changes.next_hop.map_or(attributes.next_hop, NextHop::from);
-            if let (1.., Some(first)) = (changes.prepend, attributes.as_path.first()) {
+            if self.kind == Source::External
+                && let (1.., Some(first)) = (changes.prepend, attributes.as_path.first())
+            {
                 attributes.as_path = attributes.as_path.prepended(first, changes.prepend.into());
             }
             blackhole |= changes.blackhole;

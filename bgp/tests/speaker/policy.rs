@@ -1,6 +1,7 @@
 //! Policy between speakers: communities, systems hidden and shown, roles, draining, and what changes without a reset.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use manx_bgp::{
     Amendment, AsPathMatch, Asn, Changes, Community, CommunityMatch, Family, ImportStatus, Input, LocalAs,
@@ -287,4 +288,23 @@ fn what_we_do_not_know_goes_on_as_it_came() {
     world.input(0, Input::SetOrigins(BTreeMap::from([(prefix("10.0.0.0/24"), origin)])));
     world.run(secs(1));
     assert_eq!(path(&world, 1, "10.0.0.0/24").communities, ["rt:65000:1", "0x0304000000000001"]);
+}
+
+#[test]
+fn import_makes_external_paths_look_longer_and_leads_traffic_elsewhere() {
+    let elsewhere = IpAddr::from([10, 0, 9, 9]);
+    let mut world = chain(&[64512, 64512, 65001], |me, other, peer| {
+        let changes = Changes { prepend: 2, next_hop: Some(elsewhere), med: Some(3), ..Changes::default() };
+        if me < other {
+            peer.families.get_mut(&V4).unwrap().import.otherwise = Verdict::Accept(changes);
+        }
+    });
+    world.originate(1, &["10.1.0.0/24"]);
+    world.originate(2, &["10.2.0.0/24"]);
+    world.run(secs(2));
+    let seen = |host, text| (path(&world, host, text).as_path, path(&world, host, text).med);
+    assert_eq!(seen(1, "10.2.0.0/24"), ("65001 65001 65001".to_owned(), Some(3)));
+    assert_eq!(seen(0, "10.2.0.0/24"), ("65001 65001 65001".to_owned(), Some(3)), "not longer inside");
+    assert_eq!(seen(0, "10.1.0.0/24"), (String::new(), Some(3)));
+    assert_eq!(world.hops(1, "10.2.0.0/24"), [elsewhere]);
 }
