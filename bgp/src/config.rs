@@ -292,7 +292,7 @@ impl PeerConfig {
 /// How many prefixes a peer may announce in one family, and what follows if there are more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixLimit {
-    /// How many prefixes.
+    /// How many prefixes; paths, if the peer tells several of each (RFC 7911).
     pub max: u32,
     /// The part of `max`, in percent, at which a warning is told.
     pub warn_percent: u8,

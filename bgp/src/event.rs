@@ -147,6 +147,15 @@ pub enum Event {
         /// How many routes.
         count: u32,
     },
+    /// The time for a restart is over: retained routes are marked as long stale and come last (RFC 9494 §4.2).
+    RoutesMarked {
+        /// Which peer.
+        peer: PeerId,
+        /// Which family.
+        family: Family,
+        /// How many routes.
+        count: u32,
+    },
     /// Retained routes were removed because the peer did not confirm them in time.
     RoutesExpired {
         /// Which peer.

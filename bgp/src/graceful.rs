@@ -1,37 +1,9 @@
-//! Graceful restart, both sides of it (RFC 4724, RFC 8538): when our own start is over, and which routes of a peer
-//! outlive its session.
+//! Graceful restart, our own side of it (RFC 4724 §4.1): when our start is over. `retained` is the other side.
 
 use std::time::{Duration, Instant};
 
-use crate::prefix::Families;
-
-/// How long a peer that is back may take to confirm its routes, whatever their number.
-const CONFIRM_TIME: Duration = Duration::from_secs(360);
 /// The part of the settling time for which the set of peers must not have grown.
 const QUIET_PART: u32 = 5;
-
-/// Routes of a peer that outlive its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Retained {
-    /// The families that have such routes.
-    pub(crate) families: Families,
-    /// When they go.
-    pub(crate) until: Instant,
-}
-
-impl Retained {
-    /// The peer is away and may be so until then.
-    pub(crate) fn until(families: Families, until: Instant) -> Self {
-        Self { families, until }
-    }
-
-    /// The peer is back; families in `gone` did not keep forwarding.
-    pub(crate) fn returned(mut self, gone: Families, now: Instant) -> Option<Self> {
-        gone.iter().for_each(|family| self.families.remove(family));
-        self.until = now + CONFIRM_TIME;
-        (!self.families.is_empty()).then_some(self)
-    }
-}
 
 /// Whether the first exchange of routes after our start is over.
 #[derive(Clone, Copy, Debug)]

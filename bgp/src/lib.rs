@@ -33,14 +33,23 @@
 //! # Where to read
 //!
 //! [`speaker`] is the door. `peer` holds the sessions, `rib` the table, [`wire`] the octets; `graceful` knows when a
-//! start is over and which routes outlive a session. Types for everyone: [`prefix`], [`config`], [`policy`],
+//! start is over, `retained` which routes outlive a session. Types for everyone: [`prefix`], [`config`], [`policy`],
 //! [`event`], [`snapshot`], [`explanation`].
 //!
 //! # RFCs
 //!
-//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7313, 7606, 7607, 7999, 8092,
-//! 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9687. Absent on purpose: confederations, ADD-PATH (7911), long-lived graceful restart (9494),
-//! every family but unicast.
+//! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7313, 7606, 7607, 7911, 7999,
+//! 8092, 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9494, 9687. Absent on purpose: confederations, every family but
+//! unicast.
+//!
+//! Where they leave a choice:
+//!
+//! - Limits on prefixes count paths, as the table holds them, where a peer tells several per prefix (RFC 7911).
+//! - Path identifiers that we give begin with 1 for each prefix and stay with a path for as long as the peer knows it.
+//! - Routes that are stale for long are not told to peers without the capability (RFC 9494 §4.3), internal ones included:
+//!   the exception of §4.7 is not made use of.
+//! - Of two next hops the link-local one is used where the session itself is on a link, the global one elsewhere
+//!   (RFC 2545 §3). Over such a session we tell both, or the link-local one twice if there is no other.
 
 mod agenda;
 mod chance;
@@ -51,6 +60,7 @@ mod graceful;
 mod peer;
 pub mod policy;
 pub mod prefix;
+mod retained;
 mod rib;
 pub mod snapshot;
 pub mod speaker;

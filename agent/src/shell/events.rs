@@ -71,6 +71,9 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
         Bgp::RoutesRetained { peer, count } => {
             tracing::info!(%peer, count, "the peer's routes are kept while it restarts");
         }
+        Bgp::RoutesMarked { peer, family, count } => {
+            tracing::warn!(%peer, %family, count, "the peer is away for long; its routes are kept as the last resort");
+        }
         Bgp::RoutesExpired { peer, count } => {
             tracing::warn!(%peer, count, "kept routes were not confirmed in time and are gone");
         }

@@ -10,6 +10,7 @@ use super::session::Session;
 use super::{Core, Peer};
 use crate::config::{ConnId, FamilyConfig, PeerConfig};
 use crate::prefix::Family;
+use crate::retained::Retained;
 use crate::rib::{Screen, Terms};
 use crate::wire::{ErrorCode, Notification};
 
@@ -138,7 +139,7 @@ impl Peer {
 
     /// Forgets all routes of the peer.
     fn forget(&mut self, core: &mut Core) {
-        self.retained = None;
+        self.retained = Retained::default();
         for family in Family::ALL {
             core.rib.flush(self.index, family);
         }
@@ -153,9 +154,7 @@ impl Peer {
         }
         for family in before.families.keys().filter(|family| !self.config.families.contains_key(family)) {
             core.rib.flush(self.index, *family);
-            if let Some(retained) = &mut self.retained {
-                retained.families.remove(*family);
-            }
+            self.retained.remove(*family);
         }
     }
 

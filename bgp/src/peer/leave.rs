@@ -1,13 +1,13 @@
 //! A peer that goes without loss: no longer declared, it stays until what replaces it is there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
 use super::session::Established;
 use super::{Core, Peer};
 use crate::config::{ConnId, PeerConfig, PeerId};
 use crate::event::Event;
-use crate::prefix::Families;
+use crate::prefix::{Families, Family};
 use crate::wire::{ErrorCode, Notification};
 
 impl Peer {
@@ -23,12 +23,12 @@ impl Peer {
 
     /// Whether there is something to lose.
     pub(crate) fn is_useful(&self) -> bool {
-        self.is_up() || self.retained.is_some()
+        self.is_up() || !self.retained.is_empty()
     }
 
     /// Whether nothing is left of it: no connection, no route, no fault that is held against it.
     pub(crate) fn is_spent(&self) -> bool {
-        self.sessions.is_empty() && self.retained.is_none() && !self.dialer.refuses()
+        self.sessions.is_empty() && self.retained.is_empty() && !self.dialer.refuses()
     }
 
     /// Whether that is the same router under another name.
@@ -52,9 +52,7 @@ impl Peer {
     pub(crate) fn linger(&mut self, until: Instant, core: &mut Core, now: Instant) {
         self.lingers = Some(until);
         self.dialer.stop();
-        if let Some(retained) = &mut self.retained {
-            retained.until = retained.until.max(until);
-        }
+        self.retained.put_off(until);
         core.tell(Event::PeerLingers { peer: self.id.clone() });
         self.report(core, now);
     }
@@ -84,6 +82,18 @@ impl Peer {
             Some(lingers) => (established.agreed.dialect.families, until.max(lingers)),
             None => (families, until),
         }
+    }
+
+    /// For how long routes of a family stay after that, marked (RFC 9494 §4.2). A peer that is no longer declared is not
+    /// waited for.
+    pub(super) fn lasting_long(
+        &self,
+        established: &Established,
+        graceful: bool,
+        family: Family,
+    ) -> Option<Duration> {
+        let restart = established.agreed.restart.as_ref().filter(|_| graceful && self.lingers.is_none());
+        restart.and_then(|restart| restart.long_lived.get(&family)).map(|long| long.time)
     }
 
     /// Ends the session so that the peer keeps our routes, if it ever does.

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use crate::chance::Chance;
 use crate::config::{ConnId, Dial, Local, PeerConfig, PeerId, RemoteAs};
 use crate::event::{Event, PeerState};
-use crate::graceful::Retained;
 use crate::policy::Source;
-use crate::prefix::{Asn, Families, Family};
+use crate::prefix::{Asn, Family};
+use crate::retained::{Due, Retained};
 use crate::rib::export::Export;
 use crate::rib::{Facts, PeerIndex, Rib};
 use crate::speaker::{Direction, Output};
@@ -91,7 +91,7 @@ pub(crate) struct Peer {
     config: PeerConfig,
     dialer: Dialer,
     sessions: Vec<Session>,
-    retained: Option<Retained>,
+    retained: Retained,
     heard: bool,
     record: Record,
     /// The range that it came from.
@@ -118,7 +118,7 @@ impl Peer {
             config,
             dialer,
             sessions: Vec::new(),
-            retained: None,
+            retained: Retained::default(),
             heard: false,
             record: Record::new(now),
             range,
@@ -174,10 +174,9 @@ impl Peer {
     /// The earliest moment at which something is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter_map(|session| session.timers.next());
-        let retained = self.retained.map(|retained| retained.until);
         let refreshing = self.established().and_then(|(_, up)| up.refreshing.next());
-        let sessions = sessions.chain(refreshing);
-        sessions.chain(self.dialer.next()).chain(retained).chain(self.client_until).min()
+        let sessions = sessions.chain(refreshing).chain(self.dialer.next());
+        sessions.chain(self.retained.next()).chain(self.client_until).min()
     }
 
     /// Does what is due.
@@ -194,9 +193,7 @@ impl Peer {
                 core.outputs.push_back(Output::Connect { peer: self.id.clone(), target, source });
             }
         }
-        if self.retained.is_some_and(|retained| retained.until <= now) {
-            self.expire(core);
-        }
+        self.age(core, now);
         self.end_late_refreshes(core, now);
         if self.client_until.is_some_and(|until| until <= now) {
             self.client_until = None;
@@ -225,12 +222,35 @@ impl Peer {
         }
     }
 
-    /// The routes that were kept go: nobody confirmed them.
+    /// Marks kept routes, or forgets them, as time has come: nobody confirmed them.
+    fn age(&mut self, core: &mut Core, now: Instant) {
+        let mut gone = 0;
+        for (family, due) in self.retained.take_due(now) {
+            gone += match due {
+                Due::Mark => {
+                    let (marked, gone) = core.rib.keep_for_long(self.index, family);
+                    if marked > 0 {
+                        core.tell(Event::RoutesMarked { peer: self.id.clone(), family, count: marked });
+                    }
+                    gone
+                }
+                Due::DropMarked => core.rib.flush_marked(self.index, family),
+                Due::DropStale => core.rib.flush_stale(self.index, family),
+            };
+        }
+        self.tell_expired(gone, core);
+    }
+
+    /// The routes that were kept go.
     fn expire(&mut self, core: &mut Core) {
-        let Some(retained) = self.retained.take() else { return };
-        let gone = retained.families.iter().map(|family| core.rib.flush_stale(self.index, family)).sum();
-        if gone > 0 {
-            core.tell(Event::RoutesExpired { peer: self.id.clone(), count: gone });
+        self.retained = Retained::default();
+        let gone = Family::ALL.into_iter().map(|family| core.rib.flush_stale(self.index, family)).sum();
+        self.tell_expired(gone, core);
+    }
+
+    fn tell_expired(&self, count: u32, core: &mut Core) {
+        if count > 0 {
+            core.tell(Event::RoutesExpired { peer: self.id.clone(), count });
         }
     }
 
@@ -383,18 +403,24 @@ impl Peer {
         let (lasting, until) = self.lasting(established, graceful, now);
         let mut count = 0;
         for family in Family::ALL {
-            if lasting.contains(family) && !established.disabled.contains(family) {
-                count += if established.refreshing.contains(family) {
-                    // Those not told again yet are no older than the others.
-                    core.rib.mark_stale(self.index, family)
-                } else {
-                    core.rib.retain(self.index, family)
-                };
+            let long = self.lasting_long(established, graceful, family);
+            // A family that is only kept for long has no time for a restart (RFC 9494 §4.2).
+            let until = if lasting.contains(family) { until } else { now };
+            let kept = (lasting.contains(family) || long.is_some()) && !established.disabled.contains(family);
+            let kept = match (kept, established.refreshing.contains(family)) {
+                (false, _) => 0,
+                // Those not told again yet are no older than the others.
+                (true, true) => core.rib.mark_stale(self.index, family),
+                (true, false) => core.rib.retain(self.index, family),
+            };
+            if kept > 0 {
+                self.retained.keep(family, until, long);
             } else {
                 core.rib.flush(self.index, family);
+                self.retained.remove(family);
             }
+            count += kept;
         }
-        self.retained = (count > 0).then(|| Retained::until(lasting, until));
         if count > 0 {
             core.tell(Event::RoutesRetained { peer: self.id.clone(), count });
         }
@@ -425,13 +451,13 @@ impl Peer {
         }
         self.dialer.established();
         self.record.established();
-        if let Some(retained) = self.retained.take() {
-            let kept = agreed.restart.map_or(Families::NONE, |restart| restart.forwarding);
-            let gone: Families = retained.families.iter().filter(|family| !kept.contains(*family)).collect();
-            for family in gone.iter() {
-                core.rib.flush_stale(self.index, family);
-            }
-            self.retained = retained.returned(gone, now);
+        let forwarded = |family, marked| match &agreed.restart {
+            Some(restart) if marked => restart.long_lived.get(&family).is_some_and(|long| long.forwarding),
+            Some(restart) => restart.forwarding.contains(family),
+            None => false,
+        };
+        for family in self.retained.returned(forwarded, now) {
+            core.rib.flush_stale(self.index, family);
         }
     }
 

@@ -147,16 +147,9 @@ impl Peer {
         let complete = up.ended == up.agreed.dialect.families;
         self.heard |= complete;
         core.tell(Event::EndOfRib { peer: self.id.clone(), family });
-        if let Some(retained) = &mut self.retained {
-            let gone = core.rib.flush_stale(self.index, family);
-            retained.families.remove(family);
-            if gone > 0 {
-                core.tell(Event::RoutesExpired { peer: self.id.clone(), count: gone });
-            }
-            if retained.families.is_empty() {
-                self.retained = None;
-            }
-        }
+        self.retained.remove(family);
+        let gone = core.rib.flush_stale(self.index, family);
+        self.tell_expired(gone, core);
     }
 
     fn on_update(

@@ -46,7 +46,7 @@ impl Peer {
 
     /// What is unknown, or was never agreed on, is ignored (RFC 2918 §4, RFC 7313 §4).
     pub(super) fn on_refresh(&mut self, conn: ConnId, refresh: RouteRefresh, core: &mut Core, now: Instant) {
-        let awaited = self.retained.map(|retained| retained.families);
+        let awaited = refresh.family.family().is_some_and(|family| self.retained.contains(family));
         let Some(session) = self.session_mut(conn) else { return };
         session.heard(now);
         let Some(up) = session.established_mut() else { return };
@@ -58,7 +58,7 @@ impl Peer {
         match refresh.kind {
             RefreshKind::Request => core.rib.refresh(self.index, family, enhanced),
             // Routes kept over a restart wait for End-of-RIB already.
-            RefreshKind::Begin if enhanced && !awaited.is_some_and(|families| families.contains(family)) => {
+            RefreshKind::Begin if enhanced && !awaited => {
                 up.refreshing.set(family, Some(now + REFRESH_TIME));
                 core.rib.mark_stale(self.index, family);
             }

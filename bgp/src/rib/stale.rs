@@ -10,16 +10,16 @@ use crate::wire::Community;
 
 impl Rib {
     /// The time for a restart is over: what is stale still is marked with LLGR_STALE, or goes if it carries NO_LLGR
-    /// (RFC 9494 §4.2). Returns how many paths went.
-    #[expect(dead_code, reason = "the session side follows")]
-    pub(crate) fn keep_for_long(&mut self, peer: PeerIndex, family: Family) -> u32 {
+    /// (RFC 9494 §4.2). Returns how many paths are marked and how many went.
+    pub(crate) fn keep_for_long(&mut self, peer: PeerIndex, family: Family) -> (u32, u32) {
         if self.counts(peer, family).stale == 0 {
-            return 0;
+            return (0, 0);
         }
         let fading = |path: &Path| path.peer == peer && path.stale && !path.long_lived;
         let refuses = |path: &Path| path.received().attributes.communities.contains(&Community::NO_LLGR);
         let nets = self.of_peer(peer, family, fading);
         let gone = self.remove_all(&nets, |path| fading(path) && refuses(path));
+        let mut marked = 0;
         for id in nets {
             let Some(net) = self.nets.get(id) else { continue };
             let prefix = net.prefix;
@@ -28,9 +28,20 @@ impl Rib {
                 path.long_lived = true;
                 path.set = self.marked(&path);
                 self.store(prefix, path);
+                marked += 1;
             }
         }
-        gone
+        (marked, gone)
+    }
+
+    /// Forgets what is marked; returns how many paths that were.
+    pub(crate) fn flush_marked(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        if self.counts(peer, family).stale == 0 {
+            return 0;
+        }
+        let marked = |path: &Path| path.peer == peer && path.long_lived;
+        let nets = self.of_peer(peer, family, marked);
+        self.remove_all(&nets, marked)
     }
 
     /// The attributes of a path with LLGR_STALE among its communities.

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::NextHopMode;
 use crate::policy::{Policy, PrefixMatch, Rule, Verdict};
 use crate::prefix::{Asn, Families};
-use crate::wire::{self, Announcement, AsPath, Community, Dialect, Framer, Message, Origin, Side};
+use crate::wire::{self, Announcement, AsPath, Community, Dialect, Framer, Message, Nlri, Origin, Side};
 
 fn id(last: u8) -> RouterId {
     RouterId::new([10, 0, 0, last].into()).unwrap()
@@ -153,6 +153,12 @@ const DIALECT: Dialect = Dialect {
     paths_out: Families::NONE,
 };
 
+const SEVERAL: Dialect = {
+    let mut ipv4 = Families::NONE;
+    ipv4.insert(Family::Ipv4Unicast);
+    Dialect { paths_in: ipv4, paths_out: ipv4, ..DIALECT }
+};
+
 fn v4(octets: [u8; 4], len: u8) -> Prefix {
     Prefix::masked(octets.into(), len).unwrap()
 }
@@ -188,6 +194,57 @@ fn rib() -> Rib {
     };
     rib.open(Family::Ipv4Unicast, export);
     rib
+}
+
+/// Takes two paths of each prefix.
+const BOTH: PeerIndex = PeerIndex(SOURCES + 1);
+
+/// The same table with another listener, which takes several paths.
+fn rib_with_several() -> Rib {
+    let mut rib = rib();
+    rib.set_facts(BOTH, facts(SOURCES as u8 + 2));
+    let export = Export {
+        peer: BOTH,
+        facts: facts(SOURCES as u8 + 2),
+        terms: Terms::default(),
+        policy: Policy::accept_all(),
+        next_hop: NextHopMode::Keep,
+        local_address: IpAddr::from([10, 0, 0, 200]),
+        dialect: SEVERAL,
+        most_paths: 2,
+        long_lived: false,
+    };
+    rib.open(Family::Ipv4Unicast, export);
+    rib
+}
+
+fn hear_several(rib: &mut Rib, budget: usize, known: &mut BTreeMap<Nlri, Vec<Asn>>) {
+    let mut octets = Vec::new();
+    rib.fill(BOTH, budget, false, &mut octets);
+    let (mut framer, mut input) = (Framer::new(), octets.as_slice());
+    while let Some(frame) = framer.next(&mut input).unwrap() {
+        let Message::Update(update) = wire::decode(frame, &SEVERAL).unwrap().message else { continue };
+        for nlri in update.withdrawn {
+            known.remove(&nlri);
+        }
+        for announcement in update.announced {
+            let path = announcement.attributes.as_path.asns().to_vec();
+            known.extend(announcement.prefixes.into_iter().map(|nlri| (nlri, path.clone())));
+        }
+    }
+}
+
+/// The two best paths of each prefix.
+fn expected_several(model: &Model) -> BTreeMap<Prefix, BTreeSet<Vec<Asn>>> {
+    let mut ranked: BTreeMap<Prefix, BTreeSet<(bool, u32, u32)>> = BTreeMap::new();
+    for ((prefix, peer), (version, _)) in model {
+        ranked.entry(*prefix).or_default().insert((!version.is_multiple_of(3), *peer, *version));
+    }
+    let path = |(_, peer, version)| vec![Asn(64512), Asn(65001 + peer), Asn(7000 + version)];
+    ranked
+        .into_iter()
+        .map(|(prefix, paths)| (prefix, paths.into_iter().take(2).map(path).collect()))
+        .collect()
 }
 
 fn announce(rib: &mut Rib, peer: u32, prefix: Prefix, version: u32) {
@@ -229,6 +286,29 @@ fn drain(rib: &mut Rib, known: &mut BTreeMap<Prefix, Vec<Asn>>) {
         rib.fill(LISTENER, 4096, false, &mut buf);
         hear(&buf, known);
     }
+}
+
+#[test]
+fn a_withdrawal_on_its_way_is_not_forgotten_when_the_prefix_comes_and_goes_again() {
+    let (mut rib, mut known) = (rib(), BTreeMap::new());
+    let host = |number: u32| v4((0x0a00_0000 + number).to_be_bytes(), 32);
+    (0..2000).for_each(|number| announce(&mut rib, 0, host(number), 0));
+    rib.decide();
+    drain(&mut rib, &mut known);
+    assert_eq!(known.len(), 2000);
+    (0..2000).for_each(|number| rib.withdraw(PeerIndex(0), host(number)));
+    rib.decide();
+    let mut first = Vec::new();
+    rib.fill(LISTENER, 1, false, &mut first);
+    hear(&first, &mut known);
+    assert!(!known.is_empty(), "one message holds them all");
+    let left = *known.keys().next_back().unwrap();
+    announce(&mut rib, 0, left, 1);
+    rib.decide();
+    rib.withdraw(PeerIndex(0), left);
+    rib.decide();
+    drain(&mut rib, &mut known);
+    assert_eq!(known, BTreeMap::new());
 }
 
 /// What can happen to the table.
@@ -415,6 +495,30 @@ fn expected(model: &Model, rejected: Prefix) -> BTreeMap<Prefix, Vec<Asn>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn who_takes_several_paths_ends_up_knowing_exactly_the_best_ones(
+        changes in prop::collection::vec(change(), 1..120)
+    ) {
+        let (mut rib, mut model, mut known) = (rib_with_several(), Model::new(), BTreeMap::new());
+        let mut rejected = v4([192, 0, 2, 0], 24);
+        for change in &changes {
+            match change {
+                Change::Take { budget } => hear_several(&mut rib, *budget, &mut known),
+                Change::Again => rib.tell_again(BOTH, Family::Ipv4Unicast),
+                _ => carry_out(change, &mut rib, &mut model, &mut rejected, &mut BTreeMap::new()),
+            }
+        }
+        while rib.pending(BOTH, false) {
+            hear_several(&mut rib, 4096, &mut known);
+        }
+        prop_assert_eq!(rib.announced(BOTH, Family::Ipv4Unicast) as usize, known.len());
+        let mut found: BTreeMap<Prefix, BTreeSet<Vec<Asn>>> = BTreeMap::new();
+        for (nlri, path) in known {
+            found.entry(nlri.prefix).or_default().insert(path);
+        }
+        prop_assert_eq!(found, expected_several(&model));
+    }
+
     #[test]
     fn a_listener_ends_up_knowing_exactly_the_best_paths(changes in prop::collection::vec(change(), 1..120)) {
         let (mut rib, mut model, mut known) = (rib(), Model::new(), BTreeMap::new());

@@ -1,11 +1,11 @@
 //! A network of speakers in virtual time: links with latency that can be cut, hosts that crash and come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use manx_bgp::{
-    Asn, ConnId, Direction, Event, Family, FamilyConfig, Gateway, Input, Local, NextHopMode, Output,
+    Asn, ConnId, Dial, Direction, Event, Family, FamilyConfig, Gateway, Input, Local, NextHopMode, Output,
     PeerConfig, PeerId, PeerState, Policy, Prefix, RouterId, Speaker, StopReason,
 };
 
@@ -34,6 +34,15 @@ pub(crate) fn address(host: Host) -> IpAddr {
 
 pub(crate) fn v6_address(host: Host) -> IpAddr {
     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host as u16 + 1])
+}
+
+/// Where a host speaks BGP: at its address, or at the one that it has on the link of all.
+fn end(host: Host, on_link: bool) -> SocketAddr {
+    if !on_link {
+        return SocketAddr::new(address(host), 179);
+    }
+    let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host as u16 + 1);
+    SocketAddr::V6(SocketAddrV6::new(address, 179, 0, World::ZONE))
 }
 
 pub(crate) fn name(host: Host) -> PeerId {
@@ -78,7 +87,7 @@ struct Conn {
 }
 
 enum Packet {
-    Connected { host: Host, conn: ConnId, peer: Host, direction: Direction },
+    Connected { host: Host, conn: ConnId, peer: Host, direction: Direction, on_link: bool },
     Refused { host: Host, peer: Host },
     Data { conn: ConnId, bytes: Vec<u8> },
     Closed { conn: ConnId },
@@ -99,9 +108,14 @@ pub(crate) struct World {
     seed: u8,
     /// How much a socket takes at a time.
     pub(crate) chunk: usize,
+    /// Peers declared from now on speak over link-local addresses.
+    pub(crate) on_link: bool,
 }
 
 impl World {
+    /// The link on which link-local addresses are.
+    pub(crate) const ZONE: u32 = 3;
+
     pub(crate) fn new() -> Self {
         let start = beginning();
         Self {
@@ -116,6 +130,7 @@ impl World {
             next_conn: 0,
             seed: 0,
             chunk: 4096,
+            on_link: false,
         }
     }
 
@@ -167,6 +182,10 @@ impl World {
     pub(crate) fn peer_with(&mut self, a: Host, b: Host, change: impl Fn(Host, &mut PeerConfig)) {
         for (me, other) in [(a, b), (b, a)] {
             let mut config = open_peer(me, other, self.nodes[other].local.asn);
+            if self.on_link {
+                config.target = Dial::Active(end(other, true));
+                config.source = Some(end(me, true).ip());
+            }
             change(me, &mut config);
             self.nodes[me].peers.insert(name(other), config);
         }
@@ -226,7 +245,8 @@ impl World {
     }
 
     fn dial(&mut self, host: Host, target: SocketAddr) {
-        let peer = (0..self.nodes.len()).find(|other| address(*other) == target.ip());
+        let on_link = target.is_ipv6();
+        let peer = (0..self.nodes.len()).find(|other| end(*other, on_link) == target);
         let peer = peer.expect("peers are hosts");
         if self.cut.contains(&(host, peer)) {
             self.send_after(secs(5), Packet::Refused { host, peer });
@@ -238,8 +258,9 @@ impl World {
             self.conns.insert(mine, Conn { host, other: theirs, peer });
             self.conns.insert(theirs, Conn { host: peer, other: mine, peer: host });
             let (active, passive) = (Direction::Active, Direction::Passive);
-            let here = Packet::Connected { host: peer, conn: theirs, peer: host, direction: passive };
-            let there = Packet::Connected { host, conn: mine, peer, direction: active };
+            let here =
+                Packet::Connected { host: peer, conn: theirs, peer: host, direction: passive, on_link };
+            let there = Packet::Connected { host, conn: mine, peer, direction: active, on_link };
             self.send_after(self.latency, here);
             self.send_after(self.latency * 2, there);
         }
@@ -278,12 +299,11 @@ impl World {
 
     fn deliver(&mut self, packet: Packet) {
         match packet {
-            Packet::Connected { host, conn, peer, direction } => {
+            Packet::Connected { host, conn, peer, direction, on_link } => {
                 if !self.nodes[host].alive || !self.conns.contains_key(&conn) {
                     return;
                 }
-                let (local, remote) =
-                    (SocketAddr::new(address(host), 179), SocketAddr::new(address(peer), 179));
+                let (local, remote) = (end(host, on_link), end(peer, on_link));
                 self.input(
                     host,
                     match direction {
