@@ -104,8 +104,8 @@ pub struct BGPPeerSpec {
     #[schemars(range(min = 1, max = 254))]
     pub ttl_security_hops: Option<u8>,
 
-    /// TTL of the packets that we send to the peer: how many hops away it may be. 1: only a neighbour. Unset: the
-    /// system's default (64).
+    /// TTL of the packets that we send to the peer: how many hops away it may be. 1: only a neighbour. Unset: 1
+    /// for a router of another AS, else the system's default (64).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 255))]
     pub ebgp_multihop: Option<u8>,

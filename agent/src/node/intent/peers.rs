@@ -1,7 +1,7 @@
 //! Who peers with whom: the mesh, the reflectors, and what BGPPeer objects add to or change about them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use kube::ResourceExt as _;
 use manx_api::{
@@ -11,6 +11,8 @@ use manx_api::{
 use manx_bgp::{
     Asn, Dial, Family, FamilyConfig, HoldTime, NextHopMode, PeerConfig, PeerId, Prefix, RemoteAs,
 };
+
+use manx_kernel::names::HOST_LINK_PREFIX;
 
 use super::policy::{Towards, export, import};
 use super::session::{Settings, contradiction, dial, remote_as};
@@ -91,8 +93,11 @@ fn of_object(
                 Err(text) => refuse(text),
             }
         }
-        Some(PeerTarget::Interface(_)) if chosen_here => {
-            refuse("peers by interface are not supported yet: name the peer's address in peerIP".to_owned())
+        Some(PeerTarget::Interface(link)) if chosen_here => {
+            match Wanted::read(view, &object.spec).and_then(|wanted| wanted.with_link(view, link)) {
+                Ok(peer) => vec![(PeerId::from(format!("peer/{name}")), peer)],
+                Err(text) => refuse(text),
+            }
         }
         Some(PeerTarget::Nodes(selector)) => match Wanted::read(view, &object.spec) {
             Ok(wanted) => {
@@ -184,6 +189,27 @@ impl<'a> Wanted<'a> {
     }
 
     /// Sessions with whoever connects from inside a prefix.
+    /// A session with whatever is at the other end of a link: its address and ours are found there.
+    fn with_link(&self, view: &View<'_>, link: &str) -> Result<PeerIntent, String> {
+        let spec = self.spec.expect("a link is named by a BGPPeer");
+        if link.starts_with(HOST_LINK_PREFIX) {
+            return Err(format!("{link} leads to a pod, and pods are kept from BGP: name another link"));
+        }
+        let families = Family::ALL.into_iter();
+        let families =
+            families.filter_map(|family| Some((family, self.family(view, family, Towards::Outside)?)));
+        // IPv4 goes over the link's IPv6 addresses, as there are no others (RFC 8950).
+        let families =
+            families.map(|(family, config)| (family, FamilyConfig { extended_next_hop: true, ..config }));
+        let unknown = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), BGP_PORT);
+        let config = PeerConfig {
+            families: families.collect(),
+            ..self.session(view, remote_as(spec.as_number), unknown)
+        };
+        let transport = Transport { interface: Some(link.to_owned()), ..self.transport(view, &config) };
+        Ok(PeerIntent { config, transport })
+    }
+
     fn with_range(&self, view: &View<'_>, range: PeerRange) -> Result<PeerIntent, String> {
         let spec = self.spec.expect("a range is named by a BGPPeer");
         let network = range.cidr.network();

@@ -571,9 +571,9 @@ fn what_cannot_be_done_as_it_is_written_is_refused_and_the_rest_goes_on() {
         (
             Box::new(|peer| {
                 peer.peer_ip = None;
-                peer.interface = Some("eth1".to_owned());
+                peer.interface = Some("cali1".to_owned());
             }),
-            "peers by interface are not supported yet",
+            "cali1 leads to a pod",
         ),
         (
             Box::new(|peer| peer.peer_ip = None),

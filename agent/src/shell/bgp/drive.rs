@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use manx_bgp::{
-    ConnId, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerStatus, Prefix, Speaker,
+    ConnId, Dial, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerStatus, Prefix, Speaker,
     StopReason,
 };
 use tokio::net::TcpStream;
@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::conn::{CHUNK, Conn, Note};
 use super::listeners::Listeners;
+use super::neighbors::{Found, Neighbors};
 use super::{LearnedSender, Links, socket};
 use crate::node::fib::Learned;
-use crate::node::intent::{BgpIntent, Problem, Transport};
+use crate::node::intent::{BgpIntent, PeerIntent, Problem, Transport};
 use crate::shell::events;
 use crate::shell::options::ListenAt;
 
@@ -75,6 +76,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
     let (notes_in, notes) = mpsc::channel(NOTES);
     let (dialled_in, dialled) = mpsc::channel(16);
     let (accepted_in, accepted) = mpsc::channel(16);
+    let neighbors = Neighbors::new();
     let mut turn = Turn {
         speaker,
         intent: Arc::clone(&intent),
@@ -84,6 +86,8 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         notes_in,
         dialled_in,
         listeners: Listeners::new(accepted_in),
+        found: neighbors.subscribe(),
+        neighbors,
         listen: links.listen.clone(),
         dirty: true,
         held: false,
@@ -121,6 +125,8 @@ struct Turn {
     notes_in: mpsc::Sender<Note>,
     dialled_in: mpsc::Sender<Dialled>,
     listeners: Listeners,
+    neighbors: Neighbors,
+    found: watch::Receiver<Found>,
     listen: Vec<ListenAt>,
     /// Something about the sessions changed since they were published.
     dirty: bool,
@@ -156,6 +162,7 @@ impl Turn {
                     let origins: Arc<BTreeMap<Prefix, OriginAttributes>> = Arc::clone(&links.origins.borrow_and_update());
                     self.speaker.handle(Input::SetOrigins((*origins).clone()), Instant::now());
                 }
+                Ok(()) = self.found.changed() => self.declare_peers(),
                 Some(dialled) = arrivals.dialled.recv() => self.on_dialled(dialled),
                 Some(stream) = arrivals.accepted.recv() => self.on_accepted(stream),
                 Some(note) = notes.recv() => {
@@ -191,13 +198,37 @@ impl Turn {
         if intent.local != self.intent.local {
             return false;
         }
-        self.listeners.set(self.listen(&intent), &intent, Instant::now());
-        let peers = intent.peers.iter().map(|(id, peer)| (id.clone(), peer.config.clone())).collect();
+        let links = intent.peers.values().filter_map(|peer| peer.transport.interface.clone());
+        self.neighbors.set(&links.collect());
         self.intent = intent;
         self.change_transports();
-        self.speaker.handle(Input::SetPeers(peers), Instant::now());
-        self.dirty = true;
+        self.declare_peers();
         true
+    }
+
+    /// Tells the speaker of all peers whose addresses are known.
+    fn declare_peers(&mut self) {
+        let found = self.found.borrow_and_update().clone();
+        let peers: BTreeMap<PeerId, PeerIntent> = self
+            .intent
+            .peers
+            .iter()
+            .filter_map(|(id, peer)| Some((id.clone(), located(peer, &found)?)))
+            .collect();
+        self.listeners.set(self.listen(&self.intent), &peers, Instant::now());
+        let configs = peers.into_iter().map(|(id, peer)| (id, peer.config)).collect();
+        self.speaker.handle(Input::SetPeers(configs), Instant::now());
+        self.dirty = true;
+    }
+
+    /// What is configured and this machine cannot do.
+    fn problems(&self) -> BTreeSet<Problem> {
+        let found = self.found.borrow();
+        let unknown = self.intent.peers.iter().filter_map(|(id, peer)| {
+            let why = found.get(peer.transport.interface.as_ref()?)?.as_ref().err()?;
+            Some(Problem::new("BGPPeer", id.as_str().trim_start_matches("peer/"), why.as_str()))
+        });
+        self.listeners.problems().chain(unknown).collect()
     }
 
     /// Connections follow their peers' transports without a reset. One that cannot is closed, since it is not what is
@@ -360,7 +391,7 @@ impl Turn {
     fn publish(&mut self, sessions: &watch::Sender<Arc<Sessions>>) {
         let now = Instant::now();
         let (peers, settled) = (self.speaker.peers(now), self.speaker.settled());
-        let problems = self.listeners.problems().collect();
+        let problems = self.problems();
         sessions.send_replace(Arc::new(Sessions { peers, settled, problems, at: Some(now) }));
         self.dirty = false;
     }
@@ -388,6 +419,21 @@ fn learned_of(output: Output) -> Option<Learned> {
         // The others come by `poll_sessions`.
         _ => None,
     }
+}
+
+/// The peer with the address that was found on its link, if it is one of a link; `None` while none is known.
+fn located(peer: &PeerIntent, found: &Found) -> Option<PeerIntent> {
+    let Some(link) = &peer.transport.interface else { return Some(peer.clone()) };
+    let neighbor = found.get(link)?.as_ref().ok()?;
+    let mut peer = peer.clone();
+    let target = |port| SocketAddr::V6(SocketAddrV6::new(neighbor.address, port, 0, neighbor.link));
+    peer.config.target = match peer.config.target {
+        Dial::Passive(place) => Dial::Passive(target(place.port())),
+        Dial::Active(place) => Dial::Active(target(place.port())),
+        range @ Dial::Range { .. } => range,
+    };
+    peer.config.source = Some(neighbor.own.into());
+    Some(peer)
 }
 
 async fn sleep_until(when: Option<Instant>) {

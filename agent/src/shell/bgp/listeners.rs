@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use manx_bgp::Dial;
+use manx_bgp::{Dial, PeerId};
 use nix::libc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{options, socket};
-use crate::node::intent::{BgpIntent, Problem};
+use crate::node::intent::{PeerIntent, Problem};
 use crate::node::secret::Key;
 
 /// The pause before an address that could not be bound is tried again.
@@ -44,9 +44,14 @@ impl Listeners {
         }
     }
 
-    /// Listens on these addresses and no others, with the keys of the peers of this intent.
-    pub(super) fn set(&mut self, wanted: BTreeSet<SocketAddr>, intent: &BgpIntent, now: Instant) {
-        let peers = intent.peers.values();
+    /// Listens on these addresses and no others, with the keys of these peers.
+    pub(super) fn set(
+        &mut self,
+        wanted: BTreeSet<SocketAddr>,
+        peers: &BTreeMap<PeerId, PeerIntent>,
+        now: Instant,
+    ) {
+        let peers = peers.values();
         let keyed =
             peers.filter_map(|peer| Some((called_from(peer.config.target), peer.transport.key.clone()?)));
         self.keys = keyed.collect();

@@ -7,6 +7,7 @@
 mod conn;
 mod drive;
 mod listeners;
+mod neighbors;
 mod options;
 mod socket;
 

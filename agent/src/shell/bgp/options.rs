@@ -21,9 +21,26 @@ mod raw {
     sockopt_impl!(
         /// The least hop limit of a packet that is taken (GTSM, RFC 5082 §3).
         MinHops, Both, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, i32);
+    /// `ICMPV6_FILTER` of Linux.
+    const ICMPV6_FILTER: i32 = 1;
+    sockopt_impl!(
+        /// The types of ICMPv6 that are not heard, a bit for each.
+        IcmpFilter, SetOnly, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, [u32; 8]);
     sockopt_impl!(
         /// A key for the peers of a network (RFC 2385); one of no octets takes it away.
         Md5, SetOnly, libc::IPPROTO_TCP, libc::TCP_MD5SIG_EXT, super::Md5Key);
+}
+
+/// Lets a raw ICMPv6 socket hear these types and no others (RFC 3542 §3.2).
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn only_icmp(socket: &impl AsFd, types: &[u8]) -> io::Result<()> {
+    let mut blocked = [u32::MAX; 8];
+    for kind in types {
+        blocked[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+    }
+    setsockopt(socket, raw::IcmpFilter, &blocked).map_err(io::Error::from)
 }
 
 /// Sets the least TTL or hop limit that is taken; 0 takes all.
