@@ -3,9 +3,10 @@
 mod namespace;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use manx_kernel::fib::{Config, Input, Why};
-use manx_kernel::model::{Event, Forward, Hop, Op, OpError, Resolution, Route, RouteKey};
+use manx_kernel::model::{Event, Forward, Gateway, Hop, Op, OpError, Resolution, Route, RouteKey, SetId};
 use manx_kernel::netlink::Kernel;
 use namespace::{Node, ip, key, two_uplinks, via, way};
 
@@ -293,5 +294,74 @@ fn no_removal_and_no_creation_touches_what_is_foreign() {
             assert_eq!(results, [Err(OpError::Missing), Err(OpError::Exists)]);
             assert!(ip(&format!("{family} route show {network}")).contains(gateway));
         }
+    });
+}
+
+#[test]
+fn link_local_gateways_carry_ipv4_alone_and_beside_others_and_follow_their_link() {
+    namespace::run(|| {
+        two_uplinks();
+        let index = |name: &str| {
+            let text = ip(&format!("-o link show {name}"));
+            text.split(':').next().and_then(|index| index.parse::<u32>().ok()).expect("an index")
+        };
+        let up1 = index("up1");
+        let local = |link| Gateway { address: "fe80::2".parse().expect("an address"), link: Some(link) };
+        let plain = Gateway::from("192.0.2.2".parse::<IpAddr>().expect("an address"));
+        for nexthop_objects in [true, false] {
+            let mut node = Node::new(Config { nexthop_objects, ..Config::default() });
+            node.want([
+                (key("10.244.1.0/26"), Route::via([local(up1)])),
+                (key("10.244.2.0/26"), Route::via([local(up1), plain])),
+                (key("fd00:10:244:1::/122"), Route::via([local(up1), local(index("up2"))])),
+            ]);
+            assert!(node.fib.in_sync(), "{:?}", node.fib.blocked().collect::<Vec<_>>());
+            let both = || {
+                assert!(way("10.244.1.1").contains("via inet6 fe80::2 dev up1"), "{}", way("10.244.1.1"));
+                let double = ip("-4 route show 10.244.2.0/26");
+                assert!(double.contains("via inet6 fe80::2 dev up1"), "{double}");
+                assert!(double.contains("via 192.0.2.2 dev up2"), "{double}");
+            };
+            both();
+            ip("link del up1");
+            node.feed(Input::Observed(Event::Overrun));
+            node.settle();
+            assert_eq!(node.fib.stats().blocked, [(Why::NextHop, 1)].into());
+            assert!(way("10.244.2.1").contains("via 192.0.2.2 dev up2"), "{}", way("10.244.2.1"));
+            ip(&format!("link add up1 index {up1} type veth peer name up1-peer"));
+            ip("link set up1-peer up");
+            ip("link set up1 up");
+            node.feed(Input::Observed(Event::Overrun));
+            node.settle();
+            assert!(node.fib.in_sync(), "{:?}", node.fib.blocked().collect::<Vec<_>>());
+            both();
+            node.want([]);
+        }
+    });
+}
+
+#[test]
+fn a_set_moves_and_takes_along_its_routes_with_one_message_each() {
+    namespace::run(|| {
+        two_uplinks();
+        // As on a node: a changed object then costs no message for each of its routes.
+        let _before_5_9 = manx_kernel::sysctl::write("net/ipv4/nexthop_compat_mode", "0");
+        let mut node = Node::new(Config::default());
+        let gateways =
+            |address: &str| BTreeSet::from([address.parse::<IpAddr>().expect("an address").into()]);
+        node.feed(Input::Sets(vec![(SetId(1), gateways("192.0.1.2"))]));
+        let address = |number: u32| std::net::Ipv4Addr::from(0x1400_0000 + number * 64);
+        let dst = |number| ipnetwork::IpNetwork::new(address(number).into(), 26).expect("a network");
+        node.want((0..2000).map(|number| (RouteKey::main(dst(number), 0), Route::set(SetId(1)))));
+        let applied = node.fib.stats().applied_total;
+        node.feed(Input::Sets(vec![(SetId(1), gateways("192.0.2.2"))]));
+        node.settle();
+        assert_eq!(node.fib.stats().applied_total, applied + 1);
+        assert!(way("20.0.0.65").contains("via 192.0.2.2 dev up2"), "{}", way("20.0.0.65"));
+        node.feed(Input::Sets(vec![(SetId(1), BTreeSet::new())]));
+        node.settle();
+        assert_eq!(node.fib.stats().applied_total, applied + 2);
+        let dump = node.kernel.dump().expect("a dump");
+        assert_eq!((dump.routes.len(), dump.nexthops.map_or(0, |objects| objects.len())), (0, 0));
     });
 }
