@@ -10,6 +10,8 @@ impl Rib {
     /// Whether a peer has a route that nobody else has but those in `leaving`. With `shed`, routes that were kept and
     /// are known from others go now, so that they never stand against a newer one.
     pub(crate) fn alone(&mut self, peer: PeerIndex, leaving: &BTreeSet<PeerIndex>, shed: bool) -> bool {
+        // A path that is gone, and only still in its place, is no other way.
+        self.finish_flushes();
         let mut alone = false;
         for family in Family::ALL {
             let of_it = self.of_peer(peer, family, |path| path.used().is_some());
