@@ -349,23 +349,6 @@ impl Rib {
         self.mark_stale(peer, family)
     }
 
-    /// Everything that a peer said must be said again, or goes with the next [`flush_stale`](Self::flush_stale).
-    pub(crate) fn mark_stale(&mut self, peer: PeerIndex, family: Family) -> u32 {
-        let nets = self.of_peer(peer, family, |_| true);
-        let mut count = 0;
-        for id in &nets {
-            let paths = self.nets.get_mut(*id).map(|net| net.paths.as_mut_slice()).unwrap_or_default();
-            for path in paths.iter_mut().filter(|path| path.peer == peer) {
-                path.stale = true;
-                count += 1;
-            }
-        }
-        if let Some(counts) = self.sources.counts.get_mut(peer.0 as usize) {
-            counts.entry(family).or_default().stale = count;
-        }
-        count
-    }
-
     /// Runs the decision process for all marked prefixes, and takes away some of the paths that are gone. Between
     /// calls of the speaker nothing stays marked.
     pub(crate) fn decide(&mut self) {
@@ -487,15 +470,6 @@ impl Rib {
             }
         }
         self.woken.insert(peer);
-    }
-
-    /// Tells a peer all routes again because it asked for that, between a begin and an end if it knows those
-    /// (RFC 7313 §4). While the first exchange goes on its End-of-RIB is the end of this as well.
-    pub(crate) fn refresh(&mut self, peer: PeerIndex, family: Family, enhanced: bool) {
-        self.tell_again(peer, family);
-        if let Some(out) = self.outs.get_mut(family, peer).filter(|_| enhanced) {
-            out.begin_refresh();
-        }
     }
 
     /// Changes how routes are told, and tells them again if that makes a difference.

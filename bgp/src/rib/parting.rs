@@ -1,4 +1,5 @@
-//! What the table does for peers that go without loss, and for reflection that begins or ends within a session.
+//! What the table does for peers that go without loss, that are told or tell everything again, and for reflection that
+//! begins or ends within a session.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +8,32 @@ use crate::policy::Source;
 use crate::prefix::Family;
 
 impl Rib {
+    /// Everything that a peer said must be said again, or goes with the next [`flush_stale`](Self::flush_stale).
+    pub(crate) fn mark_stale(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        let nets = self.of_peer(peer, family, |_| true);
+        let mut count = 0;
+        for id in &nets {
+            let paths = self.nets.get_mut(*id).map(|net| net.paths.as_mut_slice()).unwrap_or_default();
+            for path in paths.iter_mut().filter(|path| path.peer == peer) {
+                path.stale = true;
+                count += 1;
+            }
+        }
+        if let Some(counts) = self.sources.counts.get_mut(peer.0 as usize) {
+            counts.entry(family).or_default().stale = count;
+        }
+        count
+    }
+
+    /// Tells a peer all routes again because it asked for that, between a begin and an end if it knows those
+    /// (RFC 7313 §4). While the first exchange goes on its End-of-RIB is the end of this as well.
+    pub(crate) fn refresh(&mut self, peer: PeerIndex, family: Family, enhanced: bool) {
+        self.tell_again(peer, family);
+        if let Some(out) = self.outs.get_mut(family, peer).filter(|_| enhanced) {
+            out.begin_refresh();
+        }
+    }
+
     /// Whether a peer has a route that nobody else has but those in `leaving`. With `shed`, routes that were kept and
     /// are known from others go now, so that they never stand against a newer one.
     pub(crate) fn alone(&mut self, peer: PeerIndex, leaving: &BTreeSet<PeerIndex>, shed: bool) -> bool {

@@ -68,10 +68,9 @@ fn long(code: &str, len: usize) -> String {
 
 /// Attribute sets inside one another, `depth` times (RFC 6368).
 fn nested(depth: usize) -> String {
-    let inner = (0..depth).fold(String::new(), |inner, _| {
+    (0..depth).fold(String::new(), |inner, _| {
         format!("d080 {:04x} 0000fde8 {inner}", inner.replace(' ', "").len() / 2 + 4)
-    });
-    inner
+    })
 }
 
 /// What comes of a case.
