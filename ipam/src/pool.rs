@@ -36,6 +36,8 @@ pub struct Pool {
     pub disabled: bool,
     /// Whether requests that name no pool may be served from it.
     pub automatic: bool,
+    /// No block is claimed: those that the cluster's list gives to this node are all that it gets.
+    pub closed: bool,
     /// Addresses never to be handed out. What lies outside the pool has no effect.
     pub reserved: Vec<IpNetwork>,
 }
@@ -66,6 +68,7 @@ impl Pool {
             block_len,
             disabled: false,
             automatic: true,
+            closed: false,
             reserved: Vec::new(),
         })
     }

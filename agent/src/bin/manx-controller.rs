@@ -5,23 +5,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use manx_agent::controller::options::Options;
 use manx_agent::controller::run;
-use manx_agent::shell::log;
+use manx_agent::shell::start;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    log::start(options.log_format);
-    match start(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the controller cannot go on");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn start(options: Options) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run::run(options));
-    runtime.shutdown_background();
-    ended
+    start::start("controller", options.log_format, run::run(options))
 }

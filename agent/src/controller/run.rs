@@ -59,10 +59,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     }
     tracing::info!(identity, "this replica leads");
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let accept = super::accept::run(client.clone(), params);
     let mut leader = Leader::new(client, leases, options.node_grace);
     tokio::select! {
         () = election.hold() => anyhow::bail!("another replica leads, or the API server is away: starting over"),
         () = leader.lead() => {}
+        () = accept => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

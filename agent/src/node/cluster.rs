@@ -33,6 +33,8 @@ pub struct Cluster {
     pub networks: Objects<NodeNetwork>,
     /// The owners of the blocks.
     pub blocks: Arc<BTreeMap<BlockId, NodeName>>,
+    /// Blocks are those listed, and nobody claims another.
+    pub closed: bool,
     /// The labels of the namespaces; filled only while a pool selects by them.
     pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// This node; `None` when there is no such Node object, or it was not seen yet.
@@ -136,6 +138,7 @@ impl Cluster {
             filters: by_name(copy.filters),
             networks: by_name(copy.networks),
             blocks: Arc::new(blocks),
+            closed: false,
             namespaces: Arc::new(copy.namespaces),
             node: copy.node.map(Arc::new),
             secrets: Arc::new(copy.secrets.into_iter().map(|(name, keys)| (name, kept(keys))).collect()),

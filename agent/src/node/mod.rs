@@ -259,7 +259,11 @@ impl Node {
             ];
         }
         let full = self.exhausted.iter().filter(|family| self.is_full(**family));
-        full.map(|family| format!("no {family} address is free and no block is left")).collect()
+        let way_out = match self.intent.pools.iter().any(|pool| pool.closed) {
+            true => ": add an IPBlock that names this node to the files",
+            false => "",
+        };
+        full.map(|family| format!("no {family} address is free and no block is left{way_out}")).collect()
     }
 
     /// Whether a block is wanted and, as far as is known, no pool has one left.

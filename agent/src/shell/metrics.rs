@@ -74,13 +74,20 @@ impl Shown {
 }
 
 impl Metrics {
-    /// The text of `/metrics`.
-    pub fn render(&self, node: &NodeReport, sessions: &Sessions, kernel: &KernelReport) -> String {
+    /// The text of `/metrics`; `faults` are those of the files of objects.
+    pub fn render(
+        &self,
+        node: &NodeReport,
+        sessions: &Sessions,
+        kernel: &KernelReport,
+        faults: usize,
+    ) -> String {
         let mut shown = Shown { registry: Registry::with_prefix("manx") };
         self.register_counters(&mut shown.registry);
         show_sessions(&mut shown, sessions);
         show_addresses(&mut shown, node);
         show_routes(&mut shown, kernel);
+        shown.number("objects_faults", "Faults in the files of objects", faults);
         let mut text = String::new();
         match encode(&mut text, &shown.registry) {
             Ok(()) => text,
@@ -216,6 +223,7 @@ impl super::health::Pages for Reports {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &self.kernel.borrow())
+        let faults = self.complaints.borrow().len();
+        self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &self.kernel.borrow(), faults)
     }
 }

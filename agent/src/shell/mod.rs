@@ -21,3 +21,4 @@ pub mod options;
 pub mod owner;
 pub mod record;
 pub mod run;
+pub mod start;

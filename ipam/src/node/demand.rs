@@ -62,7 +62,9 @@ impl NodeIpam {
         }
         for block in self.blocks_wished() {
             let family = block.family();
-            if self.pool_of(&block).is_some_and(|pool| !self.claiming(&[pool.name.clone()].into()))
+            if self
+                .pool_of(&block)
+                .is_some_and(|pool| !pool.closed && !self.claiming(&[pool.name.clone()].into()))
                 && self.block_count(family) < self.limits.max_blocks
                 && self.claimable(&block)
                 && !self.paused(&block)
@@ -170,6 +172,9 @@ impl NodeIpam {
 
     /// The first block in this node's order that nobody seems to have, and that has an address to give.
     fn candidate(&self, pool: &Pool) -> Option<BlockId> {
+        if pool.closed {
+            return None;
+        }
         let useful = |block: &BlockId| {
             let mut addresses = Block::new(*block);
             addresses.reserve(Some(pool));

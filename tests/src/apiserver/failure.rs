@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::resource::Resource;
+pub(crate) use manx_schema::FieldError;
 
 /// Why a request is not carried out.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,56 +17,6 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The `details` of the `Status`, or null.
     pub(crate) details: Value,
-}
-
-/// One broken rule of one field, as it appears in `details.causes`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FieldError {
-    /// Path of the field, such as `spec.peers[0].asn`.
-    pub(crate) field: String,
-    /// `FieldValueInvalid`, `FieldValueRequired` …
-    pub(crate) reason: &'static str,
-    /// What is wrong, without the path.
-    pub(crate) message: String,
-}
-
-impl FieldError {
-    /// A value that breaks a rule.
-    pub(crate) fn invalid(field: &str, value: &Value, why: &str) -> Self {
-        let field = field.to_owned();
-        Self { field, reason: "FieldValueInvalid", message: format!("Invalid value: {value}: {why}") }
-    }
-
-    /// A value of the wrong type; Kubernetes names the type in place of the value.
-    pub(crate) fn wrong_type(field: &str, found: &str, wanted: &str) -> Self {
-        let message =
-            format!("Invalid value: \"{found}\": {field} in body must be of type {wanted}: \"{found}\"");
-        Self { field: field.to_owned(), reason: "FieldValueTypeInvalid", message }
-    }
-
-    /// A field that has to be there.
-    pub(crate) fn required(field: &str, why: &str) -> Self {
-        let message = if why.is_empty() { "Required value".into() } else { format!("Required value: {why}") };
-        Self { field: field.to_owned(), reason: "FieldValueRequired", message }
-    }
-
-    /// A value outside its enumeration.
-    pub(crate) fn unsupported(field: &str, value: &Value, supported: &[Value]) -> Self {
-        let supported = supported.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!("Unsupported value: {value}: supported values: {supported}");
-        Self { field: field.to_owned(), reason: "FieldValueNotSupported", message }
-    }
-
-    /// A rule with a reason of its own choosing.
-    pub(crate) fn with_reason(field: &str, reason: &'static str, message: String) -> Self {
-        Self { field: field.to_owned(), reason, message }
-    }
-}
-
-impl std::fmt::Display for FieldError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
-    }
 }
 
 impl Failure {

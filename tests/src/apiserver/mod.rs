@@ -30,7 +30,6 @@ mod read;
 mod reply;
 mod requests;
 mod resource;
-mod schema;
 mod selector;
 mod server;
 mod state;
@@ -38,6 +37,8 @@ mod store;
 mod table;
 mod watch;
 mod write;
+
+use manx_schema as schema;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

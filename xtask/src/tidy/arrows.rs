@@ -6,13 +6,14 @@ use super::Finding;
 use crate::chore::{Root, output};
 
 /// Each crate (by folder) with the crates that it may depend on; `tests` may depend on any.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("api", &[]),
     ("bgp", &[]),
     ("ipam", &[]),
     ("kernel", &[]),
     ("cni", &["kernel"]),
-    ("agent", &["api", "bgp", "ipam", "kernel", "cni"]),
+    ("schema", &[]),
+    ("agent", &["api", "bgp", "ipam", "kernel", "cni", "schema"]),
     ("ctl", &["api"]),
     ("fuzz", &["bgp"]),
     ("xtask", &["api"]),

@@ -18,7 +18,10 @@ pub(super) fn for_node(cluster: &Cluster, node: &OwnNode, problems: &mut BTreeSe
     let mut pools = Vec::new();
     for pool in chosen {
         match read(pool) {
-            Ok(pool) => pools.push(pool),
+            Ok(mut pool) => {
+                pool.closed = cluster.closed;
+                pools.push(pool);
+            }
             Err(error) => {
                 problems.insert(Problem::new("IPPool", &pool.name_any(), error.to_string()));
             }

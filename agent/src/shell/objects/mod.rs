@@ -93,6 +93,7 @@ impl Owner {
         self.node = network.is_none().then(own::addresses);
         let machine = self.node.as_deref().unwrap_or_default();
         let (node, unclear) = own::node(network.as_deref(), &self.me, machine);
+        said.cluster.closed = true;
         said.cluster.node = node.map(Arc::new);
         let mut problems: BTreeSet<Problem> =
             unclear.iter().map(|text| Problem::new("Machine", self.me.as_str(), text.as_str())).collect();

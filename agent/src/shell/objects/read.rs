@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPPool, NodeNetwork};
 use manx_ipam::{BlockId, NodeName};
+use manx_schema::Schema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::yaml::{self, Place, Tree};
 use crate::node::cluster::{Cluster, Objects};
@@ -244,21 +246,60 @@ fn object(tree: &Tree) -> Result<Object, Vec<Fault>> {
     if tree.text("apiVersion") != Some(version) {
         return Err(fault("apiVersion", format!("must be {version} for kind {kind}")));
     }
+    let json = match kind {
+        "Secret" => tree.to_json(),
+        kind => checked(kind, tree)?,
+    };
     match kind {
-        "IPPool" => typed(tree).map(Object::Pool),
-        "BGPConfiguration" => typed(tree).map(Object::Configuration),
-        "BGPPeer" => typed(tree).map(Object::Peer),
-        "BGPFilter" => typed(tree).map(Object::Filter),
-        "IPBlock" => typed(tree).map(Object::Block),
-        "NodeNetwork" => typed(tree).map(Object::Network),
-        "Secret" => typed(tree).map(Object::Secret),
-        other => Err(fault("kind", format!("{other} is not read here: {KINDS} are"))),
+        "IPPool" => typed(json).map(Object::Pool),
+        "BGPConfiguration" => typed(json).map(Object::Configuration),
+        "BGPPeer" => typed(json).map(Object::Peer),
+        "BGPFilter" => typed(json).map(Object::Filter),
+        "IPBlock" => typed(json).map(Object::Block),
+        "NodeNetwork" => typed(json).map(Object::Network),
+        _ => typed(json).map(Object::Secret),
     }
 }
 
-fn typed<K: DeserializeOwned + kube::Resource>(tree: &Tree) -> Result<K, Vec<Fault>> {
-    let object: K =
-        serde_json::from_value(tree.to_json()).map_err(|error| vec![(String::new(), error.to_string())])?;
+/// The object with its defaults, if the API server would let it in.
+fn checked(kind: &str, tree: &Tree) -> Result<Value, Vec<Fault>> {
+    let Some(schema) = schemas().get(kind) else {
+        return Err(vec![("kind".to_owned(), format!("{kind} is not read here: {KINDS} are"))]);
+    };
+    let mut json = tree.to_json();
+    let unknown = schema.prepare(&mut json).into_iter();
+    let mut faults: Vec<Fault> = unknown.map(|field| (field, format!("{kind} has no such field"))).collect();
+    faults.extend(schema.violations(&json, None).into_iter().map(|error| {
+        let field = if error.field == "<nil>" { String::new() } else { error.field };
+        (field, plain(&error.message).to_owned())
+    }));
+    if faults.is_empty() { Ok(json) } else { Err(faults) }
+}
+
+/// What a rule says, without the type of the value that broke it.
+fn plain(message: &str) -> &str {
+    let rest = message.strip_prefix("Invalid value: \"").and_then(|rest| rest.split_once("\": "));
+    match rest {
+        Some(("object" | "string" | "array" | "integer" | "boolean", text)) => text,
+        _ => message,
+    }
+}
+
+/// What the API server would check, by kind.
+fn schemas() -> &'static BTreeMap<String, Schema> {
+    static SCHEMAS: OnceLock<BTreeMap<String, Schema>> = OnceLock::new();
+    SCHEMAS.get_or_init(|| {
+        let all = manx_api::crds().into_iter().filter_map(|crd| {
+            let source = crd.spec.versions.first()?.schema.as_ref()?.open_api_v3_schema.as_ref()?;
+            let source = serde_json::to_value(source).ok()?;
+            Some((crd.spec.names.kind.clone(), Schema::compile(&source).ok()?))
+        });
+        all.collect()
+    })
+}
+
+fn typed<K: DeserializeOwned + kube::Resource>(json: Value) -> Result<K, Vec<Fault>> {
+    let object: K = serde_json::from_value(json).map_err(|error| vec![(String::new(), error.to_string())])?;
     if object.meta().name.as_deref().unwrap_or_default().is_empty() {
         return Err(vec![("metadata.name".to_owned(), "is missing".to_owned())]);
     }
@@ -364,10 +405,40 @@ mod tests {
         let said = scene.say();
         assert_eq!(said.cluster.pools.len(), 1);
         let told = lines(&said);
-        assert!(told[0].starts_with("pool.yaml:"), "{told:?}");
-        assert!(told[0].contains("write 10.244.0.0/16"), "{told:?}");
+        assert!(
+            told[0].starts_with("pool.yaml:4: spec.cidr: must be a network in CIDR notation"),
+            "{told:?}"
+        );
         scene.write("pool.yaml", POOL);
         assert_eq!(lines(&scene.say()), [""; 0]);
+    }
+
+    #[test]
+    fn whatever_the_api_server_would_refuse_is_told_by_field_and_line() {
+        const PEER: &str = "apiVersion: manx.dev/v1alpha1\nkind: BGPPeer\nmetadata:\n  name: tor\nspec:\n";
+        let rows = [
+            ("  asNumber: 65000\n", "a.yaml:5: spec: exactly one of peerIP"),
+            ("  peerIP: 192.0.2.1\n", "a.yaml:5: spec.asNumber: Required value"),
+            (
+                "  peerIP: 192.0.2.1\n  asNumber: 65000\n  passiv: true\n",
+                "a.yaml:8: spec.passiv: BGPPeer has no such field",
+            ),
+            ("  peerIP: 192.0.2.1\n  asNumber: 65000\n  passive: yes\n", "a.yaml:8: spec.passive: "),
+            (
+                "  peerIP: 192.0.2.1\n  asNumber: 65000\n  holdTimeSeconds: 2\n",
+                "a.yaml:5: spec: holdTimeSeconds must be 0",
+            ),
+            (
+                "  peerIP: 192.0.2.1\n  asNumber: 65000\n  nodeSelector:\n    matchExpressions:\n    - key: a\n      operator: Is\n",
+                "a.yaml:11: spec.nodeSelector.matchExpressions[0].operator: Unsupported value",
+            ),
+        ];
+        for (text, expected) in rows {
+            let mut scene = Scene::new();
+            scene.write("a.yaml", &format!("{PEER}{text}"));
+            let told = lines(&scene.say());
+            assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:?}");
+        }
     }
 
     #[test]
@@ -399,5 +470,30 @@ mod tests {
         let told = lines(&scene.say());
         assert!(told[0].starts_with("a.yaml:1: apiVersion: must be manx.dev/v1alpha1"), "{told:?}");
         assert!(told[1].starts_with("b.yaml:2: kind: is missing"), "{told:?}");
+    }
+
+    #[test]
+    fn the_examples_make_one_session_with_the_router_and_announce_a_block_of_each_family() {
+        let me = NodeName::from("host1");
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/objects");
+        let mut files = Files::new(directory.into());
+        files.refresh();
+        let mut said = files.say();
+        assert_eq!(lines(&said), [""; 0]);
+        let (node, unclear) =
+            super::super::own::node(said.cluster.networks.get("host1").map(|it| &**it), &me, &[]);
+        assert_eq!(unclear, [""; 0]);
+        said.cluster.node = node.map(Arc::new);
+        let intent = crate::node::intent::Intent::new(&said.cluster, &me);
+        assert_eq!(intent.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+        let bgp = intent.bgp.expect("addresses are known");
+        assert_eq!(bgp.peers.keys().map(ToString::to_string).collect::<Vec<_>>(), ["peer/tor"]);
+        let tor = bgp.peers.values().next().expect("the router");
+        assert_eq!((tor.transport.min_ttl, tor.transport.key.is_some()), (Some(255), true));
+        assert_eq!(tor.config.families.len(), 2);
+        let owned = said.cluster.blocks.keys().copied().collect();
+        let origins = intent.announcement.origins(&owned);
+        assert_eq!(origins.len(), 2);
+        assert_eq!(origins.values().filter(|it| !it.communities.is_empty()).count(), 1);
     }
 }

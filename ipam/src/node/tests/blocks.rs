@@ -67,6 +67,23 @@ fn a_block_taken_by_another_is_followed_by_the_next_candidate() {
 }
 
 #[test]
+fn of_a_closed_pool_only_the_blocks_given_are_used() {
+    let closed = one_pool().into_iter().map(|mut pool| {
+        pool.closed = true;
+        pool
+    });
+    let mut bench = Bench::ready(limits(), &closed.collect::<Vec<_>>());
+    let outputs = bench.assign("a", v4());
+    assert_eq!(claims(&outputs), []);
+    assert_eq!(refused(&outputs), [AssignError::PoolFull { family: Family::V4, pools: "v4".into() }]);
+    let given = one_pool()[0].claim_order(&NODE.into()).next().expect("a block").to_string();
+    let outputs = bench.sees(&[(&given, NODE)]);
+    assert_eq!(claims(&outputs), [block(&given)], "to take over what the list gives");
+    bench.grant(outputs);
+    assert_eq!(bench.gets("b", v4()).len(), 1);
+}
+
+#[test]
 fn blocks_of_others_are_not_even_tried_nor_what_overlaps_them() {
     let mut bench = Bench::ready(limits(), &one_pool());
     let order: Vec<String> = one_pool()[0].claim_order(&NODE.into()).map(|block| block.to_string()).collect();

@@ -10,16 +10,16 @@ use super::rule::Rule;
 
 /// A part of a CustomResourceDefinition's schema that cannot be used.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct SchemaError {
+pub struct SchemaError {
     /// Path below `openAPIV3Schema`.
-    pub(crate) path: String,
+    pub path: String,
     /// What is wrong.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 /// How the elements of a list are told apart (`x-kubernetes-list-type`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum ListType {
+pub enum ListType {
     /// The list is one value.
     #[default]
     Atomic,
@@ -31,11 +31,14 @@ pub(crate) enum ListType {
 
 /// A compiled schema node.
 #[derive(Debug, Default)]
-pub(crate) struct Node {
+pub struct Node {
     pub(crate) kind: String,
-    pub(crate) properties: BTreeMap<String, Self>,
-    pub(crate) additional: Option<Box<Self>>,
-    pub(crate) items: Option<Box<Self>>,
+    /// The members that have a schema of their own.
+    pub properties: BTreeMap<String, Self>,
+    /// The schema of all other members.
+    pub additional: Option<Box<Self>>,
+    /// The schema of a list's elements.
+    pub items: Option<Box<Self>>,
     pub(crate) required: Vec<String>,
     pub(crate) allowed: Vec<Value>,
     pub(crate) pattern: Option<Regex>,
@@ -56,8 +59,10 @@ pub(crate) struct Node {
     pub(crate) preserve_unknown: bool,
     pub(crate) int_or_string: bool,
     pub(crate) embedded_resource: bool,
-    pub(crate) list_type: ListType,
-    pub(crate) atomic_map: bool,
+    /// How a list's elements are told apart.
+    pub list_type: ListType,
+    /// A map that is one value (`x-kubernetes-map-type: atomic`).
+    pub atomic_map: bool,
     pub(crate) all_of: Vec<Self>,
     pub(crate) any_of: Vec<Self>,
     pub(crate) one_of: Vec<Self>,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::node::{ListType, Node, SchemaError};
 use super::validate::type_name;
 use super::{check, join, network};
-use crate::apiserver::failure::FieldError;
+use crate::FieldError;
 
 /// A compiled rule.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
-//! The schema of a custom resource, compiled from `openAPIV3Schema`.
+//! The schema of a custom resource, compiled from `openAPIV3Schema`: what an API server refuses at the door, rules in CEL
+//! included.
 //!
 //! [`Schema::prepare`] does to an object what the API server does before it looks at it: unknown fields go, nulls
 //! that the schema does not want go, defaults come. [`Schema::violations`] then says what is wrong.
 
 mod check;
+mod error;
 mod format;
 mod network;
 mod node;
@@ -12,13 +14,12 @@ mod validate;
 
 use serde_json::{Map, Value};
 
-pub(crate) use node::{ListType, Node, SchemaError};
-
-use super::failure::FieldError;
+pub use error::FieldError;
+pub use node::{ListType, Node, SchemaError};
 
 /// The compiled schema of one version of a custom resource.
 #[derive(Debug)]
-pub(crate) struct Schema {
+pub struct Schema {
     root: Node,
     source: Value,
 }
@@ -28,24 +29,24 @@ impl Schema {
     ///
     /// # Errors
     /// Each part that a real API server would refuse, with its path below the schema.
-    pub(crate) fn compile(source: &Value) -> Result<Self, Vec<SchemaError>> {
+    pub fn compile(source: &Value) -> Result<Self, Vec<SchemaError>> {
         let mut errors = Vec::new();
         let root = Node::compile(source, "", true, &mut errors);
         if errors.is_empty() { Ok(Self { root, source: source.clone() }) } else { Err(errors) }
     }
 
     /// `openAPIV3Schema` as it was declared.
-    pub(crate) fn source(&self) -> &Value {
+    pub fn source(&self) -> &Value {
         &self.source
     }
 
     /// The root of the tree.
-    pub(crate) fn root(&self) -> &Node {
+    pub fn root(&self) -> &Node {
         &self.root
     }
 
     /// Prunes and defaults the object; returns the paths of the unknown fields that were dropped.
-    pub(crate) fn prepare(&self, object: &mut Value) -> Vec<String> {
+    pub fn prepare(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
         self.root.prune(object, "", true, &mut unknown);
         self.root.fill_defaults(object);
@@ -53,7 +54,7 @@ impl Schema {
     }
 
     /// What is wrong with `new`; `old` is the object that it replaces, for rules that compare the two.
-    pub(crate) fn violations(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    pub fn violations(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         validate::structure(&self.root, new, old, "", &mut errors);
         let blocking = errors.iter().any(|error: &FieldError| BLOCKING.contains(&error.reason));
@@ -144,7 +145,7 @@ impl Node {
 }
 
 /// `path.key`, or just the key at the root.
-pub(crate) fn join(path: &str, key: &str) -> String {
+pub fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

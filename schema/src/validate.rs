@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::node::{ListType, Node};
 use super::{format, join};
-use crate::apiserver::failure::FieldError;
+use crate::FieldError;
 
 /// Collects what is wrong with `value` and below; what is as it was in `old` is not held against the client.
 pub(crate) fn structure(
