@@ -340,15 +340,6 @@ impl Rib {
         self.remove_all(&nets, |path| path.peer == peer && path.stale)
     }
 
-    /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2), unless that is
-    /// for long (RFC 9494 §4.2).
-    pub(crate) fn retain(&mut self, peer: PeerIndex, family: Family) -> u32 {
-        self.finish_flush_of(peer);
-        let twice = self.of_peer(peer, family, |path| path.stale && !path.long_lived);
-        self.remove_all(&twice, |path| path.peer == peer && path.stale && !path.long_lived);
-        self.mark_stale(peer, family)
-    }
-
     /// Runs the decision process for all marked prefixes, and takes away some of the paths that are gone. Between
     /// calls of the speaker nothing stays marked.
     pub(crate) fn decide(&mut self) {

@@ -1,5 +1,5 @@
-//! Routes that outlive their session for long (RFC 9494): marked, least preferred, and told only to those who understand
-//! the mark.
+//! Routes that outlive their session or wait to be told again (RFC 4724, RFC 7313), and for long (RFC 9494): then they
+//! are marked, least preferred, and told only to those who understand the mark.
 
 use std::sync::Arc;
 
@@ -9,6 +9,15 @@ use crate::prefix::Family;
 use crate::wire::Community;
 
 impl Rib {
+    /// Keeps what a peer said until it says it again; what was kept once already goes (RFC 4724 §4.2), unless that is
+    /// for long (RFC 9494 §4.2).
+    pub(crate) fn retain(&mut self, peer: PeerIndex, family: Family) -> u32 {
+        self.finish_flush_of(peer);
+        let twice = self.of_peer(peer, family, |path| path.stale && !path.long_lived);
+        self.remove_all(&twice, |path| path.peer == peer && path.stale && !path.long_lived);
+        self.mark_stale(peer, family)
+    }
+
     /// The time for a restart is over: what is stale still is marked with LLGR_STALE, or goes if it carries NO_LLGR
     /// (RFC 9494 §4.2). Returns how many paths are marked and how many went.
     pub(crate) fn keep_for_long(&mut self, peer: PeerIndex, family: Family) -> (u32, u32) {
