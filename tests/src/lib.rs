@@ -2,5 +2,6 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod interop;
 pub mod lab;
 pub mod peers;

@@ -105,10 +105,7 @@ fn install(missing: &[&str]) -> anyhow::Result<()> {
     );
     anyhow::ensure!(is_root(), "not root: run  sudo cargo xtask setup  (the lab needs root as well)");
     if missing.iter().any(|package| DAEMONS.contains(package)) {
-        println!(
-            "setup: installing with apt-get; {POLICY} keeps {} from starting here",
-            DAEMONS.join(", ")
-        );
+        println!("setup: installing with apt-get; {POLICY} keeps {} from starting here", DAEMONS.join(", "));
     }
     run(Command::new("sh").args(["-euc", INSTALL, "setup"]).args(missing)).context("apt-get failed")?;
     let missing = self::missing();

@@ -42,6 +42,9 @@ impl Driver for Bird {
             let mut command = netns::command(&place.netns, format!("{}{process}", self.root));
             command.arg("-f").arg("-c").arg(place.file(&format!("{process}.conf")));
             command.arg("-s").arg(place.file(&format!("{process}.ctl")));
+            if place.restarting {
+                command.arg("-R");
+            }
             processes.spawn(&mut command, &place.file("log"))?;
         }
         Ok(())
@@ -80,7 +83,10 @@ impl Driver for Bird {
             words.push_str(line);
             words.push('\n');
         }
-        Ok(Session { established: state == "Established", state, updates, words })
+        let refreshes =
+            words.lines().filter(|line| line.contains("END-OF-RR") || line.contains("BEGIN-OF-RR"));
+        let refreshes = refreshes.count() as u64;
+        Ok(Session { established: state == "Established", state, updates, refreshes, words })
     }
 
     fn heard(&self, place: &Place, neighbor: &Neighbor) -> Result<Vec<Heard>> {
@@ -177,6 +183,9 @@ fn session(neighbor: &Neighbor, setup: &Setup) -> String {
     }
     if let Some(seconds) = neighbor.long_lived {
         let _ = writeln!(text, "  long lived graceful restart on; long lived stale time {seconds};");
+    }
+    if neighbor.trace {
+        text.push_str("  debug { packets };\n");
     }
     if neighbor.extended_messages {
         text.push_str("  enable extended messages on;\n");

@@ -62,7 +62,8 @@ impl Driver for Frr {
         let json = json.as_object().and_then(|all| all.values().next()).cloned().unwrap_or_default();
         let state = json["bgpState"].as_str().unwrap_or_default().to_owned();
         let updates = json["messageStats"]["updatesRecv"].as_u64().unwrap_or(0);
-        Ok(Session { established: state == "Established", state, updates, words })
+        let refreshes = json["messageStats"]["routeRefreshRecv"].as_u64().unwrap_or(0);
+        Ok(Session { established: state == "Established", state, updates, refreshes, words })
     }
 
     fn heard(&self, place: &Place, neighbor: &Neighbor) -> Result<Vec<Heard>> {
@@ -222,8 +223,7 @@ fn families(setup: &Setup) -> String {
         }
         for neighbor in setup.neighbors.iter().filter(|n| if six { n.ipv6 } else { n.ipv4 }) {
             let name = &neighbor.remote;
-            let _ =
-                writeln!(text, "  neighbor {name} activate\n  neighbor {name} soft-reconfiguration inbound");
+            let _ = writeln!(text, "  neighbor {name} activate");
             if neighbor.add_path.send {
                 let _ = writeln!(text, "  neighbor {name} addpath-tx-all-paths");
             }

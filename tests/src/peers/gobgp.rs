@@ -21,14 +21,13 @@ impl Driver for GoBgp {
         std::fs::write(place.file("gobgp.toml"), config(setup)).map_err(Into::into)
     }
 
-    fn start(&self, place: &Place, setup: &Setup, processes: &mut Processes) -> Result<()> {
+    fn start(&self, place: &Place, _setup: &Setup, processes: &mut Processes) -> Result<()> {
         let mut command = netns::command(&place.netns, "gobgpd");
         command.arg("-f").arg(place.file("gobgp.toml"));
         command.args(["--api-hosts", "127.0.0.1:50051", "--pprof-disable", "--log-plain", "-l", "debug"]);
-        if setup.neighbors.iter().any(|neighbor| neighbor.restart.is_some()) {
+        if place.restarting {
             command.arg("-r");
         }
-        // A restart is graceful only if it is told of: the first start has nothing to restart.
         processes.spawn(&mut command, &place.file("log"))
     }
 
@@ -73,7 +72,7 @@ impl Driver for GoBgp {
         let updates =
             updates.or_else(|| json["state"]["messages"]["received"]["update"].as_str()?.parse().ok());
         words.push_str(&std::fs::read_to_string(place.file("log")).unwrap_or_default());
-        Ok(Session { established, state, updates: updates.unwrap_or(0), words })
+        Ok(Session { established, state, updates: updates.unwrap_or(0), refreshes: 0, words })
     }
 
     fn heard(&self, place: &Place, neighbor: &Neighbor) -> Result<Vec<Heard>> {

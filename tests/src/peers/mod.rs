@@ -111,6 +111,8 @@ struct Place {
     netns: String,
     /// Its folder.
     dir: PathBuf,
+    /// Its next start follows on a crash: it may say that it has kept its routes (RFC 4724).
+    restarting: bool,
 }
 
 impl Place {
@@ -168,7 +170,7 @@ impl Peer {
     /// When it does not; its log is named.
     pub fn start(daemon: Daemon, netns: &str, dir: &Path, setup: &Setup) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let place = Place { netns: netns.to_owned(), dir: dir.to_owned() };
+        let place = Place { netns: netns.to_owned(), dir: dir.to_owned(), restarting: false };
         let mut peer = Self { daemon, setup: setup.clone(), place, processes: Processes::default() };
         peer.launch()?;
         Ok(peer)
@@ -205,14 +207,16 @@ impl Peer {
     /// # Errors
     /// When it does not end.
     pub fn stop(&mut self) -> Result<()> {
+        self.place.restarting = false;
         self.processes.end(nix::sys::signal::Signal::SIGTERM)
     }
 
-    /// Kills it without a word (SIGKILL).
+    /// Kills it without a word (SIGKILL); its next start says that its routes were kept, where the daemon can.
     ///
     /// # Errors
     /// When it does not end.
     pub fn kill(&mut self) -> Result<()> {
+        self.place.restarting = true;
         self.processes.end(nix::sys::signal::Signal::SIGKILL)
     }
 

@@ -13,6 +13,8 @@ pub struct Session {
     pub words: String,
     /// UPDATE messages (BIRD, which counts no messages: routes) received in this session.
     pub updates: u64,
+    /// ROUTE-REFRESH messages received, their beginnings and ends included.
+    pub refreshes: u64,
 }
 
 impl Session {

@@ -51,7 +51,11 @@ impl Driver for OpenBgpd {
         let updates = json["stats"]["message"]["received"]["updates"].as_u64().unwrap_or(0);
         let mut words = bgpctl_text(place, &["show", "neighbor", &remote])?;
         words.push_str(&std::fs::read_to_string(place.file("log")).unwrap_or_default());
-        Ok(Session { established: state == "Established", state, updates, words })
+        // "Route Refresh    SENT    RECEIVED": every message of that type, whatever its kind.
+        let refreshes = words.lines().find(|line| line.trim().starts_with("Route Refresh"));
+        let refreshes =
+            refreshes.and_then(|line| line.split_whitespace().next_back()?.parse().ok()).unwrap_or(0);
+        Ok(Session { established: state == "Established", state, updates, refreshes, words })
     }
 
     fn heard(&self, place: &Place, neighbor: &Neighbor) -> Result<Vec<Heard>> {
@@ -149,7 +153,7 @@ fn session(neighbor: &Neighbor) -> String {
         line("announce add-path send all".to_owned());
     }
     if let Some(role) = neighbor.role {
-        line(format!("role {role}\n  announce policy yes"));
+        line(format!("announce policy {role}"));
     }
     if let Some(limit) = neighbor.max_prefixes {
         line(format!("max-prefix {limit} restart 1"));

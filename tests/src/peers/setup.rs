@@ -94,6 +94,8 @@ pub struct Neighbor {
     pub role: Option<&'static str>,
     /// Prefixes of one family after which the daemon ends the session.
     pub max_prefixes: Option<u32>,
+    /// Write down every message; BIRD counts refreshes by that only.
+    pub trace: bool,
     /// Tell it everything that is known, not only what the daemon originates.
     pub transit: bool,
 }
@@ -119,6 +121,7 @@ impl Neighbor {
             extended_messages: false,
             role: None,
             max_prefixes: None,
+            trace: false,
             transit: false,
         }
     }
