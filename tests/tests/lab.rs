@@ -3,7 +3,7 @@
 //! Each scenario has a lab of its own, so that none depends on what another left. They run one after the other:
 //! several labs at once would starve each other's timers on a small machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use manx_tests::lab::router::RouterKind;
+use manx_tests::lab::router::{NODE_ASN, RouterKind};
 use manx_tests::lab::{Lab, Options, netns, probe, show, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ type Scenario = fn() -> Result<()>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, Scenario); 13] = [
+    let scenarios: [(&str, Scenario); 15] = [
         ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
         ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
         ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         ("our_routes_come_back_and_foreign_ones_are_left_alone", routes_by_hand),
         ("agents_that_start_at_the_same_instant_share_an_empty_pool", same_instant),
         ("a_host_port_leads_to_its_pod_and_bandwidth_is_limited_behind_our_plugin", chained_plugins),
+        ("a_mesh_becomes_reflectors_and_back_and_no_ping_is_lost", live_topology),
+        ("peers_filters_timers_and_passwords_change_and_no_ping_is_lost", live_settings),
         ("a_pod_reaches_itself_its_node_and_its_neighbour_and_checks_clean", within_a_node),
     ];
     if !nix::unistd::geteuid().is_root() {
@@ -378,4 +380,143 @@ fn chained_plugins() -> Result<()> {
     let rules = netns::text(&lab.netns("node1"), &["iptables-save", "-t", "nat"])?;
     ensure!(!rules.contains("8080"), "the host port outlives its pod: {rules}");
     Ok(())
+}
+
+/// Pings every 10 ms between pods of all pairs of nodes, both families, both directions.
+fn stream_everywhere(lab: &Lab) -> Result<Vec<(String, probe::Stream)>> {
+    let across = |path: &probe::Path| {
+        lab.pod(&path.from).ok().map(|pod| &pod.node) != lab.pod(&path.to).ok().map(|pod| &pod.node)
+    };
+    let mut streams = Vec::new();
+    for path in show::pod_paths(lab).iter().filter(|path| across(path)) {
+        let log = lab.dir().join(format!("ping-{}", streams.len()));
+        let name = format!("{} to {} ({})", path.from, path.to, path.address);
+        streams.push((name, probe::Stream::start(&path.netns, path.address, &log)?));
+    }
+    Ok(streams)
+}
+
+/// Ends the pings and fails when one of them was lost; tells how many there were.
+fn nothing_was_lost(streams: Vec<(String, probe::Stream)>) -> Result<()> {
+    let mut sent = 0;
+    let mut lost = Vec::new();
+    for (name, stream) in streams {
+        let count = stream.stop()?;
+        sent += count.sent;
+        if !count.lost.is_empty() {
+            lost.push(format!("{name}: {} of {}, numbers {:?}", count.lost.len(), count.sent, count.lost));
+        }
+    }
+    println!("{sent} pings");
+    ensure!(lost.is_empty(), "pings were lost: {}", lost.join("; "));
+    ensure!(sent > 1000, "only {sent} pings were sent");
+    Ok(())
+}
+
+/// The sessions of `node` that are established, each with its start.
+fn sessions(lab: &Lab, node: &str) -> Result<BTreeMap<String, String>> {
+    let networks = lab.objects("nodenetworks")?;
+    let network =
+        networks.iter().find(|network| network["metadata"]["name"] == node).context("no NodeNetwork")?;
+    let sessions = network["status"]["sessions"].as_array().cloned().unwrap_or_default();
+    let up = sessions.iter().filter(|session| session["state"] == "Established");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(up.map(|session| (text(&session["peer"]), text(&session["since"]))).collect())
+}
+
+fn configure(lab: &Lab, mut spec: Value) -> Result<()> {
+    spec["asNumber"] = json!(NODE_ASN);
+    lab.apply(&[json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPConfiguration",
+                       "metadata": {"name": "default"}, "spec": spec})])
+}
+
+/// Waits until each node has exactly the sessions with nodes that `wanted` gives it.
+fn mesh_is(lab: &Lab, wanted: &[(&str, &[&str])]) -> Result<()> {
+    for (node, others) in wanted {
+        let wanted: BTreeSet<String> = others.iter().map(|other| format!("node/{other}")).collect();
+        wait::until(&format!("{node} has sessions with {others:?}"), Duration::from_secs(60), || {
+            let up = sessions(lab, node)?.into_keys().filter(|peer| peer.starts_with("node/"));
+            Ok(up.collect::<BTreeSet<_>>() == wanted)
+        })
+        .with_context(|| format!("it has {:?}", sessions(lab, node)))?;
+    }
+    Ok(())
+}
+
+fn live_topology() -> Result<()> {
+    let lab = lab_with_pods(3)?;
+    let mesh: [(&str, &[&str]); 3] =
+        [("node1", &["node2", "node3"]), ("node2", &["node1", "node3"]), ("node3", &["node1", "node2"])];
+    mesh_is(&lab, &mesh)?;
+    let streams = stream_everywhere(&lab)?;
+    for reflector in ["node1", "node3"] {
+        let selector = json!({"matchLabels": {"kubernetes.io/hostname": reflector}});
+        configure(
+            &lab,
+            json!({"topology": "RouteReflectors", "routeReflector": {"nodeSelector": selector}}),
+        )?;
+        for node in lab.nodes().iter().filter(|node| *node != reflector) {
+            mesh_is(&lab, &[(node, &[reflector])])?;
+        }
+        everyone_is_reached(&lab)?;
+        configure(&lab, json!({"topology": "FullMesh"}))?;
+        mesh_is(&lab, &mesh)?;
+        everyone_is_reached(&lab)?;
+    }
+    nothing_was_lost(streams)
+}
+
+fn live_settings() -> Result<()> {
+    let lab = lab_with_pods(3)?;
+    let mesh: [(&str, &[&str]); 3] =
+        [("node1", &["node2", "node3"]), ("node2", &["node1", "node3"]), ("node3", &["node1", "node2"])];
+    mesh_is(&lab, &mesh)?;
+    let streams = stream_everywhere(&lab)?;
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({"apiVersion": "manx.dev/v1alpha1", "kind": kind,
+                                                              "metadata": {"name": name}, "spec": spec})
+    };
+    let nodes = json!({"nodeSelector": {"matchLabels": {"kubernetes.io/os": "linux"}},
+                       "peerSelector": {"matchLabels": {"kubernetes.io/os": "linux"}}, "asNumber": NODE_ASN});
+    let peer = |more: Value| {
+        let mut spec = nodes.clone();
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        object("BGPPeer", "nodes", spec)
+    };
+    let uptimes =
+        |lab: &Lab| -> Result<Vec<_>> { lab.nodes().iter().map(|node| sessions(lab, node)).collect() };
+    let rule = |community: &str| {
+        json!([{"name": "mark", "action": "Accept", "cidr": "10.244.0.0/16",
+                                         "source": "Local", "addCommunities": [community]}])
+    };
+    // A filter comes, is used, is changed and goes; no session notices.
+    let before = uptimes(&lab)?;
+    lab.apply(&[object("BGPFilter", "mark", json!({"exportV4": rule("64512:1")}))])?;
+    lab.apply(&[peer(json!({"filters": ["mark"]}))])?;
+    lab.apply(&[object("BGPFilter", "mark", json!({"exportV4": rule("64512:2")}))])?;
+    everyone_is_reached(&lab)?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(uptimes(&lab)? == before, "a filter ended sessions: {before:?}, then {:?}", uptimes(&lab)?);
+    // A peer that nobody answers for, added and taken away.
+    lab.apply(&[object("BGPPeer", "nobody", json!({"peerIP": "192.0.2.99", "asNumber": 64999}))])?;
+    // Timers of the sessions between nodes, then a password, then another one, then none.
+    lab.apply(&[peer(json!({"holdTimeSeconds": 30, "keepaliveTimeSeconds": 5}))])?;
+    mesh_is(&lab, &mesh)?;
+    for password in ["first", "second"] {
+        lab.apply(&[json!({"apiVersion": "v1", "kind": "Secret",
+                           "metadata": {"name": "bgp", "namespace": "manx-system"},
+                           "stringData": {"password": password}})])?;
+        let secret = json!({"namespace": "manx-system", "name": "bgp", "key": "password"});
+        lab.apply(&[peer(json!({"holdTimeSeconds": 30, "passwordSecretRef": secret}))])?;
+        mesh_is(&lab, &mesh)?;
+        everyone_is_reached(&lab)?;
+    }
+    for name in ["nodes", "nobody"] {
+        lab.kubectl(&["delete", "bgppeer", name])?;
+    }
+    mesh_is(&lab, &mesh)?;
+    everyone_is_reached(&lab)?;
+    nothing_was_lost(streams)
 }

@@ -22,6 +22,8 @@ cargo xtask COMMAND
   setup                  install what the lab and the tests need (Debian, as root); quick when all is there
   lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help)
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
+  test interop [CELL…]   play every feature with BIRD 2, BIRD 1.6, FRR, GoBGP, OpenBGPD and ExaBGP, or the cells whose
+                         FEATURE/DAEMON contains CELL; --write brings docs/interop.md up to date
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
   fuzz TARGET [SECONDS]  fuzz the BGP speaker: decode, session or speaker, for 60 s; keeps what is new in the corpus
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
@@ -49,6 +51,7 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["setup"] => setup::setup(),
         ["lab", args @ ..] => run::lab(&root, args),
         ["test"] => run::test(&root, None),
+        ["test", "interop", args @ ..] => run::interop(&root, args),
         ["test", filter] => run::test(&root, Some(filter)),
         ["bench", name, args @ ..] => run::bench(&root, name, args),
         ["fuzz", target] => fuzz::fuzz(&root, target, "60"),

@@ -25,6 +25,13 @@ pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
     run(root.cargo(&["test", "--workspace", "--no-fail-fast"]).args(filter))
 }
 
+/// Plays the matrix of features and daemons, or the cells that `args` name.
+pub(crate) fn interop(root: &Root, args: &[&str]) -> anyhow::Result<()> {
+    setup()?;
+    build(root, &[])?;
+    run(root.cargo(&["test", "-p", "manx-tests", "--test", "interop", "--", "interop"]).args(args))
+}
+
 /// Runs one benchmark with release builds of everything that it measures.
 pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
     setup()?;
