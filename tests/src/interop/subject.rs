@@ -97,14 +97,6 @@ impl Subject {
         self.signal(Signal::SIGKILL)
     }
 
-    /// Ends the agent as an operator would (SIGTERM).
-    ///
-    /// # Errors
-    /// When it does not end.
-    pub fn stop(&mut self) -> Result<()> {
-        self.signal(Signal::SIGTERM)
-    }
-
     /// The session of that name; one that is not configured is down.
     ///
     /// # Errors
@@ -122,16 +114,6 @@ impl Subject {
             received: found["received"].as_u64().unwrap_or(0),
             accepted: found["accepted"].as_u64().unwrap_or(0),
         })
-    }
-
-    /// The names of its sessions.
-    ///
-    /// # Errors
-    /// When the status cannot be read.
-    pub fn sessions(&self) -> Result<Vec<String>> {
-        let status = self.status()?;
-        let sessions = status["status"]["sessions"].as_array().cloned().unwrap_or_default();
-        Ok(sessions.iter().filter_map(|session| session["peer"].as_str().map(str::to_owned)).collect())
     }
 
     /// The prefixes that it brought into the kernel of its namespace.
@@ -178,11 +160,6 @@ impl Subject {
     /// What it has written to its log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
-    }
-
-    /// Its network namespace.
-    pub fn netns(&self) -> &str {
-        &self.netns
     }
 
     /// Fails with [`NotThere`] when it says that it cannot do what it is told.

@@ -219,7 +219,7 @@ fn originated(route: &Originated) -> String {
 fn take(heard: &mut Vec<Heard>, update: &Value, event: &Value) {
     for prefixes in update["withdraw"].as_object().into_iter().flat_map(|families| families.values()) {
         for prefix in prefixes.as_array().into_iter().flatten() {
-            heard.retain(|route| prefix["nlri"] != *route.prefix);
+            heard.retain(|route| prefix["nlri"] != *route.prefix || !same_path(route, prefix));
         }
     }
     for hops in update["announce"].as_object().into_iter().flat_map(|families| families.values()) {
@@ -229,14 +229,16 @@ fn take(heard: &mut Vec<Heard>, update: &Value, event: &Value) {
                 prefix["nlri"].as_str().unwrap_or_default().clone_into(&mut route.prefix);
                 route.next_hops.insert(hop.clone());
                 route.words = event.to_string();
-                let id = &prefix["path-information"];
-                heard.retain(|old| {
-                    old.prefix != route.prefix || !id.is_null() && !old.words.contains(&id.to_string())
-                });
+                heard.retain(|old| old.prefix != route.prefix || !same_path(old, prefix));
                 heard.push(route);
             }
         }
     }
+}
+
+/// Whether an entry of an UPDATE is about that path; without identifiers there is one path per prefix.
+fn same_path(route: &Heard, entry: &Value) -> bool {
+    entry["path-information"].as_str().is_none_or(|id| route.words.contains(&format!("\"{id}\"")))
 }
 
 fn read(attribute: &Value) -> Heard {

@@ -1,6 +1,7 @@
 //! FRR: zebra and bgpd.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -164,6 +165,9 @@ fn config(setup: &Setup) -> String {
             "extcommunity rt",
             route.route_targets.iter().map(|(asn, value)| format!("{asn}:{value}")).collect(),
         );
+        if let Some(hop) = route.next_hop.filter(IpAddr::is_ipv6) {
+            let _ = writeln!(extra, " set ipv6 next-hop global {hop}");
+        }
         if let Some(med) = route.med {
             let _ = writeln!(extra, " set metric {med}");
         }

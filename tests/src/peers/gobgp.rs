@@ -39,6 +39,10 @@ impl Driver for GoBgp {
         for route in &setup.routes {
             announce(place, route)?;
         }
+        // Sessions wait until the routes are there: an End-of-RIB before them would say that they are gone.
+        for neighbor in &setup.neighbors {
+            place.ask(&["gobgp", "neighbor", &neighbor.remote.to_string(), "enable"])?;
+        }
         Ok(true)
     }
 
@@ -146,7 +150,7 @@ fn config(setup: &Setup) -> String {
 
 fn session(neighbor: &Neighbor) -> String {
     let mut text = format!(
-        "[[neighbors]]\n  [neighbors.config]\n    neighbor-address = \"{}\"\n    peer-as = {}\n",
+        "[[neighbors]]\n  [neighbors.config]\n    neighbor-address = \"{}\"\n    peer-as = {}\n    admin-down = true\n",
         neighbor.remote, neighbor.asn
     );
     if let Some(password) = &neighbor.password {

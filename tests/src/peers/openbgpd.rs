@@ -51,10 +51,7 @@ impl Driver for OpenBgpd {
         let updates = json["stats"]["message"]["received"]["updates"].as_u64().unwrap_or(0);
         let mut words = bgpctl_text(place, &["show", "neighbor", &remote])?;
         words.push_str(&std::fs::read_to_string(place.file("log")).unwrap_or_default());
-        // "Route Refresh    SENT    RECEIVED": every message of that type, whatever its kind.
-        let refreshes = words.lines().find(|line| line.trim().starts_with("Route Refresh"));
-        let refreshes =
-            refreshes.and_then(|line| line.split_whitespace().next_back()?.parse().ok()).unwrap_or(0);
+        let refreshes = received_frames(&json["stats"], false);
         Ok(Session { established: state == "Established", state, updates, refreshes, words })
     }
 
@@ -75,6 +72,17 @@ impl Driver for OpenBgpd {
     fn kernel_protocol(&self) -> Option<&'static str> {
         None
     }
+}
+
+/// How many beginnings and ends of refreshes came in, wherever this version of bgpctl shows them.
+fn received_frames(stats: &Value, received: bool) -> u64 {
+    let members = stats.as_object().into_iter().flatten();
+    members
+        .map(|(name, value)| match value.as_u64() {
+            Some(count) if received && name.to_lowercase().ends_with("orr") => count,
+            _ => received_frames(value, received || name == "received"),
+        })
+        .sum()
 }
 
 fn bgpctl_text(place: &Place, words: &[&str]) -> Result<String> {

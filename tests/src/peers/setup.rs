@@ -132,8 +132,8 @@ impl Neighbor {
 pub struct Originated {
     /// Which prefix.
     pub prefix: IpNetwork,
-    /// The next hop, where the daemon would send a useless one by itself: GoBGP and ExaBGP for IPv6 routes on an IPv4
-    /// session. The others choose for themselves (OpenBGPD badly: `::1`) and do not heed it.
+    /// The next hop, where the daemon would send a useless one by itself: GoBGP, ExaBGP and (before it knows its
+    /// links) FRR, for IPv6 routes on an IPv4 session. The others choose for themselves (OpenBGPD badly: `::1`).
     pub next_hop: Option<IpAddr>,
     /// Communities (RFC 1997), as `65001:7`.
     pub communities: Vec<(u16, u16)>,

@@ -45,7 +45,7 @@ pub(super) fn limit(stage: &Stage) -> Result<&'static str> {
         .with_context(|| format!("{:?}", pair.peer.session("agent")))?;
     }
     match stage.daemon {
-        Daemon::Frr | Daemon::OpenBgpd => {
+        Daemon::Frr | Daemon::OpenBgpd | Daemon::ExaBgp => {
             pair.peer.kill()?;
             pair.peer = stage.peer(&few)?;
         }

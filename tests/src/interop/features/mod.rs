@@ -182,7 +182,7 @@ pub const FEATURES: &[Feature] = &[
     Feature {
         key: "nexthop",
         title: "IPv4 routes over IPv6 next hops (RFC 8950)",
-        shows: "IPv4 routes go both ways on an IPv6 session; our kernel has the daemon's `via inet6`",
+        shows: "IPv4 routes go both ways on an IPv6 session; our kernel has the daemon's by way of an IPv6 address",
         cannot: |daemon| match daemon {
             Daemon::Bird1 | Daemon::OpenBgpd => Some("not in this version"),
             Daemon::Bird2 | Daemon::Frr | Daemon::GoBgp | Daemon::ExaBgp => None,

@@ -68,11 +68,11 @@ fn link_local(place: &str) -> Result<std::net::Ipv6Addr> {
     let mut found = None;
     wait::until("the link has a link-local address", PATIENCE, || {
         let links = netns::json(place, &["ip", "-j", "-6", "addr", "show", "dev", "eth0", "scope", "link"])?;
-        // iproute2 leaves an empty object for each link that it filters out.
+        // iproute2 leaves an empty object for each link and address that it filters out.
         let links = links.as_array().cloned().unwrap_or_default();
         let mut infos = links.iter().flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
-        let usable = infos.find(|info| info["tentative"] != true);
-        found = usable.and_then(|info| info["local"].as_str()?.parse().ok());
+        found =
+            infos.find_map(|info| info["local"].as_str().filter(|_| info["tentative"] != true)?.parse().ok());
         Ok(found.is_some())
     })?;
     found.ok_or_else(|| anyhow::anyhow!("just found"))
