@@ -5,7 +5,7 @@
 //! other gateways at once, whatever the number of its prefixes (BGP PIC), and the decision process follows at leisure.
 //!
 //! A set that lost a member is *loose*: its key is no longer true. The first of its prefixes that is decided anew and
-//! wants the same gateways gives it its new key, so that the others find it and need not move.
+//! wants the same gateways gives it its new key, so that the others need not move either.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Hops {
             self.release(before);
             return HopSet::NONE;
         }
-        if self.is_sought(before) {
+        if self.is_sought(before) || self.claim(before) {
             return before;
         }
         if self.is_sought(self.last) {
@@ -141,7 +141,6 @@ impl Hops {
                 self.release(before);
                 set
             }
-            None if self.claim(before) => before,
             None => {
                 let set = self.insert();
                 self.release(before);
@@ -185,7 +184,8 @@ impl Hops {
         }
         set.key = Arc::new(self.sought.clone());
         set.keyed = true;
-        self.numbers.insert(Arc::clone(&set.key), number);
+        // Several that came to be the same stay apart: moving prefixes would gain nothing.
+        self.numbers.entry(Arc::clone(&set.key)).or_insert(number);
         true
     }
 
@@ -223,7 +223,7 @@ impl Hops {
         if set.count == 0 {
             let (key, keyed) = (Arc::clone(&set.key), std::mem::take(&mut set.keyed));
             set.gateways.clear();
-            if keyed {
+            if keyed && self.numbers.get(&key) == Some(&number) {
                 self.numbers.remove(&key);
             }
             self.leaving.push(number);
@@ -236,7 +236,7 @@ impl Hops {
             if set.count == 0 || !set.key.has(family, peer) {
                 continue;
             }
-            if std::mem::take(&mut set.keyed) {
+            if std::mem::take(&mut set.keyed) && self.numbers.get(&set.key) == Some(&HopSet(number)) {
                 self.numbers.remove(&set.key);
             }
             let key = set.key.without(peer);

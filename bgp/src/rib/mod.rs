@@ -16,6 +16,7 @@ mod import;
 mod nets;
 mod parting;
 pub(crate) mod path;
+mod select;
 mod several;
 mod slots;
 mod stale;
@@ -32,7 +33,6 @@ use crate::wire::{Attributes, NextHop, Nlri, PathId};
 pub(crate) use adj_out::Filled;
 use adj_out::{AdjOut, Outs};
 use bits::Bits;
-use decision::{Candidate, From};
 pub(crate) use explain::Names;
 use export::Export;
 use flush::{Gone, SLICE};
@@ -42,6 +42,7 @@ pub(crate) use import::Screen;
 use nets::{Net, NetId, Nets};
 pub(crate) use path::PeerIndex;
 use path::{Import, Interner, Path, Paths, Shared};
+use select::{candidates, select};
 pub(crate) use terms::Terms;
 
 /// What the table knows about a peer.
@@ -526,54 +527,6 @@ impl Rib {
         }
         filled
     }
-}
-
-/// Puts the paths that carry traffic first, the best one leading, and behind them those that would do so next.
-fn select(net: &mut Net, sources: &Sources, local: &Local) {
-    net.spare = 0;
-    if let [only] = net.paths.as_slice() {
-        net.selected = u8::from(only.used().is_some());
-        return;
-    }
-    let paths = net.paths.as_mut_slice();
-    paths.sort_by_key(Path::key);
-    let (places, mut candidates): (Vec<usize>, Vec<Candidate<'_>>) = candidates(paths, sources).unzip();
-    let width = local.multipath.clamp(1, usize::from(u8::MAX));
-    let key_at = |places: &[usize], at: &usize| paths.get(*places.get(*at)?).map(Path::key);
-    let decision = decision::decide(&candidates, width, local.relax);
-    let mut chosen: Vec<(PeerIndex, PathId)> =
-        decision.selected.iter().filter_map(|at| key_at(&places, at)).collect();
-    net.selected = chosen.len() as u8;
-    if candidates.len() > chosen.len() {
-        let lost = |path: &Path| chosen.iter().any(|(peer, _)| *peer == path.peer);
-        let (places, candidates): (Vec<usize>, Vec<Candidate<'_>>) = places
-            .iter()
-            .zip(candidates.drain(..))
-            .filter(|(place, _)| paths.get(**place).is_some_and(|path| !lost(path)))
-            .map(|(place, candidate)| (*place, candidate))
-            .unzip();
-        let spare = decision::decide(&candidates, width, local.relax).selected;
-        net.spare = spare.len() as u8;
-        chosen.extend(spare.iter().filter_map(|at| key_at(&places, at)));
-    }
-    paths.sort_by_key(|path| {
-        (chosen.iter().position(|key| *key == path.key()).unwrap_or(usize::MAX), path.key())
-    });
-}
-
-/// The paths that take part in the decision, with their places.
-fn candidates<'a>(
-    paths: &'a [Path],
-    sources: &'a Sources,
-) -> impl Iterator<Item = (usize, Candidate<'a>)> + 'a {
-    paths.iter().enumerate().filter_map(|(place, path)| {
-        let from = sources.facts(path.peer).map_or(From::Local, |facts| From::Peer {
-            external: facts.kind == Source::External,
-            router_id: facts.router_id,
-            address: facts.address,
-        });
-        Some((place, Candidate { attributes: &path.used()?.attributes, from }))
-    })
 }
 
 fn origin_attributes(origin: &OriginAttributes) -> Attributes {
