@@ -133,6 +133,11 @@ pub enum Event {
         /// Why.
         reason: &'static str,
     },
+    /// A BMP station did not read what it was sent, and was let go.
+    StationTooSlow {
+        /// Its connection.
+        conn: crate::config::ConnId,
+    },
     /// The peer has sent all that it has (RFC 4724 §2).
     EndOfRib {
         /// Which peer.

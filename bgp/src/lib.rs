@@ -39,7 +39,7 @@
 //! # RFCs
 //!
 //! 1997, 2545, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5492, 5668, 6286, 6608, 6793, 6996, 7313, 7606, 7607, 7911, 7999,
-//! 8092, 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9494, 9687. Absent on purpose: confederations, every family but
+//! 8092, 8212, 8326, 8538, 8654, 8950, 9003, 9072, 9234, 9494, 9687; for those who watch 6396, 7854 and 8050. Absent on purpose: confederations, every family but
 //! unicast.
 //!
 //! Where they leave a choice:
@@ -57,6 +57,7 @@ pub mod config;
 pub mod event;
 pub mod explanation;
 mod graceful;
+mod monitor;
 mod peer;
 pub mod policy;
 pub mod prefix;

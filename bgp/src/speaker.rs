@@ -13,6 +13,9 @@ use crate::config::{ConnId, Dial, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
 use crate::explanation::Explanation;
 use crate::graceful::Settling;
+use crate::monitor::Monitors;
+use crate::monitor::bmp::Stats;
+use crate::monitor::mrt::{self, DumpedPeer};
 use crate::peer::outbox::Outbox;
 use crate::peer::session::Link;
 use crate::peer::{Core, Peer};
@@ -90,6 +93,19 @@ pub enum Input<'a> {
     Closed {
         /// Which.
         conn: ConnId,
+    },
+    /// The connection to a BMP station is up (RFC 7854): from now on it is told of all sessions and what peers announce.
+    /// [`Speaker::transmit`] gives what to send, [`Closed`](Self::Closed) says that it is gone, and
+    /// [`Output::Close`] that it does not keep up.
+    Monitor {
+        /// Its number.
+        conn: ConnId,
+        /// Our name.
+        name: &'a str,
+        /// What we are, for people.
+        description: &'a str,
+        /// The time of day, counted from 1970.
+        unix: Duration,
     },
     /// The peers that should be there; sessions whose parameters did not change go on.
     SetPeers(BTreeMap<PeerId, PeerConfig>),
@@ -195,6 +211,7 @@ impl Speaker {
             closing: BTreeMap::new(),
             ended: Vec::new(),
             settled: false,
+            monitors: Monitors::default(),
         };
         Self {
             core,
@@ -237,8 +254,12 @@ impl Speaker {
             }
             Input::Closed { conn } => {
                 self.core.closing.remove(&conn);
+                self.core.monitors.closed(conn);
                 self.unread.forget(conn);
                 touched.extend(self.with_conn(conn, |peer, core| peer.closed(conn, core, now)));
+            }
+            Input::Monitor { conn, name, description, unix } => {
+                self.core.monitors.connect(conn, (name, description), unix, now);
             }
             Input::SetPeers(peers) => touched = self.set_peers(peers, now),
             Input::SetOrigins(origins) => self.core.rib.set_origins(origins),
@@ -285,6 +306,26 @@ impl Speaker {
         }
         for conn in self.core.ended.drain(..) {
             self.conns.remove(&conn);
+        }
+        self.watch(now);
+    }
+
+    /// Reports to the stations, and looks which of them have something to be sent.
+    fn watch(&mut self, now: Instant) {
+        if self.core.monitors.is_idle() {
+            return;
+        }
+        let (peers, rib) = (&self.peers, &self.core.rib);
+        let stats = |index| Stats {
+            faults: peers.get(&index).map_or(0, |peer| u32::try_from(peer.faults()).unwrap_or(u32::MAX)),
+            received: Family::ALL.map(|family| (family, rib.counts(index, family).received.into())).to_vec(),
+        };
+        self.core.monitors.timeout(stats, now);
+        let (woken, slow) = self.core.monitors.flush();
+        self.core.outputs.extend(woken.into_iter().map(|conn| Output::Writable { conn }));
+        for conn in slow {
+            self.core.tell(Event::StationTooSlow { conn });
+            self.core.outputs.push_back(Output::Close { conn });
         }
     }
 
@@ -412,6 +453,9 @@ impl Speaker {
         for peer in self.peers.values_mut() {
             peer.stop(farewell.as_ref(), &mut self.core, now);
         }
+        for (conn, last) in self.core.monitors.stop() {
+            self.core.close(conn, last);
+        }
         self.peers.keys().copied().collect()
     }
 
@@ -455,7 +499,14 @@ impl Speaker {
         }
         let settled = self.settling.next(self.unheard.is_empty());
         let at_once = self.core.rib.unfinished().then_some(self.latest);
-        let all = [self.agenda.next(), settled, self.unread.next(), self.lingering.next(), at_once];
+        let all = [
+            self.agenda.next(),
+            settled,
+            self.unread.next(),
+            self.lingering.next(),
+            at_once,
+            self.core.monitors.next(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -471,8 +522,34 @@ impl Speaker {
             }
             return more;
         }
+        let Core { monitors, rib, .. } = &mut self.core;
+        if let Some(more) = monitors.transmit(conn, rib, buf, budget, self.latest) {
+            return more;
+        }
         let peer = self.conns.get(&conn).and_then(|index| self.peers.get_mut(index));
         peer.is_some_and(|peer| peer.transmit(conn, &mut self.core, buf, budget))
+    }
+
+    /// The table as an MRT file (RFC 6396): every path of every peer as received. `unix` is the time of day in seconds
+    /// since 1970; the result has the size of the table on the wire.
+    pub fn mrt(&self, unix: u32) -> Vec<u8> {
+        let collector = DumpedPeer {
+            router_id: self.core.local.router_id.get(),
+            address: self.core.local.router_id.get().into(),
+            asn: self.core.local.asn,
+        };
+        let mut index = vec![collector];
+        let mut places = BTreeMap::from([(PeerIndex::LOCAL, 0)]);
+        for (place, peer) in
+            self.peers.iter().filter_map(|(place, peer)| Some((*place, peer.dumped(&self.core)?)))
+        {
+            places.insert(place, u16::try_from(index.len()).unwrap_or(u16::MAX));
+            index.push(peer);
+        }
+        let mut file = Vec::new();
+        mrt::peers(unix, collector.router_id, &index, &mut file);
+        self.core.rib.dump(unix, &places, &mut file);
+        file
     }
 
     /// The peers at this moment, in the order of their names: what status needs often, without the table.

@@ -22,15 +22,18 @@ use std::time::{Duration, Instant};
 use crate::chance::Chance;
 use crate::config::{ConnId, Dial, Local, PeerConfig, PeerId, RemoteAs};
 use crate::event::{Event, PeerState};
+use crate::monitor::bmp::PeerHeader;
+use crate::monitor::mrt::DumpedPeer;
+use crate::monitor::{Monitors, Watched};
 use crate::policy::Source;
 use crate::prefix::{Asn, Family};
 use crate::retained::{Due, Retained};
 use crate::rib::export::Export;
 use crate::rib::{Facts, PeerIndex, Rib};
 use crate::speaker::{Direction, Output};
-use crate::wire::{ErrorCode, Message, MessageType, Notification, Open};
+use crate::wire::{Dialect, ErrorCode, Message, MessageType, Notification, Open, Side};
 use dialer::{After, Dialer};
-use negotiate::RestartState;
+use negotiate::{Agreed, RestartState};
 use outbox::Outbox;
 use session::{Established, Link, Phase, Session};
 use status::Record;
@@ -61,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) ended: Vec<ConnId>,
     /// The first exchange after our start is over.
     pub(crate) settled: bool,
+    /// Who watches.
+    pub(crate) monitors: Monitors,
 }
 
 impl Core {
@@ -398,6 +403,7 @@ impl Peer {
 
     /// The session has ended. Its routes stay if that was agreed on, for as long as the peer said (RFC 4724 §4.2).
     fn down(&mut self, established: &Established, graceful: bool, core: &mut Core, now: Instant) {
+        core.monitors.down(self.index, &self.record.ending(), now);
         core.rib.close(self.index);
         self.record.dropped();
         let (lasting, until) = self.lasting(established, graceful, now);
@@ -432,6 +438,7 @@ impl Peer {
         let facts = self.facts(session, core);
         let (link, agreed) = (session.link, established.agreed.clone());
         debug_assert_eq!(link.conn, conn, "only one session is ever up");
+        core.monitors.up(self.index, self.watched(link, &agreed), now);
         core.rib.set_facts(self.index, facts);
         for family in agreed.dialect.families.iter() {
             if let Some(config) = self.config.families.get(&family) {
@@ -478,6 +485,37 @@ impl Peer {
     }
 
     /// The peer's AS, as far as it is known.
+    /// UPDATEs with faults so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.record.faults()
+    }
+
+    /// The peer in the index of a dump; `None` if nothing was ever heard of it.
+    pub(crate) fn dumped(&self, core: &Core) -> Option<DumpedPeer> {
+        let facts = core.rib.facts(self.index)?;
+        let router_id = facts.router_id.get();
+        Some(DumpedPeer { router_id, address: facts.address, asn: self.asn(core).unwrap_or(Asn(0)) })
+    }
+
+    /// The session for those who watch.
+    fn watched(&self, link: Link, agreed: &Agreed) -> Watched {
+        let header = PeerHeader {
+            address: link.remote.ip().to_canonical(),
+            asn: agreed.asn,
+            router_id: agreed.router_id,
+            four_octet_as: agreed.dialect.four_octet_as,
+        };
+        Watched {
+            header,
+            name: self.id.to_string(),
+            local: link.local,
+            remote: link.remote,
+            ours: agreed.ours.clone(),
+            theirs: agreed.theirs.clone(),
+            dialect: Dialect { side: Side::Internal, paths_out: agreed.dialect.paths_in, ..agreed.dialect },
+        }
+    }
+
     fn asn(&self, core: &Core) -> Option<Asn> {
         match self.config.asn {
             RemoteAs::Exactly(asn) => Some(asn),

@@ -11,8 +11,8 @@ use crate::policy::Source;
 use crate::prefix::{Families, Family};
 use crate::rib::Screen;
 use crate::wire::{
-    self, Action, Announcement, AttributeFault, ErrorCode, Frame, FrameError, Message, Notification, Open,
-    Update,
+    self, Action, Announcement, AttributeFault, Decoded, ErrorCode, Frame, FrameError, Framer, Message,
+    Notification, Open, Update,
 };
 
 /// How a connection ends: by a NOTIFICATION of ours, and what follows.
@@ -73,6 +73,9 @@ impl Peer {
         let dialect = session.dialect();
         self.record.received(frame.kind());
         let decoded = wire::decode(frame, &dialect).map_err(|error| self.fatal(&error, core))?;
+        if !core.monitors.is_idle() {
+            self.mirror(frame, &decoded, core, now);
+        }
         match decoded.message {
             Message::Open(open) => self.on_open(conn, &open, core, now)?,
             Message::Keepalive => self.on_keepalive(conn, core, now),
@@ -82,6 +85,29 @@ impl Peer {
             Message::Notification(notification) => self.on_notification(conn, &notification, core, now),
         }
         Ok(())
+    }
+
+    /// Shows an UPDATE to those who watch: as it came, or if something was wrong with it, what was taken of it.
+    fn mirror(&self, frame: Frame<'_>, decoded: &Decoded, core: &mut Core, now: Instant) {
+        match &decoded.message {
+            Message::Update(update) if !decoded.faults.is_empty() => {
+                let Some(dialect) = core.monitors.dialect(self.index) else { return };
+                let mut octets = Vec::new();
+                // What was read can be written again, if it is not too long for one message with what was left out.
+                if wire::encode(&Message::Update(update.clone()), &dialect, &mut octets).is_err() {
+                    return;
+                }
+                let (mut framer, mut input) = (Framer::new(), octets.as_slice());
+                framer.allow_extended_messages();
+                while let Ok(Some(frame)) = framer.next(&mut input) {
+                    core.monitors.update(self.index, frame.octets(), now);
+                }
+            }
+            Message::Update(_) | Message::EndOfRib(_) => {
+                core.monitors.update(self.index, frame.octets(), now)
+            }
+            _ => {}
+        }
     }
 
     fn on_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) -> Result<(), End> {

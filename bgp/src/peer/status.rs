@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Core, Peer};
 use crate::event::PeerState;
+use crate::monitor::bmp::Ending;
 use crate::prefix::Family;
 use crate::snapshot::{FamilyStatus, LastError, MessageCounts, PeerStatus};
 use crate::wire::{ErrorCode, MessageType, Notification};
@@ -77,6 +78,19 @@ impl Record {
             text: notification.to_string(),
             data: notification.data.iter().take(DATA_KEPT).copied().collect(),
         });
+    }
+
+    /// How the session that ended last did so.
+    pub(crate) fn ending(&self) -> Ending {
+        let ended = self.last_error.as_ref();
+        let notification =
+            ended.and_then(|ended| Some(Notification { code: ended.code?, data: ended.data.clone() }));
+        Ending::new(ended.is_some_and(|ended| ended.by_peer), notification)
+    }
+
+    /// UPDATEs with faults so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.faults
     }
 
     pub(crate) fn established(&mut self) {

@@ -21,6 +21,7 @@ mod several;
 mod slots;
 mod stale;
 mod terms;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -199,6 +200,11 @@ impl Rib {
             }
         }
         self.sources.set(peer, facts);
+    }
+
+    /// What is known about a peer; `None` if it never had a session.
+    pub(crate) fn facts(&self, peer: PeerIndex) -> Option<&Facts> {
+        self.sources.facts(peer)
     }
 
     pub(crate) fn counts(&self, peer: PeerIndex, family: Family) -> Counts {

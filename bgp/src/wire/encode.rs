@@ -33,6 +33,20 @@ impl EncodedAttributes {
         list.last(attributes);
         Self { octets: list.octets, next_hop: attributes.next_hop }
     }
+
+    /// The attributes as a dump of a table has them: AS numbers of four octets, and of MP_REACH_NLRI only the next hop
+    /// (RFC 6396 §4.3.4).
+    pub(crate) fn for_dump(attributes: &Attributes) -> Vec<u8> {
+        let dialect = Dialect { side: Side::Internal, ..Dialect::BEFORE_OPEN };
+        let Self { octets, next_hop } = Self::new(attributes, &dialect);
+        let NextHop::V6 { address, link_local } = next_hop else { return octets };
+        let mut value = Vec::new();
+        encode_next_hop(address, link_local, &mut value);
+        let mut list = vec![OPTIONAL, table::MP_REACH_NLRI, if value.len() > 17 { 33 } else { 17 }];
+        list.extend(value);
+        list.extend(octets);
+        list
+    }
 }
 
 /// An attribute list under construction.

@@ -9,6 +9,7 @@ mod history;
 mod kernel;
 mod limits;
 mod live;
+mod monitor;
 mod paths;
 mod policy;
 mod refresh;

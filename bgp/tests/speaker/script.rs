@@ -18,6 +18,9 @@ use crate::world::{beginning, open_peer};
 pub(crate) const ASN: Asn = Asn(64512);
 pub(crate) const PEER_ASN: Asn = Asn(65000);
 
+/// The connection of a BMP station, which the test reads for itself.
+pub(crate) const STATION: ConnId = ConnId(77);
+
 /// How both talk once the session is up.
 pub(crate) const DIALECT: Dialect = Dialect {
     side: Side::External,
@@ -116,6 +119,8 @@ impl Script {
             match output {
                 Output::Connect { .. } => said.push("dial".to_owned()),
                 Output::Adopted { conn, peer } => said.push(format!("adopt {} {peer}", conn.0)),
+                Output::Writable { conn: STATION } => {}
+                Output::Close { conn: STATION } => said.push("station closed".to_owned()),
                 Output::Writable { conn } => said.extend(self.read(conn)),
                 Output::Close { conn } => {
                     said.extend(self.read(conn));
