@@ -18,20 +18,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One session of the agent.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Whether it is established.
-    pub established: bool,
+    pub(super) established: bool,
     /// Why the last one ended.
-    pub last_error: String,
+    pub(super) last_error: String,
     /// Prefixes received.
-    pub received: u64,
+    pub(super) received: u64,
     /// Prefixes that policy let through.
-    pub accepted: u64,
+    pub(super) accepted: u64,
 }
 
 /// An agent, which ends with this value.
 #[derive(Debug)]
-pub struct Subject {
+pub(super) struct Subject {
     netns: String,
     dir: PathBuf,
     program: PathBuf,
@@ -43,7 +43,7 @@ impl Subject {
     ///
     /// # Errors
     /// [`NotThere`] when it does not know a field of the objects, or what to do with it.
-    pub fn start(program: &Path, netns: &str, dir: &Path, objects: &[Value]) -> Result<Self> {
+    pub(super) fn start(program: &Path, netns: &str, dir: &Path, objects: &[Value]) -> Result<Self> {
         std::fs::create_dir_all(dir.join("objects"))?;
         let mut subject =
             Self { netns: netns.to_owned(), dir: dir.to_owned(), program: program.to_owned(), child: None };
@@ -56,7 +56,7 @@ impl Subject {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn declare(&self, objects: &[Value]) -> Result<()> {
+    pub(super) fn declare(&self, objects: &[Value]) -> Result<()> {
         let mut text = String::new();
         for object in objects {
             text.push_str("---\n");
@@ -72,7 +72,7 @@ impl Subject {
     ///
     /// # Errors
     /// When it ends at once or refuses what it was told.
-    pub fn launch(&mut self) -> Result<()> {
+    pub(super) fn launch(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.dir.join("agent.log"))?;
         let mut command = netns::command(&self.netns, &self.program);
         command.args(["--node-name", "dut", "--objects"]).arg(self.dir.join("objects"));
@@ -93,7 +93,7 @@ impl Subject {
     ///
     /// # Errors
     /// When it does not end.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(super) fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)
     }
 
@@ -101,7 +101,7 @@ impl Subject {
     ///
     /// # Errors
     /// When the status cannot be read.
-    pub fn session(&self, name: &str) -> Result<Seen> {
+    pub(super) fn session(&self, name: &str) -> Result<Seen> {
         let status = self.status()?;
         let sessions = status["status"]["sessions"].as_array().cloned().unwrap_or_default();
         let found = sessions.into_iter().find(|session| session["peer"] == name).unwrap_or_default();
@@ -120,7 +120,7 @@ impl Subject {
     ///
     /// # Errors
     /// When the namespace is gone.
-    pub fn kernel_routes(&self) -> Result<Vec<Value>> {
+    pub(super) fn kernel_routes(&self) -> Result<Vec<Value>> {
         let mut routes = Vec::new();
         for family in ["-4", "-6"] {
             let argv = ["ip", "-j", family, "route", "show", "proto", "179"];
@@ -133,7 +133,7 @@ impl Subject {
     ///
     /// # Errors
     /// When the namespace is gone.
-    pub fn route(&self, prefix: &str) -> Result<Option<Value>> {
+    pub(super) fn route(&self, prefix: &str) -> Result<Option<Value>> {
         let Some(mut route) = self.kernel_routes()?.into_iter().find(|route| route["dst"] == prefix) else {
             return Ok(None);
         };
@@ -152,13 +152,13 @@ impl Subject {
     ///
     /// # Errors
     /// When it has published none.
-    pub fn status(&self) -> Result<Value> {
+    pub(super) fn status(&self) -> Result<Value> {
         let text = std::fs::read_to_string(self.run_dir().join("status.yaml")).context("no status yet")?;
         serde_yaml_ng::from_str(&text).context("the status is no YAML")
     }
 
     /// What it has written to its log.
-    pub fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
     }
 
@@ -166,7 +166,7 @@ impl Subject {
     ///
     /// # Errors
     /// See above.
-    pub fn ensure_understood(&self) -> Result<()> {
+    pub(super) fn ensure_understood(&self) -> Result<()> {
         let status = self.status()?;
         let conditions = status["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let problem = conditions.iter().find(|is| is["type"] == "Configured" && is["status"] == "False");

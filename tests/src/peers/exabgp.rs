@@ -183,7 +183,7 @@ fn session(neighbor: &Neighbor, setup: &Setup) -> String {
     }
     line("api { processes [ api ]; neighbor-changes; receive { parsed; update; notification; open; refresh; } }".to_owned());
     let of_family = |route: &&Originated| if route.prefix.is_ipv6() { neighbor.ipv6 } else { neighbor.ipv4 };
-    let routes: String = setup.routes.iter().filter(of_family).map(|route| originated(route)).collect();
+    let routes: String = setup.routes.iter().filter(of_family).map(originated).collect();
     line(format!("static {{\n{routes}  }}\n}}"));
     text
 }

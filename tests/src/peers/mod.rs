@@ -82,8 +82,8 @@ impl Daemon {
         let output = output.with_context(|| format!("{} is not installed: cargo xtask setup", argv[0]))?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
-        let word = text.lines().next().unwrap_or_default().split_whitespace();
-        let version = word.filter(|word| word.starts_with(|first: char| first.is_ascii_digit())).next_back();
+        let mut words = text.lines().next().unwrap_or_default().split_whitespace();
+        let version = words.rfind(|word| word.starts_with(|first: char| first.is_ascii_digit()));
         version.map(str::to_owned).with_context(|| format!("{} tells no version: {text}", argv[0]))
     }
 
@@ -150,7 +150,7 @@ trait Driver: Sync {
     fn refresh(&self, place: &Place, neighbor: &Neighbor) -> Result<()>;
     /// Ends a session for good, with a message if the daemon can send one.
     fn shut(&self, place: &Place, neighbor: &Neighbor, message: &str) -> Result<()>;
-    /// The folders and words that `ip route` knows its routes by.
+    /// The word that `ip route` knows its routes by.
     fn kernel_protocol(&self) -> Option<&'static str>;
 }
 

@@ -74,9 +74,7 @@ pub(super) fn shutdown_out(stage: &Stage) -> Result<&'static str> {
         Ok(!pair.peer.session("agent")?.established)
     })?;
     wait::until("the daemon shows our words", PATIENCE, || Ok(pair.peer.session("agent")?.says("configur")))
-        .with_context(|| {
-            format!("{}", pair.peer.session("agent").map(|session| session.words).unwrap_or_default())
-        })?;
+        .with_context(|| pair.peer.session("agent").map(|session| session.words).unwrap_or_default())?;
     Ok("")
 }
 
