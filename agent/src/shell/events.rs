@@ -65,6 +65,9 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
         Bgp::ConnectionRefused { remote, reason } => {
             tracing::debug!(%remote, reason, "a BGP connection was refused");
         }
+        Bgp::StationTooSlow { conn } => {
+            tracing::warn!(conn = conn.0, "a BMP station does not read what it is sent: its connection is closed");
+        }
         Bgp::EndOfRib { peer, family } => {
             tracing::debug!(%peer, %family, "the peer has told all that it has")
         }
