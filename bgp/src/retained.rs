@@ -139,7 +139,8 @@ mod tests {
         }
         use Step::{EndOfRib, Ends, Returns};
         let back = Returns { forwarded: true };
-        let rows: [(&str, &[(u64, Step)], &[(u64, Due)]); 9] = [
+        type Row<'a> = (&'a str, &'a [(u64, Step)], &'a [(u64, Due)]);
+        let rows: [Row<'_>; 9] = [
             ("without a stale time routes go", &[(0, Ends(None))], &[(120, Due::DropStale)]),
             ("no time is no stale time", &[(0, Ends(Some(Duration::ZERO)))], &[(120, Due::DropStale)]),
             (

@@ -29,7 +29,7 @@ fn reflected(clients: Host, most: Option<u8>) -> World {
     for client in 1..=clients {
         world.peer_with(0, client, |me, config| {
             config.reflector_client = me == 0;
-            let family = config.families.get_mut(&V4).unwrap();
+            let family = config.families.get_mut(&V4).expect("configured");
             family.add_path = AddPath { receive: me != 0, send: most.filter(|_| me == 0) };
         });
     }
