@@ -52,7 +52,8 @@ impl fmt::Debug for PeerId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// This speaker, for all of its life.
+/// This speaker. All but the AS, the identifier and `restarting` may change while it lives
+/// ([`SetLocal`](crate::Input::SetLocal)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
     /// Our autonomous system.

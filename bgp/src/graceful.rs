@@ -19,6 +19,11 @@ impl Settling {
         Self { window, declared: None, done: false }
     }
 
+    /// Another longest wait, from the same beginning.
+    pub(crate) fn set_window(&mut self, window: Duration) {
+        self.window = window;
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.done
     }

@@ -1,7 +1,9 @@
 //! The [`Speaker`]: one door in, one door out. Which part of it answers is decided here and nothing else.
 
 mod arrivals;
+mod inspect;
 mod linger;
+mod retune;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -11,19 +13,14 @@ use crate::agenda::Agenda;
 use crate::chance::Chance;
 use crate::config::{ConnId, Dial, Local, OriginAttributes, PeerConfig, PeerId};
 use crate::event::Event;
-use crate::explanation::Explanation;
 use crate::graceful::Settling;
 use crate::monitor::Monitors;
 use crate::monitor::bmp::Stats;
-use crate::monitor::mrt::{self, DumpedPeer};
 use crate::peer::outbox::Outbox;
 use crate::peer::session::Link;
 use crate::peer::{Core, Peer};
-use crate::policy::Policy;
 use crate::prefix::{Family, Gateway, Prefix};
-use crate::rib::{HopSet, Names, PeerIndex, Rib};
-use crate::snapshot::{PeerStatus, Snapshot};
-use crate::wire::Notification;
+use crate::rib::{HopSet, PeerIndex, Rib};
 use arrivals::Unread;
 use linger::Lingering;
 
@@ -41,6 +38,9 @@ pub enum Direction {
 pub enum StopReason {
     /// We will be back: connections close without a NOTIFICATION, so that peers keep forwarding (RFC 4724 §4).
     Restart,
+    /// We are back at once, and are somebody else then. Peers keep our routes if both have agreed on restarts, and are
+    /// told Cease, Other Configuration Change, where that does not end it (RFC 8538 §3).
+    Change,
     /// We leave: Cease, Administrative Shutdown, with this text for the peer's operator (RFC 9003).
     Leave {
         /// At most 255 octets reach the peer.
@@ -109,6 +109,9 @@ pub enum Input<'a> {
     },
     /// The peers that should be there; sessions whose parameters did not change go on.
     SetPeers(BTreeMap<PeerId, PeerConfig>),
+    /// What holds for the speaker itself. Routes are decided anew where it makes a difference, and no session ends. Its
+    /// AS and identifier are for life, and `restarting` speaks of its start: what is said of these here means nothing.
+    SetLocal(Local),
     /// The routes of our own.
     SetOrigins(BTreeMap<Prefix, OriginAttributes>),
     /// End the session of this peer and start again, as an operator asks for it.
@@ -262,6 +265,7 @@ impl Speaker {
                 self.core.monitors.connect(conn, (name, description), unix, now);
             }
             Input::SetPeers(peers) => touched = self.set_peers(peers, now),
+            Input::SetLocal(local) => self.set_local(local),
             Input::SetOrigins(origins) => self.core.rib.set_origins(origins),
             Input::Reset { peer } => touched = self.reset(&peer, now),
             Input::Stop(reason) => touched = self.stop(&reason, now),
@@ -446,12 +450,8 @@ impl Speaker {
 
     fn stop(&mut self, reason: &StopReason, now: Instant) -> Vec<PeerIndex> {
         self.stopped = true;
-        let farewell = match reason {
-            StopReason::Restart => None,
-            StopReason::Leave { communication } => Some(Notification::shutdown(communication)),
-        };
         for peer in self.peers.values_mut() {
-            peer.stop(farewell.as_ref(), &mut self.core, now);
+            peer.stop(reason, &mut self.core, now);
         }
         for (conn, last) in self.core.monitors.stop() {
             self.core.close(conn, last);
@@ -530,65 +530,8 @@ impl Speaker {
         peer.is_some_and(|peer| peer.transmit(conn, &mut self.core, buf, budget))
     }
 
-    /// The table as an MRT file (RFC 6396): every path of every peer as received. `unix` is the time of day in seconds
-    /// since 1970; the result has the size of the table on the wire.
-    pub fn mrt(&self, unix: u32) -> Vec<u8> {
-        let collector = DumpedPeer {
-            router_id: self.core.local.router_id.get(),
-            address: self.core.local.router_id.get().into(),
-            asn: self.core.local.asn,
-        };
-        let mut index = vec![collector];
-        let mut places = BTreeMap::from([(PeerIndex::LOCAL, 0)]);
-        for (place, peer) in
-            self.peers.iter().filter_map(|(place, peer)| Some((*place, peer.dumped(&self.core)?)))
-        {
-            places.insert(place, u16::try_from(index.len()).unwrap_or(u16::MAX));
-            index.push(peer);
-        }
-        let mut file = Vec::new();
-        mrt::peers(unix, collector.router_id, &index, &mut file);
-        self.core.rib.dump(unix, &places, &mut file);
-        file
-    }
-
-    /// The peers at this moment, in the order of their names: what status needs often, without the table.
-    pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
-        let peers = self.names.values().filter_map(|index| self.peers.get(index));
-        peers.map(|peer| peer.status(&self.core, now)).collect()
-    }
-
     /// Whether the first exchange of routes after the start is over.
     pub fn settled(&self) -> bool {
         self.settling.is_done()
-    }
-
-    /// Everything at this moment, for status and "explain". Its size is that of the table.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        Snapshot {
-            peers: self.peers(now),
-            routes: self.core.rib.routes(&self.peers),
-            settled: self.settled(),
-        }
-    }
-}
-
-impl Speaker {
-    /// Why a prefix is where it is: every path with what became of it, and what every peer is told and why. It costs
-    /// as much as the peers and the paths of the one prefix, whatever the size of the table.
-    pub fn explain(&self, prefix: &Prefix) -> Explanation {
-        let peers = self.names.iter();
-        let peers = peers.filter_map(|(name, index)| Some((name, *index, self.peers.get(index)?.is_up())));
-        self.core.rib.explain(prefix, &self.peers, peers)
-    }
-}
-
-impl Names for BTreeMap<PeerIndex, Peer> {
-    fn name(&self, peer: PeerIndex) -> Option<&PeerId> {
-        self.get(&peer).map(Peer::id)
-    }
-
-    fn policy(&self, peer: PeerIndex, family: Family) -> Option<&Policy> {
-        self.get(&peer)?.config().families.get(&family).map(|config| &config.import)
     }
 }

@@ -9,9 +9,11 @@ use super::outbox::Outbox;
 use super::session::Session;
 use super::{Core, Peer};
 use crate::config::{ConnId, FamilyConfig, PeerConfig};
+use crate::policy::Source;
 use crate::prefix::Family;
 use crate::retained::Retained;
 use crate::rib::{Screen, Terms};
+use crate::speaker::StopReason;
 use crate::wire::{ErrorCode, Notification};
 
 impl Peer {
@@ -110,8 +112,24 @@ impl Peer {
         }
     }
 
+    /// We reflect for another cluster: what went through it is a loop now, and what we reflect says so (RFC 4456 §8).
+    pub(crate) fn change_cluster(&mut self, core: &mut Core) {
+        if self.kind(core) != Source::Internal {
+            return;
+        }
+        for family in Family::ALL {
+            self.screen_again(family, core);
+            core.rib.tell_again(self.index, family);
+        }
+    }
+
     /// Applies import policy again to what is there, and asks the peer for what is not (RFC 2918 §4).
     fn import_again(&mut self, family: Family, core: &mut Core) {
+        self.screen_again(family, core);
+        self.ask_again(family);
+    }
+
+    fn screen_again(&self, family: Family, core: &mut Core) {
         let Some(config) = self.config.families.get(&family) else { return };
         let screen = Screen {
             peer: self.index,
@@ -122,7 +140,6 @@ impl Peer {
             local_address: self.local_address(),
         };
         core.rib.import_again(&screen, family);
-        self.ask_again(family);
     }
 
     /// Our end of the session, or of the one to come.
@@ -174,11 +191,14 @@ impl Peer {
     }
 
     /// We stop. Without a NOTIFICATION connections just close, so that the peer keeps our routes.
-    pub(crate) fn stop(&mut self, farewell: Option<&Notification>, core: &mut Core, now: Instant) {
+    pub(crate) fn stop(&mut self, reason: &StopReason, core: &mut Core, now: Instant) {
         self.dialer.stop();
-        match farewell {
-            Some(notification) => self.fail_all(notification, core, now),
-            None => {
+        match reason {
+            StopReason::Leave { communication } => {
+                self.fail_all(&Notification::shutdown(communication), core, now);
+            }
+            StopReason::Change => self.end_gently(&ErrorCode::CONFIGURATION_CHANGE.into(), core, now),
+            StopReason::Restart => {
                 for session in std::mem::take(&mut self.sessions) {
                     core.rib.close(self.index);
                     core.close(session.link.conn, Outbox::default());

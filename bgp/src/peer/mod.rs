@@ -484,7 +484,6 @@ impl Peer {
         negotiate::kind(&core.local, &self.config)
     }
 
-    /// The peer's AS, as far as it is known.
     /// UPDATEs with faults so far.
     pub(crate) fn faults(&self) -> u64 {
         self.record.faults()
@@ -516,6 +515,7 @@ impl Peer {
         }
     }
 
+    /// The peer's AS, as far as it is known.
     fn asn(&self, core: &Core) -> Option<Asn> {
         match self.config.asn {
             RemoteAs::Exactly(asn) => Some(asn),

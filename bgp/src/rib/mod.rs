@@ -191,6 +191,16 @@ impl Rib {
         }
     }
 
+    /// What holds for the speaker. Where other paths may carry traffic from now on, prefixes are decided anew.
+    pub(crate) fn set_local(&mut self, local: &Local) {
+        let width = |local: &Local| (local.multipath, local.relax);
+        if width(&self.local) != width(local) {
+            let rivals = self.nets.iter().filter(|(_, net)| net.paths.as_slice().len() > 1);
+            rivals.map(|(id, _)| id).collect::<Vec<_>>().into_iter().for_each(|id| self.touch(id, None));
+        }
+        self.local.clone_from(local);
+    }
+
     /// Introduces a peer, or tells what changed about it.
     pub(crate) fn set_facts(&mut self, peer: PeerIndex, facts: Facts) {
         self.finish_flush_of(peer);

@@ -14,6 +14,7 @@ mod paths;
 mod policy;
 mod refresh;
 mod restarts;
+mod retune;
 mod roles;
 mod routes;
 mod script;

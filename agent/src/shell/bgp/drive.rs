@@ -195,8 +195,12 @@ impl Turn {
 
     /// Takes over a changed intent; false when our own identity changed, which a speaker cannot survive.
     fn adopt_intent(&mut self, intent: Arc<BgpIntent>) -> bool {
-        if intent.local != self.intent.local {
+        let identity = |local: &Local| (local.asn, local.router_id);
+        if identity(&intent.local) != identity(&self.intent.local) {
             return false;
+        }
+        if intent.local != self.intent.local {
+            self.speaker.handle(Input::SetLocal(intent.local.clone()), Instant::now());
         }
         let links = intent.peers.values().filter_map(|peer| peer.transport.interface.clone());
         self.neighbors.set(&links.collect());
@@ -403,10 +407,9 @@ impl Turn {
         self.conns.clear();
     }
 
-    /// Our identity changed: peers are told, since they must not keep routes of an AS that is no more.
+    /// Our identity changed. The next speaker is there at once: peers that agreed to keep our routes over a restart do.
     fn leave(&mut self, links: &Links) {
-        let communication = "the configuration of this node changed".to_owned();
-        self.speaker.handle(Input::Stop(StopReason::Leave { communication }), Instant::now());
+        self.speaker.handle(Input::Stop(StopReason::Change), Instant::now());
         self.drain(links);
     }
 }
