@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Cidr, Community, LabelSelector};
+use crate::{Address, Cidr, Community, LabelSelector, PeerAddress};
 
 /// What is true for every BGP session of the cluster. Only the object named default is heeded.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -129,6 +129,24 @@ pub struct BGPConfigurationSpec {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["cidr".into()]))]
     pub prefix_advertisements: Vec<PrefixAdvertisement>,
+
+    /// BMP stations (RFC 7854) that every agent, or those of chosen nodes, connects to and tells what peers announce.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["address".into()]))]
+    pub monitoring_stations: Vec<MonitoringStation>,
+}
+
+/// A BMP station.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MonitoringStation {
+    /// Its address: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT. The port is 11019 unless given.
+    pub address: PeerAddress,
+
+    /// The nodes that connect to it, by the labels of the Node. Unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
 }
 
 /// How the nodes of a cluster learn one another's blocks.
@@ -293,6 +311,7 @@ impl Default for BGPConfigurationSpec {
             multipath_relax: false,
             communities: Vec::new(),
             prefix_advertisements: Vec::new(),
+            monitoring_stations: Vec::new(),
         }
     }
 }

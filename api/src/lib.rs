@@ -41,8 +41,8 @@ pub use community::{Community, CommunityError, CommunityPattern};
 pub use condition::{condition, is_true, set_condition};
 pub use config::{
     BGPConfiguration, BGPConfigurationSpec, BGPConfigurationStatus, GracefulRestart, GracefulShutdown,
-    LimitAction, LongLivedGracefulRestart, MaxPrefixes, NamedCommunity, PrefixAdvertisement, RouteReflector,
-    Topology,
+    LimitAction, LongLivedGracefulRestart, MaxPrefixes, MonitoringStation, NamedCommunity,
+    PrefixAdvertisement, RouteReflector, Topology,
 };
 pub use crds::crds;
 pub use filter::{

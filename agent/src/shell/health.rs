@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics` over plain HTTP on a local address.
+//! `/healthz`, `/readyz` and `/metrics` over plain HTTP on a local address; and what BGP knows, for this machine only.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,6 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::bgp::{BgpPages, PAGES};
+
 /// How many requests are served at once.
 const CONNECTIONS: usize = 16;
 /// The longest wait for the head of a request.
@@ -31,6 +33,10 @@ pub trait Pages: Send + Sync + 'static {
     fn obstacles(&self) -> Vec<String>;
     /// The metrics in the text format of OpenMetrics.
     fn metrics(&self) -> String;
+    /// What BGP knows, if this process speaks it.
+    fn bgp(&self) -> Option<&BgpPages> {
+        None
+    }
 }
 
 /// Serves the pages for as long as the process lives.
@@ -43,10 +49,11 @@ pub async fn serve(address: SocketAddr, pages: Arc<dyn Pages>) -> anyhow::Result
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
+                let local = from.ip().to_canonical().is_loopback();
                 let pages = Arc::clone(&pages);
                 tokio::spawn(async move {
-                    let _ended = tokio::time::timeout(CONNECTION_TIME, converse(stream, pages)).await;
+                    let _ended = tokio::time::timeout(CONNECTION_TIME, converse(stream, local, pages)).await;
                     drop(permit);
                 });
             }
@@ -58,16 +65,26 @@ pub async fn serve(address: SocketAddr, pages: Arc<dyn Pages>) -> anyhow::Result
     }
 }
 
-async fn converse(stream: TcpStream, pages: Arc<dyn Pages>) -> hyper::Result<()> {
+async fn converse(stream: TcpStream, local: bool, pages: Arc<dyn Pages>) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &*pages);
-        async move { Ok::<_, Infallible>(response) }
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(answer(&request, local, &*pages).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .serve_connection(TokioIo::new(stream), service)
         .await
+}
+
+/// `local`: whoever asks is on this machine.
+async fn answer<B>(request: &Request<B>, local: bool, pages: &dyn Pages) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    match pages.bgp().filter(|_| path.starts_with(PAGES) && request.method() == Method::GET) {
+        Some(bgp) if local => bgp.get(request.uri()).await,
+        Some(_) => page(StatusCode::FORBIDDEN, "only this machine is told: ask 127.0.0.1 there\n".to_owned()),
+        None => respond(request.method(), path, pages),
+    }
 }
 
 fn respond(method: &Method, path: &str, pages: &dyn Pages) -> Response<Full<Bytes>> {

@@ -191,6 +191,8 @@ fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
 
 /// The reports from which metrics and readiness are made.
 pub struct Reports {
+    /// What the speaker tells who asks it.
+    pub bgp: super::bgp::BgpPages,
     /// Counters.
     pub metrics: Metrics,
     /// Endpoints and blocks.
@@ -206,6 +208,10 @@ pub struct Reports {
 }
 
 impl super::health::Pages for Reports {
+    fn bgp(&self) -> Option<&super::bgp::BgpPages> {
+        Some(&self.bgp)
+    }
+
     fn ailments(&self) -> Vec<String> {
         let ended = self.threads.iter().filter(|(_, thread)| thread.is_finished());
         ended.map(|(name, _)| format!("the thread {name} has ended")).collect()

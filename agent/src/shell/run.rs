@@ -33,7 +33,7 @@ use super::bgp::{self, Sessions};
 use super::kernel::{self, KernelReport};
 use super::kube::{blocks, client, heartbeat, pod_events, publish, secrets, watch as cluster_watch};
 use super::metrics::{Metrics, Reports};
-use super::options::{ListenAt, Options};
+use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day};
 use super::record::RunDir;
 use super::{bystander, cni, deltas, health, host, links, objects};
@@ -63,8 +63,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = Metrics::default();
 
     let (learned_in, learned) = bgp::learned();
+    let (asker, questions) = bgp::questions();
     let bgp = bgp::start(
-        board.for_bgp(learned_in, options.bgp_listen.clone(), metrics.clone(), stop.clone()),
+        board.for_bgp(&options, learned_in, questions, metrics.clone(), stop.clone()),
         restarting,
     )?;
     let for_kernel = board.for_kernel(learned, &options, stop.clone());
@@ -81,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
     let health =
-        tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, threads))));
+        tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
     let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events };
     match options.objects.clone() {
         Some(directory) => outside.with_files(directory, &board),
@@ -312,8 +313,9 @@ impl Board {
 
     fn for_bgp(
         &self,
+        options: &Options,
         learned: bgp::LearnedSender,
-        listen: Vec<ListenAt>,
+        questions: bgp::Questions,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> bgp::Links {
@@ -322,7 +324,9 @@ impl Board {
             origins: self.origins.subscribe(),
             learned,
             sessions: self.sessions.clone(),
-            listen,
+            name: options.node_name.clone(),
+            listen: options.bgp_listen.clone(),
+            questions,
             metrics,
             stop,
         }
@@ -349,10 +353,12 @@ impl Board {
     fn reports(
         &self,
         metrics: Metrics,
+        asker: bgp::Asker,
         threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
     ) -> Reports {
         Reports {
             metrics,
+            bgp: bgp::BgpPages::new(asker),
             node: self.node.subscribe(),
             sessions: self.sessions.subscribe(),
             kernel: self.kernel.subscribe(),

@@ -74,6 +74,8 @@ pub struct BgpIntent {
     pub port: u16,
     /// Whom we speak with.
     pub peers: BTreeMap<PeerId, PeerIntent>,
+    /// The BMP stations that are told what peers announce.
+    pub stations: BTreeSet<SocketAddr>,
 }
 
 impl BgpIntent {
@@ -126,6 +128,9 @@ impl Default for Transport {
 
 /// The port of BGP (RFC 4271 §8.2.1).
 const BGP_PORT: u16 = 179;
+
+/// The port of a BMP station unless another is given: that of the stations that people use; none is assigned.
+const BMP_PORT: u16 = 11019;
 
 /// What pods may not reach: neither our BGP, nor that of those with whom they could pass for us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -272,7 +277,8 @@ impl Intent {
         let listen =
             listen.into_iter().map(|address| SocketAddr::new(address, view.config.listen_port)).collect();
         let peers = peers::all(view, problems);
-        self.bgp = Some(Arc::new(BgpIntent { local, listen, port: view.config.listen_port, peers }));
+        let port = view.config.listen_port;
+        self.bgp = Some(Arc::new(BgpIntent { local, listen, port, peers, stations: view.stations() }));
     }
 }
 
@@ -297,6 +303,14 @@ impl View<'_> {
         let given = self.node.router.and_then(|router| router.cluster_id);
         let shared = || self.config.route_reflector.as_ref().and_then(|reflector| reflector.cluster_id);
         given.or_else(shared).unwrap_or(router_id)
+    }
+
+    /// The BMP stations that this node connects to.
+    fn stations(&self) -> BTreeSet<SocketAddr> {
+        let all = self.config.monitoring_stations.iter();
+        let ours = all.filter(|station| selects(station.node_selector.as_ref(), &self.node.labels));
+        ours.map(|station| SocketAddr::new(station.address.ip, station.address.port.unwrap_or(BMP_PORT)))
+            .collect()
     }
 
     /// The AS of this node.

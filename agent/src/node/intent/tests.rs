@@ -4,8 +4,8 @@ use kube::api::ObjectMeta;
 use manx_api::{
     BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, CommunityPattern, FilterAction,
     FilterRule, GracefulShutdown, IPPool, IPPoolSpec, LabelSelector, LongLivedGracefulRestart, MaxPrefixes,
-    NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn, PeerRange, PeerType, PoolAnnouncement,
-    PrefixAdvertisement, RouteReflector, SecretKeyRef,
+    MonitoringStation, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn, PeerRange, PeerType,
+    PoolAnnouncement, PrefixAdvertisement, RouteReflector, SecretKeyRef,
 };
 use manx_bgp::wire::{AsPath, Attributes, NextHop};
 use manx_bgp::{
@@ -654,4 +654,24 @@ fn the_published_network_says_what_peers_need() {
     assert_eq!(network.spec.addresses.ipv4, Some(Ipv4Addr::new(192, 0, 2, 1)));
     assert_eq!((network.spec.as_number, network.spec.node_uid.as_str()), (64512, "uid-1"));
     assert_eq!(network.labels["rack"], "a");
+}
+
+#[test]
+fn a_station_is_for_the_nodes_that_it_selects_and_has_a_port() {
+    let mut scene = Scene::new();
+    scene.node(["192.0.2.1"], &[("rack", "a")]);
+    scene.config(|config| {
+        let station = |address: &str, rack: Option<&str>| MonitoringStation {
+            address: address.parse().expect("an address"),
+            node_selector: rack.map(|rack| selector("rack", rack)),
+        };
+        config.monitoring_stations = vec![
+            station("198.51.100.1", None),
+            station("198.51.100.2:1790", Some("b")),
+            station("[2001:db8::2]:1790", Some("a")),
+        ];
+    });
+    let stations = scene.intent().bgp.expect("there is an address").stations.clone();
+    let told: Vec<_> = stations.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["198.51.100.1:11019", "[2001:db8::2]:1790"]);
 }

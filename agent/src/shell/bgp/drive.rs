@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use super::conn::{CHUNK, Conn, Note};
 use super::listeners::Listeners;
 use super::neighbors::{Found, Neighbors};
+use super::questions::since_1970;
+use super::stations::{Answered, Stations};
 use super::{LearnedSender, Links, socket};
 use crate::node::fib::Learned;
 use crate::node::intent::{BgpIntent, PeerIntent, Problem, Transport};
@@ -41,6 +43,8 @@ pub struct Sessions {
     pub settled: bool,
     /// What is configured and this machine cannot do.
     pub problems: BTreeSet<Problem>,
+    /// BMP stations that are connected.
+    pub stations: usize,
     /// When this state was taken.
     pub at: Option<Instant>,
 }
@@ -49,6 +53,13 @@ pub struct Sessions {
 struct Arrivals {
     dialled: mpsc::Receiver<Dialled>,
     accepted: mpsc::Receiver<TcpStream>,
+    answered: mpsc::Receiver<Answered>,
+}
+
+/// Who is at the other end of a connection.
+enum Whose {
+    Peer(PeerId),
+    Station,
 }
 
 /// What became of dialling a peer, with the transport that it was dialled with.
@@ -76,6 +87,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
     let (notes_in, notes) = mpsc::channel(NOTES);
     let (dialled_in, dialled) = mpsc::channel(16);
     let (accepted_in, accepted) = mpsc::channel(16);
+    let (answered_in, answered) = mpsc::channel(4);
     let neighbors = Neighbors::new();
     let mut turn = Turn {
         speaker,
@@ -86,6 +98,8 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         notes_in,
         dialled_in,
         listeners: Listeners::new(accepted_in),
+        stations: Stations::new(answered_in),
+        name: links.name.clone(),
         found: neighbors.subscribe(),
         neighbors,
         listen: links.listen.clone(),
@@ -95,7 +109,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
     turn.adopt_intent(intent);
     let origins = Arc::clone(&links.origins.borrow_and_update());
     turn.speaker.handle(Input::SetOrigins((*origins).clone()), Instant::now());
-    turn.serve(links, notes, Arrivals { dialled, accepted }).await;
+    turn.serve(links, notes, Arrivals { dialled, accepted, answered }).await;
 }
 
 async fn first_intent(links: &mut Links) -> Option<Arc<BgpIntent>> {
@@ -118,13 +132,16 @@ fn seed() -> anyhow::Result<[u8; 32]> {
 struct Turn {
     speaker: Speaker,
     intent: Arc<BgpIntent>,
-    conns: BTreeMap<ConnId, (PeerId, Conn)>,
+    conns: BTreeMap<ConnId, (Whose, Conn)>,
     /// Accepted connections that have not found their peer yet; the speaker bounds their number.
     unread: BTreeMap<ConnId, TcpStream>,
     next_conn: u64,
     notes_in: mpsc::Sender<Note>,
     dialled_in: mpsc::Sender<Dialled>,
     listeners: Listeners,
+    stations: Stations,
+    /// What stations know us by.
+    name: String,
     neighbors: Neighbors,
     found: watch::Receiver<Found>,
     listen: Vec<ListenAt>,
@@ -165,6 +182,8 @@ impl Turn {
                 Ok(()) = self.found.changed() => self.declare_peers(),
                 Some(dialled) = arrivals.dialled.recv() => self.on_dialled(dialled),
                 Some(stream) = arrivals.accepted.recv() => self.on_accepted(stream),
+                Some((address, stream)) = arrivals.answered.recv() => self.on_station(address, stream),
+                Some(question) = links.questions.recv() => question.answer(&self.speaker),
                 Some(note) = notes.recv() => {
                     self.on_note(note);
                     for _ in 1..NOTES_PER_TURN {
@@ -207,6 +226,10 @@ impl Turn {
         self.intent = intent;
         self.change_transports();
         self.declare_peers();
+        for conn in self.stations.set(&self.intent.stations) {
+            self.conns.remove(&conn);
+            self.speaker.handle(Input::Closed { conn }, Instant::now());
+        }
         true
     }
 
@@ -239,7 +262,8 @@ impl Turn {
     /// configured.
     fn change_transports(&mut self) {
         let mut broken = Vec::new();
-        for (id, (peer, conn)) in &mut self.conns {
+        for (id, (whose, conn)) in &mut self.conns {
+            let Whose::Peer(peer) = whose else { continue };
             let Some(wanted) = self.intent.transport(peer) else { continue };
             if let Err(error) = conn.change(wanted) {
                 tracing::warn!(%peer, %error, "a connection cannot take its new key or TTL and is made anew");
@@ -266,7 +290,7 @@ impl Turn {
         let adopted = socket::adopt(&stream, &transport);
         match adopted.and_then(|()| Conn::start(conn, stream, transport, self.notes_in.clone())) {
             Ok(entry) => {
-                self.conns.insert(conn, (peer, entry));
+                self.conns.insert(conn, (Whose::Peer(peer), entry));
             }
             Err(error) => {
                 tracing::warn!(%peer, %error, "an accepted connection cannot be used");
@@ -294,13 +318,34 @@ impl Turn {
         });
         match started {
             Ok(((local, remote), entry)) => {
-                self.conns.insert(conn, (peer.clone(), entry));
+                self.conns.insert(conn, (Whose::Peer(peer.clone()), entry));
                 let connected = Input::Connected { peer, conn, local, remote, direction: Direction::Active };
                 self.speaker.handle(connected, Instant::now());
             }
             Err(error) => {
                 tracing::debug!(%peer, %error, "connecting failed");
                 self.speaker.handle(Input::ConnectFailed { peer }, Instant::now());
+            }
+        }
+        self.dirty = true;
+    }
+
+    /// A BMP station answered: it is told of everything from now on.
+    fn on_station(&mut self, address: SocketAddr, stream: TcpStream) {
+        let conn = self.next_conn();
+        if !self.stations.connected(address, conn) {
+            return;
+        }
+        match Conn::start(conn, stream, Transport::default(), self.notes_in.clone()) {
+            Ok(entry) => {
+                self.conns.insert(conn, (Whose::Station, entry));
+                let description = concat!("manx-agent ", env!("CARGO_PKG_VERSION"));
+                let monitor = Input::Monitor { conn, name: &self.name, description, unix: since_1970() };
+                self.speaker.handle(monitor, Instant::now());
+            }
+            Err(error) => {
+                tracing::warn!(%address, %error, "the connection to a BMP station cannot be used");
+                self.stations.closed(conn);
             }
         }
         self.dirty = true;
@@ -322,6 +367,7 @@ impl Turn {
             }
             Note::Closed(conn) if self.conns.remove(&conn).is_some() => {
                 self.speaker.handle(Input::Closed { conn }, now);
+                self.stations.closed(conn);
                 self.dirty = true;
             }
             Note::Received(..) | Note::Closed(_) => {}
@@ -384,6 +430,7 @@ impl Turn {
 
     fn close(&mut self, conn: ConnId) {
         self.unread.remove(&conn);
+        self.stations.closed(conn);
         let Some((_, entry)) = self.conns.remove(&conn) else { return };
         let mut last = Vec::new();
         // A last NOTIFICATION fits into one chunk; a peer that does not read loses what is behind it.
@@ -395,8 +442,8 @@ impl Turn {
     fn publish(&mut self, sessions: &watch::Sender<Arc<Sessions>>) {
         let now = Instant::now();
         let (peers, settled) = (self.speaker.peers(now), self.speaker.settled());
-        let problems = self.problems();
-        sessions.send_replace(Arc::new(Sessions { peers, settled, problems, at: Some(now) }));
+        let (problems, stations) = (self.problems(), self.stations.count_connected());
+        sessions.send_replace(Arc::new(Sessions { peers, settled, problems, stations, at: Some(now) }));
         self.dirty = false;
     }
 

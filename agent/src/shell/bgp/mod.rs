@@ -9,7 +9,12 @@ mod drive;
 mod listeners;
 mod neighbors;
 mod options;
+mod pages;
+mod questions;
 mod socket;
+mod stations;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -30,6 +35,8 @@ use crate::node::fib::Learned;
 use crate::node::intent::BgpIntent;
 
 pub use drive::Sessions;
+pub use pages::{BgpPages, ROOT as PAGES};
+pub use questions::{Asker, NoAnswer, Question, Questions, questions};
 
 /// The way of best routes to the owner of the kernel's routes, some at a time. While it is full the speaker keeps what
 /// there is to tell, and of each route only the newest state.
@@ -47,6 +54,8 @@ const BATCHES: usize = 4;
 
 /// What the speaker's thread works with.
 pub struct Links {
+    /// The name of this node.
+    pub name: String,
     /// Who we are and whom we peer with.
     pub intent: watch::Receiver<Option<Arc<BgpIntent>>>,
     /// What we announce.
@@ -57,6 +66,8 @@ pub struct Links {
     pub sessions: watch::Sender<Arc<Sessions>>,
     /// Where connections are accepted, instead of where the intent says.
     pub listen: Vec<ListenAt>,
+    /// What others ask.
+    pub questions: Questions,
     /// Counters.
     pub metrics: Metrics,
     /// Ends the thread: sessions close without a NOTIFICATION.
