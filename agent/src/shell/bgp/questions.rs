@@ -77,7 +77,7 @@ impl Asker {
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, NoAnswer> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = oneshot::channel::<T>();
         let asked = async {
             self.0.send(question(answer)).await.ok()?;
             answered.await.ok()
