@@ -171,10 +171,12 @@ impl Subject {
         let conditions = status["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let problem = conditions.iter().find(|is| is["type"] == "Configured" && is["status"] == "False");
         let Some(problem) = problem.and_then(|problem| problem["message"].as_str()) else { return Ok(()) };
-        if ["unknown field", "yet", "not carried out"].iter().any(|words| problem.contains(words)) {
+        if ["unknown field", "supported yet", "not carried out"].iter().any(|words| problem.contains(words)) {
             return Err(NotThere(problem.to_owned()).into());
         }
-        anyhow::bail!("the agent refuses what it is told: {problem}")
+        // A peer on a link that has not advertised itself yet is a matter of time.
+        anyhow::ensure!(problem.contains("advertises"), "the agent refuses what it is told: {problem}");
+        Ok(())
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {

@@ -224,6 +224,11 @@ fn two(place: &Place, setup: &Setup) -> String {
         let _ = writeln!(text, "protocol static {{ {family};\n{}}}", statics(&own, "blackhole"));
     }
     for neighbor in &setup.neighbors {
+        if let Remote::LinkLocal(_, link) = &neighbor.remote {
+            // By its advertisements the other side finds it.
+            let interval = "min ra interval 3; max ra interval 4;";
+            let _ = writeln!(text, "protocol radv {{ interface \"{link}\" {{ {interval} }}; }}");
+        }
         let _ = writeln!(text, "protocol bgp {} {{\n{}", protocol(neighbor), session(neighbor, setup));
         let _ = writeln!(text, "  neighbor {} as {};", quoted(&neighbor.remote), neighbor.asn);
         if let Some(role) = neighbor.role {

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::process::Processes;
-use super::{Driver, Heard, Neighbor, Place, Remote, Session, Setup};
-use crate::lab::netns;
+use super::{Driver, Heard, Neighbor, PATIENCE, Place, Remote, Session, Setup};
+use crate::lab::{netns, wait};
 
 pub(super) struct Frr;
 
@@ -27,6 +27,9 @@ impl Driver for Frr {
 
     fn start(&self, place: &Place, setup: &Setup, processes: &mut Processes) -> Result<()> {
         let run = place.file("run");
+        let door = run.join("zserv.api");
+        // A killed zebra leaves its socket behind.
+        let _ = std::fs::remove_file(&door);
         for daemon in ["zebra", "bgpd"] {
             let mut command = netns::command(&place.netns, format!("/usr/lib/frr/{daemon}"));
             command.args(["-u", "frr", "-g", "frr", "-P", "0", "--log", "stdout", "-f"]);
@@ -37,6 +40,8 @@ impl Driver for Frr {
                 command.arg("--no_kernel");
             }
             processes.spawn(&mut command, &place.file("log"))?;
+            // A bgpd that finds no zebra tries again after 10 s only, and sends useless next hops meanwhile.
+            wait::until("zebra listens", PATIENCE, || Ok(door.exists()))?;
         }
         Ok(())
     }

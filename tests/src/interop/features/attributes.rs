@@ -128,7 +128,11 @@ pub(super) fn add_path_rx(stage: &Stage) -> Result<&'static str> {
     pair.established()?;
     let received = |pair: &Pair| Ok::<_, anyhow::Error>(pair.agent.session("peer/dut")?.received);
     // FRR also tells us our own route again; ExaBGP has no other route than the two paths.
-    let least = if stage.daemon == Daemon::ExaBgp { 2 } else { 3 };
+    let least = match stage.daemon {
+        Daemon::ExaBgp => 2,
+        Daemon::Frr => 4,
+        _ => 3,
+    };
     wait::until("both paths arrive", PATIENCE, || Ok(received(&pair)? >= least))
         .with_context(|| format!("received: {:?}", received(&pair)))?;
     pair.agent_routes(THROUGH)?;

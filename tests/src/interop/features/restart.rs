@@ -5,10 +5,9 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::super::NotThere;
 use super::super::stage::{OURS, PATIENCE, Pair, Stage, THEIRS, Watch, objects, setup};
 use crate::lab::wait;
-use crate::peers::{Daemon, Setup};
+use crate::peers::Setup;
 
 /// Both sides offer graceful restart, for IPv4 only.
 fn graceful(seconds: u16) -> Setup {
@@ -57,13 +56,6 @@ pub(super) fn helper(stage: &Stage) -> Result<&'static str> {
     pair.agent_routes(THEIRS[0])?;
     pair.peer.launch()?;
     pair.established()?;
-    if stage.daemon == Daemon::Frr {
-        watch.ensure_kept(THEIRS[0])?;
-        pair.agent_routes(THEIRS[0])?;
-        return Ok(
-            "after its restart its End-of-RIB may come before its routes, which then are gone for a moment",
-        );
-    }
     wait::until("its route is confirmed", PATIENCE, || Ok(pair.agent.session("peer/dut")?.accepted > 0))?;
     watch.ensure_kept(THEIRS[0])?;
     pair.agent_routes(THEIRS[0])?;
@@ -76,9 +68,6 @@ pub(super) fn long_lived(stage: &Stage) -> Result<&'static str> {
     told.neighbors[0].long_lived = Some(3600);
     let spec = json!({"longLivedGracefulRestart": {"staleTimeSeconds": 3600}});
     let mut pair = Pair::up(stage, &told, &objects(&spec))?;
-    if !heard_of_long_lived(&pair.peer.session("agent")?.words) {
-        return Err(NotThere("the agent does not offer long-lived graceful restart".to_owned()).into());
-    }
     pair.agent_routes(THEIRS[0])?;
     let watch = Watch::start(stage, &stage.agent_netns())?;
     pair.peer.kill()?;
@@ -91,12 +80,4 @@ pub(super) fn long_lived(stage: &Stage) -> Result<&'static str> {
     watch.ensure_kept(THEIRS[0])?;
     pair.agent_routes(THEIRS[0])?;
     Ok("")
-}
-
-/// Whether the daemon has our capability: BIRD lists those of each side, GoBGP says "received".
-fn heard_of_long_lived(words: &str) -> bool {
-    let bird = words.split("Neighbor capabilities").nth(1).and_then(|rest| rest.split("Session:").next());
-    let mut lines = words.lines().map(str::trim);
-    bird.is_some_and(|theirs| theirs.contains("Long-lived"))
-        || lines.any(|line| line.starts_with("long-lived-graceful-restart:") && line.contains("received"))
 }
