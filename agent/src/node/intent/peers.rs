@@ -62,7 +62,12 @@ impl View<'_> {
         }
         match self.config.topology {
             Topology::FullMesh => true,
-            Topology::RouteReflectors => self.reflector || network.spec.cluster_id.is_some(),
+            // One that is to reflect counts before it has said that it does: nobody is left without a session meanwhile.
+            Topology::RouteReflectors => {
+                let chosen = self.config.route_reflector.as_ref();
+                let chosen = chosen.is_some_and(|chosen| chosen.node_selector.matches(network.labels()));
+                self.reflector || chosen || network.spec.cluster_id.is_some()
+            }
             Topology::None => false,
         }
     }
