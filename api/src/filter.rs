@@ -16,6 +16,9 @@ const V4_RULES: (&str, &str) = (
     "rules on IPv4 take IPv4 networks and prefix lengths up to 32",
 );
 
+const NO_BLACKHOLE: (&str, &str) =
+    ("self.all(r, !has(r.blackhole) || !r.blackhole)", "blackhole has a meaning on import only");
+
 const V6_RULES: (&str, &str) = (
     "self.all(r, !has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == 6)",
     "rules on IPv6 take IPv6 networks",
@@ -52,7 +55,7 @@ pub struct BGPFilterSpec {
     /// Which IPv4 prefixes the peer is told.
     #[serde(rename = "exportV4", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V4_RULES)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V4_RULES, validation = NO_BLACKHOLE)]
     pub export_v4: Vec<FilterRule>,
 
     /// Which IPv6 prefixes of the peer are believed.
@@ -64,7 +67,7 @@ pub struct BGPFilterSpec {
     /// Which IPv6 prefixes the peer is told.
     #[serde(rename = "exportV6", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V6_RULES)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]), validation = V6_RULES, validation = NO_BLACKHOLE)]
     pub export_v6: Vec<FilterRule>,
 }
 
@@ -74,8 +77,8 @@ pub struct BGPFilterSpec {
 #[x_kube(
     validation = ("!has(self.matchOperator) || has(self.cidr)", "matchOperator compares with cidr: it needs cidr"),
     validation = (
-        "self.action == 'Accept' || (!has(self.setLocalPreference) && !has(self.setMED) && !has(self.setCommunities) && !has(self.removeCommunities) && !has(self.addCommunities) && !has(self.prependASPath) && !has(self.setNextHop))",
-        "setLocalPreference, setMED, setCommunities, removeCommunities, addCommunities, prependASPath and setNextHop need action Accept"
+        "self.action == 'Accept' || (!has(self.setLocalPreference) && !has(self.setMED) && !has(self.setCommunities) && !has(self.removeCommunities) && !has(self.addCommunities) && !has(self.prependASPath) && !has(self.setNextHop) && (!has(self.blackhole) || !self.blackhole))",
+        "setLocalPreference, setMED, setCommunities, removeCommunities, addCommunities, prependASPath, setNextHop and blackhole need action Accept"
     )
 )]
 pub struct FilterRule {
@@ -142,6 +145,11 @@ pub struct FilterRule {
     /// Next hop that an accepted route gets: where traffic goes on import, what the peer is told on export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_next_hop: Option<Address>,
+
+    /// Traffic of an accepted route is discarded, and the route is told to nobody (RFC 7999). Without it a route from an
+    /// external peer that carries blackhole is not used. On import only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blackhole: bool,
 
     /// Communities that are added to an accepted route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -293,6 +301,7 @@ impl FilterRule {
             remove_communities: Vec::new(),
             prepend_as_path: None,
             set_next_hop: None,
+            blackhole: false,
             add_communities: Vec::new(),
         }
     }

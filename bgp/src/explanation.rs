@@ -213,6 +213,10 @@ impl Explanation {
             ImportStatus::Accepted(rule) => {
                 writeln!(f, "    accepted by {}{}", By(rule.as_deref()), Amended(amended))?;
             }
+            ImportStatus::Discarded(rule) => {
+                let amended = Amended(amended);
+                writeln!(f, "    accepted by {}{amended}: its traffic is discarded", By(rule.as_deref()))?;
+            }
             ImportStatus::Rejected(rule) => writeln!(f, "    rejected by {}", By(rule.as_deref()))?,
             ImportStatus::AsLoop => writeln!(f, "    refused: our AS is in its path")?,
             ImportStatus::ReflectionLoop => writeln!(f, "    refused: it has been here before")?,

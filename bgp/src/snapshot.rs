@@ -227,6 +227,8 @@ pub enum ImportStatus {
     Local,
     /// Accepted by this rule; `None`: no rule matched, the policy's default.
     Accepted(Option<String>),
+    /// The same, and the rule says that its traffic is discarded (RFC 7999 §3.3).
+    Discarded(Option<String>),
     /// Rejected by this rule; `None`: no rule matched, the policy's default.
     Rejected(Option<String>),
     /// Our own AS is in AS_PATH (RFC 4271 §9.1.2).

@@ -165,7 +165,7 @@ pub enum Output {
     Route {
         /// Which prefix.
         prefix: Prefix,
-        /// Which set, as told by [`Output::Hops`].
+        /// Which set, as told by [`Output::Hops`], or [`HopSet::DISCARD`].
         set: Option<HopSet>,
     },
     /// Once after the start: every live peer has sent End-of-RIB, or the wait is over, or there are no peers.

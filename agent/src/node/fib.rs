@@ -31,7 +31,7 @@ pub enum Learned {
     Restarted,
     /// A set of next hops leads there from now on; without gateways it is gone, and the routes in it are withdrawn.
     Hops(HopSet, BTreeSet<Gateway>),
-    /// A route is in this set from now on; in none when it is withdrawn.
+    /// A route is in this set from now on; in none when it is withdrawn. Traffic by [`HopSet::DISCARD`] is discarded.
     Route(Prefix, Option<HopSet>),
     /// The speaker has heard everybody: what only its predecessors said goes.
     Settled,
@@ -73,6 +73,8 @@ pub struct Wanted {
     outermost: BTreeMap<IpAddr, IpNetwork>,
     /// Learned routes that lie inside a network of our own.
     hidden: BTreeMap<IpNetwork, SetId>,
+    /// Learned networks whose traffic is discarded, hidden ones too, with the speaker that said so.
+    discarded: BTreeMap<IpNetwork, u32>,
     /// Counts the speakers: the numbers of their sets are their own.
     generation: u32,
     sets: BTreeSet<SetId>,
@@ -113,6 +115,15 @@ impl Wanted {
             .filter(|(network, _)| !self.inside_ours(**network))
             .map(|(network, set)| (*network, *set))
             .collect();
+        for network in self.discarded.keys().copied() {
+            let was = outermost_covers(&outermost, network);
+            let key = RouteKey::main(network, self.metric);
+            match (was, self.inside_ours(network)) {
+                (false, true) => drop(routes.insert(key, None)),
+                (true, false) => drop(routes.insert(key, Some(Route::blackhole()))),
+                _ => {}
+            }
+        }
         for (network, set) in shown {
             self.hidden.remove(&network);
             routes.insert(RouteKey::main(network, self.metric), Some(Route::set(set)));
@@ -138,7 +149,17 @@ impl Wanted {
                     changes.sets.push((set, gateways.iter().map(gateway).collect()));
                 }
             }
+            Learned::Route(prefix, Some(HopSet::DISCARD)) => {
+                let network = IpNetwork::from(prefix);
+                self.hidden.remove(&network);
+                self.discarded.insert(network, self.generation);
+                if !self.inside_ours(network) {
+                    let key = RouteKey::main(network, self.metric);
+                    changes.routes.push((key, Some(Route::blackhole())));
+                }
+            }
             Learned::Route(prefix, set) => {
+                self.discarded.remove(&IpNetwork::from(prefix));
                 let set = set.map(|set| self.set_id(set));
                 changes.routes.extend(self.learned_change(IpNetwork::from(prefix), set));
             }
@@ -147,6 +168,13 @@ impl Wanted {
                 for set in old.copied().collect::<Vec<SetId>>() {
                     self.drop_set(set, changes);
                 }
+                let generation = self.generation;
+                let old: Vec<(IpNetwork, u32)> =
+                    self.discarded.extract_if(.., |_, speaker| *speaker < generation).collect();
+                let shown = old.iter().filter(|(network, _)| !self.inside_ours(*network));
+                changes
+                    .routes
+                    .extend(shown.map(|(network, _)| (RouteKey::main(*network, self.metric), None)));
             }
         }
     }
@@ -178,8 +206,7 @@ impl Wanted {
     }
 
     fn inside_ours(&self, network: IpNetwork) -> bool {
-        let below = self.outermost.range(..=network.network()).next_back();
-        below.is_some_and(|(_, ours)| covers(*ours, network))
+        outermost_covers(&self.outermost, network)
     }
 
     fn local_key(&self, network: IpNetwork, route: &LocalRoute) -> RouteKey {
@@ -213,6 +240,11 @@ fn outermost(local: &LocalRoutes) -> BTreeMap<IpAddr, IpNetwork> {
         }
     }
     outermost
+}
+
+fn outermost_covers(outermost: &BTreeMap<IpAddr, IpNetwork>, network: IpNetwork) -> bool {
+    let below = outermost.range(..=network.network()).next_back();
+    below.is_some_and(|(_, ours)| covers(*ours, network))
 }
 
 fn covers(wider: IpNetwork, network: IpNetwork) -> bool {
@@ -384,12 +416,30 @@ mod tests {
         assert_eq!(kernel.sets.len(), 1);
     }
 
+    #[test]
+    fn what_is_to_be_discarded_leads_nowhere_until_its_speaker_is_forgotten() {
+        let (mut wanted, mut kernel) = (Wanted::new(0), Kernel::default());
+        define(&mut kernel, &mut wanted, 1);
+        kernel.learn(&mut wanted, route("192.0.2.66/32", 1));
+        for host in ["192.0.2.66/32", "10.244.1.9/32"] {
+            kernel.learn(&mut wanted, Learned::Route(prefix(host), Some(HopSet::DISCARD)));
+        }
+        kernel.set_local(&mut wanted, block());
+        assert_eq!(kernel.leads(), leads(&[("10.244.1.0/26", "nowhere"), ("192.0.2.66/32", "nowhere")]));
+        kernel.learn(&mut wanted, Learned::Restarted);
+        kernel.set_local(&mut wanted, LocalRoutes::new());
+        assert_eq!(kernel.leads(), leads(&[("10.244.1.9/32", "nowhere"), ("192.0.2.66/32", "nowhere")]));
+        kernel.learn(&mut wanted, Learned::Settled);
+        assert_eq!(kernel.leads(), leads(&[]));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Local(Vec<u8>),
         Define(u8),
         Void(u8),
         Learn(u8, Option<u8>),
+        Discard(u8),
         Restarted,
         Settled,
     }
@@ -400,6 +450,7 @@ mod tests {
             1 => (1..4u8).prop_map(Step::Define),
             1 => (1..4u8).prop_map(Step::Void),
             4 => (0..12u8, prop::option::of(1..4u8)).prop_map(|(n, set)| Step::Learn(n, set)),
+            1 => (0..12u8).prop_map(Step::Discard),
             1 => Just(Step::Restarted),
             1 => Just(Step::Settled),
         ];
@@ -415,7 +466,7 @@ mod tests {
         }
     }
 
-    /// What was said, taken down naively: our networks, and for each learned one its speaker and set.
+    /// What was said, taken down naively: our networks, and for each learned one its speaker and set; 0 discards.
     #[derive(Default)]
     struct Model {
         local: BTreeSet<IpNetwork>,
@@ -429,8 +480,8 @@ mod tests {
             let ours = self.local.iter().map(|network| (network.to_string(), "nowhere".to_owned()));
             let hidden = |network: &IpNetwork| self.local.iter().any(|own| covers(*own, *network));
             let theirs = self.learned.iter().filter(|(network, _)| !hidden(network));
-            ours.chain(theirs.map(|(network, (_, set))| (network.to_string(), format!("192.0.2.{set}"))))
-                .collect()
+            let lead = |set: &u8| if *set == 0 { "nowhere".to_owned() } else { format!("192.0.2.{set}") };
+            ours.chain(theirs.map(|(network, (_, set))| (network.to_string(), lead(set)))).collect()
         }
     }
 
@@ -459,6 +510,11 @@ mod tests {
                 }
                 let prefix = Prefix::new(nth(n)).expect("no host bits");
                 kernel.learn(wanted, Learned::Route(prefix, last.map(set)));
+            }
+            Step::Discard(n) => {
+                model.learned.insert(nth(n), (model.speaker, 0));
+                let prefix = Prefix::new(nth(n)).expect("no host bits");
+                kernel.learn(wanted, Learned::Route(prefix, Some(HopSet::DISCARD)));
             }
             Step::Restarted => {
                 model.speaker += 1;

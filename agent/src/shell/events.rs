@@ -66,7 +66,10 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
             tracing::debug!(%remote, reason, "a BGP connection was refused");
         }
         Bgp::StationTooSlow { conn } => {
-            tracing::warn!(conn = conn.0, "a BMP station does not read what it is sent: its connection is closed");
+            tracing::warn!(
+                conn = conn.0,
+                "a BMP station does not read what it is sent: its connection is closed"
+            );
         }
         Bgp::EndOfRib { peer, family } => {
             tracing::debug!(%peer, %family, "the peer has told all that it has")

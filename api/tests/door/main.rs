@@ -251,6 +251,10 @@ fn a_filter_keeps_the_families_apart() {
     {
         assert!(refused(&[(field, json!(2))])[0].contains("need action Accept"), "{field}");
     }
+    assert!(refused(&[("/spec/importV4/2/blackhole", json!(true))])[0].contains("need action Accept"));
+    let accept = |blackhole| json!([{ "name": "all", "action": "Accept", "blackhole": blackhole }]);
+    assert!(refused(&[("/spec/exportV6", accept(true))])[0].contains("on import only"));
+    assert!(refused(&[("/spec/importV6", accept(true)), ("/spec/exportV6", accept(false))]).is_empty());
 }
 
 #[test]

@@ -195,6 +195,7 @@ fn path_status(path: &Path, net: &Net, names: &impl Names) -> PathStatus {
         import: match path.import {
             Import::Accepted if local => ImportStatus::Local,
             Import::Accepted => ImportStatus::Accepted(rule()),
+            Import::Discarded => ImportStatus::Discarded(rule()),
             Import::Rejected => ImportStatus::Rejected(rule()),
             Import::AsLoop => ImportStatus::AsLoop,
             Import::ReflectionLoop => ImportStatus::ReflectionLoop,

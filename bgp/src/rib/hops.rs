@@ -22,6 +22,9 @@ impl HopSet {
     /// The set of prefixes that lead nowhere.
     pub(crate) const NONE: Self = Self(0);
 
+    /// The set of prefixes whose traffic is discarded. It is always there: nothing is told of it.
+    pub const DISCARD: Self = Self(u32::MAX);
+
     /// The set with this number.
     pub const fn numbered(number: u32) -> Self {
         Self(number)
@@ -120,6 +123,10 @@ impl Hops {
         (active, spare): (&[Path], &[Path]),
         sources: &Sources,
     ) -> HopSet {
+        if active.first().is_some_and(Path::discards) {
+            self.release(before);
+            return HopSet::DISCARD;
+        }
         self.seek(family, active, spare, sources);
         if self.sought.members.is_empty() {
             self.release(before);
@@ -288,9 +295,9 @@ impl Hops {
         !self.untold.is_empty()
     }
 
-    /// Whether a set has gateways.
-    pub(crate) fn leads_somewhere(&self, number: HopSet) -> bool {
-        self.get(number).is_some_and(|set| !set.gateways.is_empty())
+    /// Whether a prefix in a set is to be had: there are gateways, or its traffic is discarded.
+    pub(crate) fn means_something(&self, number: HopSet) -> bool {
+        number == HopSet::DISCARD || self.get(number).is_some_and(|set| !set.gateways.is_empty())
     }
 
     /// The gateways of a set.

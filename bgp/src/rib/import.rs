@@ -102,7 +102,7 @@ impl Screen<'_> {
         {
             changed.get_or_insert_with(|| received.clone()).only_to_customer = value;
         }
-        (Import::Accepted, changed)
+        (if blackhole { Import::Discarded } else { Import::Accepted }, changed)
     }
 }
 

@@ -101,8 +101,11 @@ impl Sources {
         self.facts(peer).map_or(0, |facts| facts.zone)
     }
 
-    /// Where an accepted path leads.
+    /// Where an accepted path leads; `None` if its traffic is discarded.
     fn gateway(&self, path: &Path) -> Option<Gateway> {
+        if path.discards() {
+            return None;
+        }
         Some(path.used()?.attributes.next_hop.gateway(self.zone(path.peer)))
     }
 
@@ -125,7 +128,7 @@ impl Sources {
         if let Some(counts) = self.counts.get_mut(path.peer.0 as usize) {
             let counts = counts.entry(family).or_default();
             change(&mut counts.received);
-            if path.import == Import::Accepted {
+            if path.used().is_some() {
                 change(&mut counts.accepted);
             }
             if path.stale {
@@ -449,7 +452,7 @@ impl Rib {
         let id = self.untold.pop_front()?;
         let net = self.nets.get_mut(id)?;
         net.untold = false;
-        Some((net.prefix, Some(net.hops).filter(|set| self.hops.leads_somewhere(*set))))
+        Some((net.prefix, Some(net.hops).filter(|set| self.hops.means_something(*set))))
     }
 
     /// All that [`Self::next_route`] had to tell has been told. Returns whether [`Self::next_hops`] has more.

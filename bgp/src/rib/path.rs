@@ -108,6 +108,8 @@ impl Interner {
 pub(crate) enum Import {
     /// It takes part in the decision.
     Accepted,
+    /// It takes part in the decision, and traffic by it is discarded (RFC 7999 §3.3).
+    Discarded,
     /// Policy refused it.
     Rejected,
     /// Our own AS is in AS_PATH (RFC 4271 §9.1.2).
@@ -156,7 +158,12 @@ impl Path {
 
     /// What the decision sees; `None` if the path takes no part in it.
     pub(crate) fn used(&self) -> Option<&Shared> {
-        (self.import == Import::Accepted).then_some(&self.set)
+        matches!(self.import, Import::Accepted | Import::Discarded).then_some(&self.set)
+    }
+
+    /// Whether traffic by it leads nowhere.
+    pub(crate) fn discards(&self) -> bool {
+        self.import == Import::Discarded
     }
 
     /// Whether both say the same, whatever their age.

@@ -37,6 +37,11 @@ impl Kernel {
                     Vec::new()
                 }
             }
+            Output::Route { prefix, set: Some(HopSet::DISCARD) } => {
+                routes.insert(*prefix, BTreeSet::new());
+                self.members.insert(*prefix, HopSet::DISCARD);
+                Vec::new()
+            }
             Output::Route { prefix, set: Some(set) } => {
                 let gateways = self.sets.get(set).expect("a set is told before its prefixes");
                 routes.insert(*prefix, gateways.clone());

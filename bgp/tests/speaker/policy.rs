@@ -272,9 +272,21 @@ fn a_blackhole_needs_a_rule_that_allows_it_and_goes_no_further() {
     });
     world.run(secs(2));
     let taken = path(&world, 1, "10.0.0.1/32");
-    assert_eq!(taken.import, ImportStatus::Accepted(Some("tor/blackhole".to_owned())));
+    assert_eq!(taken.import, ImportStatus::Discarded(Some("tor/blackhole".to_owned())));
     assert_eq!(taken.communities, ["blackhole", "no-advertise"]);
     assert!(world.nodes[2].routes.is_empty());
+    assert_eq!(world.nodes[1].routes, [(prefix("10.0.0.1/32"), BTreeSet::new())].into(), "to nowhere");
+    let explained = world.nodes[1].speaker.explain(&prefix("10.0.0.1/32")).to_string();
+    assert!(explained.contains("accepted by rule tor/blackhole: its traffic is discarded"), "{explained}");
+    world.originate(0, &["10.0.0.1/32"]);
+    world.run(secs(1));
+    assert_eq!(world.hops(1, "10.0.0.1/32"), [address(0)], "without the community traffic goes on");
+    world.input(0, Input::SetOrigins(tagged(&[("10.0.0.1/32", Community::BLACKHOLE)])));
+    world.run(secs(1));
+    assert!(world.hops(1, "10.0.0.1/32").is_empty());
+    world.originate(0, &[]);
+    world.run(secs(1));
+    assert!(world.nodes[1].routes.is_empty());
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn changes(rule: &FilterRule) -> Changes {
         add_large_communities: added.large,
         prepend: rule.prepend_as_path.unwrap_or(0),
         next_hop: rule.set_next_hop.map(manx_api::Address::ip),
-        ..Changes::default()
+        blackhole: rule.blackhole,
     }
 }
 

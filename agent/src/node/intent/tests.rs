@@ -403,6 +403,7 @@ fn every_condition_and_change_of_a_rule_reaches_the_speaker() {
         add_communities: communities("65000:1:2"),
         prepend_as_path: Some(3),
         set_next_hop: Some("192.0.2.99".parse().expect("an address")),
+        blackhole: true,
         ..FilterRule::any("all", FilterAction::Accept)
     };
     scene.filter("f", BGPFilterSpec { import_v4: vec![rule], ..BGPFilterSpec::default() });
@@ -421,8 +422,8 @@ fn every_condition_and_change_of_a_rule_reaches_the_speaker() {
     assert_eq!((path.origin.clone(), path.max_hops), (BTreeSet::from([Asn(65001)]), Some(3)));
     let Verdict::Accept(changes) = &rule.verdict else { panic!("accepted") };
     assert_eq!(
-        (changes.med, changes.prepend, changes.next_hop),
-        (Some(7), 3, Some("192.0.2.99".parse().expect("an address")))
+        (changes.med, changes.prepend, changes.next_hop, changes.blackhole),
+        (Some(7), 3, Some("192.0.2.99".parse().expect("an address")), true)
     );
     assert_eq!(changes.set_communities, Some(BTreeSet::new()), "those of the other kinds go too");
     assert_eq!(changes.set_extended_communities.as_ref().map(BTreeSet::len), Some(1));
