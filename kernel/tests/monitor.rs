@@ -62,7 +62,7 @@ async fn live(fib: &mut Fib, kernel: &mut Kernel, monitor: &mut Monitor, done: i
 #[test]
 fn links_addresses_routes_and_objects_are_told() {
     run(|| async {
-        let mut monitor = Monitor::open([]).unwrap();
+        let mut monitor = Monitor::open(None).unwrap();
         two_uplinks();
         wait_for(
             &mut monitor,
@@ -97,7 +97,7 @@ fn ones_own_changes_are_not_told() {
     run(|| async {
         two_uplinks();
         let mut kernel = Kernel::open().unwrap();
-        let mut monitor = Monitor::open([kernel.port().unwrap()]).unwrap();
+        let mut monitor = Monitor::open(Some(kernel.port().unwrap())).unwrap();
         let op = Op::PutRoute {
             key: key("10.8.0.0/16"),
             forward: Forward::Blackhole,
@@ -119,7 +119,7 @@ fn ones_own_changes_are_not_told() {
 fn an_overrun_is_told() {
     run(|| async {
         two_uplinks();
-        let mut monitor = Monitor::open([]).unwrap();
+        let mut monitor = Monitor::open(None).unwrap();
         let mut kernel = Kernel::open().unwrap();
         let key_of = |number: u32| key(&format!("{}/32", std::net::Ipv4Addr::from(0x1400_0000 + number)));
         let put = |number| Op::PutRoute {
@@ -148,7 +148,7 @@ fn the_machine_repairs_what_others_break() {
     run(|| async {
         two_uplinks();
         let mut kernel = Kernel::open().unwrap();
-        let mut monitor = Monitor::open([kernel.port().unwrap()]).unwrap();
+        let mut monitor = Monitor::open(Some(kernel.port().unwrap())).unwrap();
         let mut fib = Fib::new(Config::default(), namespace::now());
         let routes = [
             (key("10.244.1.0/26"), via(&["192.0.1.2"])),
@@ -190,7 +190,7 @@ fn a_route_that_a_foreign_one_pushed_aside_comes_back_when_that_goes() {
     run(|| async {
         two_uplinks();
         let mut kernel = Kernel::open().unwrap();
-        let mut monitor = Monitor::open([kernel.port().unwrap()]).unwrap();
+        let mut monitor = Monitor::open(Some(kernel.port().unwrap())).unwrap();
         let mut fib = Fib::new(Config::default(), namespace::now());
         fib.handle(Input::Desire(vec![(key("10.244.1.0/26"), Some(via(&["192.0.1.2"])))]), namespace::now());
         live(&mut fib, &mut kernel, &mut monitor, Fib::in_sync).await;
@@ -209,7 +209,7 @@ fn a_next_hop_follows_the_route_below_it() {
         two_uplinks();
         ip("route add 198.51.100.0/24 via 192.0.1.254");
         let mut kernel = Kernel::open().unwrap();
-        let mut monitor = Monitor::open([kernel.port().unwrap()]).unwrap();
+        let mut monitor = Monitor::open(Some(kernel.port().unwrap())).unwrap();
         let mut fib = Fib::new(Config::default(), namespace::now());
         fib.handle(
             Input::Desire(vec![(key("10.244.1.0/26"), Some(via(&["198.51.100.7"])))]),

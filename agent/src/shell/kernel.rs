@@ -92,7 +92,7 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
     let port = kernel.port().context("reading the number of a netlink socket")?;
     let monitor = {
         let _inside = runtime.enter();
-        Monitor::open([port]).context("subscribing to the kernel's changes")?
+        Monitor::open(Some(port)).context("subscribing to the kernel's changes")?
     };
     // Peers choose destinations: they must not be able to foresee where these are kept.
     let config = Config { hash_key: RandomState::new().build_hasher().finish(), ..Config::default() };
@@ -289,7 +289,7 @@ impl Owner {
     async fn listen_again(&mut self) -> Monitor {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let monitor = self.kernel.port().and_then(|port| Monitor::open([port]));
+            let monitor = self.kernel.port().and_then(|port| Monitor::open(Some(port)));
             if let Ok(monitor) = monitor {
                 self.fib.handle(Input::Observed(Event::Overrun), Instant::now());
                 return monitor;

@@ -3,7 +3,7 @@
 //! On our own socket rather than `rtnetlink`'s: its message types do not know next-hop objects, and here the same
 //! decoder serves dumps and notifications.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 
 use nix::errno::Errno;
@@ -23,13 +23,12 @@ const BUFFER_OCTETS: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Monitor {
     socket: AsyncFd<Socket>,
-    ignore: BTreeSet<u32>,
     events: VecDeque<Event>,
 }
 
 impl Monitor {
-    /// Subscribes, in the current network namespace. Changes made through the sockets with the port numbers in
-    /// `ignore` are not told (one's own).
+    /// Subscribes, in the current network namespace. Changes made through the socket with the port number `ignore`,
+    /// one's own, are not told: the kernel leaves them out, so that they cost nothing here.
     ///
     /// # Errors
     ///
@@ -38,9 +37,12 @@ impl Monitor {
     /// # Panics
     ///
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open(ignore: impl IntoIterator<Item = u32>) -> Result<Self, SocketError> {
+    pub fn open(ignore: Option<u32>) -> Result<Self, SocketError> {
         let socket = Socket::route()?;
         socket.enlarge_buffers(BUFFER_OCTETS);
+        if let Some(port) = ignore {
+            socket.leave_out(port)?;
+        }
         for group in [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_IPV4_IFADDR,
@@ -57,7 +59,7 @@ impl Monitor {
             reason = "its unsafe heir asks for a descriptor that stays open: a Socket owns its own"
         )]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(watch)?;
-        Ok(Self { socket, ignore: ignore.into_iter().collect(), events: VecDeque::new() })
+        Ok(Self { socket, events: VecDeque::new() })
     }
 
     /// Waits for the next event. Cancel safe. After [`Event::Overrun`] a dump is due.
@@ -71,12 +73,8 @@ impl Monitor {
                 return Ok(event);
             }
             let mut ready = self.socket.readable_mut().await.map_err(watch)?;
-            let (ignore, events) = (&self.ignore, &mut self.events);
-            let told = ready.get_inner_mut().notifications(|message| {
-                if message.port == 0 || !ignore.contains(&message.port) {
-                    events.extend(decode::event(&message));
-                }
-            });
+            let events = &mut self.events;
+            let told = ready.get_inner_mut().notifications(|message| events.extend(decode::event(&message)));
             match told {
                 Ok(true) => {}
                 Ok(false) => ready.clear_ready(),

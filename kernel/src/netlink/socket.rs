@@ -14,6 +14,8 @@ use nix::sys::socket::{
     self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
 };
 use nix::sys::time::TimeVal;
+#[cfg(feature = "async")]
+use socket2::{SockFilter, SockRef};
 
 use super::request::{Batch, Message, attributes, messages, read_str, read_u32};
 
@@ -197,6 +199,32 @@ impl Socket {
             socket::bind(self.fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(io("bind"))?;
         }
         port().map_err(io("name"))
+    }
+
+    /// From now on the kernel leaves out of the notifications for this socket what was done through the socket with
+    /// this port number. A classic filter looks at `nlmsg_pid`, the fourth word of the header.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the filter.
+    #[cfg(feature = "async")]
+    pub fn leave_out(&self, port: u32) -> Result<(), SocketError> {
+        const LOAD_WORD: u16 = 0x20;
+        const JUMP_IF_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        // The filter reads words as they come from a network.
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let program = [
+            SockFilter::new(LOAD_WORD, 0, 0, 12),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, port),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        let attached = SockRef::from(&self.fd).attach_filter(&program);
+        attached.map_err(|error| SocketError::Io {
+            call: "filter",
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+        })
     }
 
     /// Subscribes to the notifications of a multicast group (`RTNLGRP_LINK`, …).
