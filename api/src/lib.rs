@@ -52,7 +52,10 @@ pub use filter::{
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// The clock type of [`Time`]: arguments named `now` take it.
 pub use k8s_openapi::jiff::Timestamp;
-pub use node::{NodeAddresses, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, Session, SessionState};
+pub use node::{
+    NodeAddresses, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, Session, SessionError, SessionFamily,
+    SessionState,
+};
 pub use peer::{
     AddPath, BGPPeer, BGPPeerSpec, BGPPeerStatus, LocalAs, NextHopMode, PeerRange, PeerTarget, Role,
     SecretKeyRef, SourceAddress,

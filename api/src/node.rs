@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,7 +113,7 @@ pub struct NodeNetworkStatus {
 }
 
 /// The state of one BGP session.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// The peer's name: `node/<name>` for a node of the cluster, `peer/<name>` for a BGPPeer.
@@ -133,9 +134,38 @@ pub struct Session {
     /// Since when it is in this state.
     pub since: Time,
 
-    /// Why the session last went down.
+    /// The peer's BGP identifier, while the session is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub router_id: Option<Ipv4Addr>,
+
+    /// The hold time that both agreed on, in seconds, while the session is up; 0: no keepalives at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_time_seconds: Option<u16>,
+
+    /// What both agreed on, in words. Left out for nodes of the cluster where there are many sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+
+    /// How often the session was up and went down, since the agent started.
+    #[serde(default)]
+    pub flaps: u32,
+
+    /// Why the session, or the attempt to make it, last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<SessionError>,
+
+    /// When the next attempt is due, or the peer is no longer refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+
+    /// The peer whose range this one came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
+
+    /// The peer is no longer configured, and stays until those configured instead have been heard.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lingers: bool,
 
     /// Prefixes received, before import policy.
     #[serde(default)]
@@ -148,6 +178,134 @@ pub struct Session {
     /// Prefixes that the peer was told.
     #[serde(default)]
     pub advertised: u32,
+
+    /// The same for each address family, with what the peer may announce. Left out for nodes of the cluster where there
+    /// are many sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["family".into()]))]
+    pub families: Vec<SessionFamily>,
+}
+
+/// Why a session, or the attempt to make it, ended.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionError {
+    /// When.
+    pub when: Time,
+
+    /// The peer ended it, by a NOTIFICATION or by closing the connection; otherwise this node did.
+    #[serde(default)]
+    pub by_peer: bool,
+
+    /// The error code of the NOTIFICATION, if there was one (RFC 4271 §4.5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+
+    /// Its error subcode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subcode: Option<u8>,
+
+    /// What it means, with the shutdown communication (RFC 9003) if there is one.
+    #[serde(default)]
+    pub text: String,
+
+    /// The first 64 octets of its data, in hexadecimal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
+}
+
+/// One address family of a session.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionFamily {
+    /// `ipv4-unicast` or `ipv6-unicast`.
+    pub family: String,
+
+    /// Both agreed on it, and the session is up.
+    #[serde(default)]
+    pub negotiated: bool,
+
+    /// Prefixes received, before import policy.
+    #[serde(default)]
+    pub received: u32,
+
+    /// Prefixes that import policy accepted.
+    #[serde(default)]
+    pub accepted: u32,
+
+    /// Prefixes that the peer was told.
+    #[serde(default)]
+    pub advertised: u32,
+
+    /// Prefixes kept from the last session, not yet confirmed.
+    #[serde(default)]
+    pub stale: u32,
+
+    /// Prefixes that the peer may announce.
+    #[serde(default)]
+    pub limit: u32,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl SessionError {
+    /// One without a NOTIFICATION.
+    pub fn new(when: Time, text: impl Into<String>) -> Self {
+        Self { when, by_peer: false, code: None, subcode: None, text: text.into(), data: String::new() }
+    }
+
+    /// In one line: who said what.
+    pub fn line(&self) -> String {
+        let who = if self.by_peer && self.code.is_some() { "peer: " } else { "" };
+        format!("{who}{}", self.text)
+    }
+}
+
+impl Session {
+    /// One of which nothing else is known.
+    pub fn new(peer: impl Into<String>, state: SessionState, since: Time) -> Self {
+        Self {
+            peer: peer.into(),
+            address: None,
+            as_number: None,
+            state,
+            since,
+            router_id: None,
+            hold_time_seconds: None,
+            capabilities: Vec::new(),
+            flaps: 0,
+            last_error: None,
+            retry_at: None,
+            range: None,
+            lingers: false,
+            received: 0,
+            accepted: 0,
+            advertised: 0,
+            families: Vec::new(),
+        }
+    }
+
+    /// The session without what changes although nothing happened: counters, and when the same thing happened again.
+    pub fn without_counters(&self) -> Self {
+        let still = |family: &SessionFamily| SessionFamily {
+            family: family.family.clone(),
+            negotiated: family.negotiated,
+            limit: family.limit,
+            ..SessionFamily::default()
+        };
+        let last_error = self.last_error.clone();
+        Self {
+            received: 0,
+            accepted: 0,
+            advertised: 0,
+            retry_at: None,
+            last_error: last_error.map(|error| SessionError { when: Time(Timestamp::UNIX_EPOCH), ..error }),
+            families: self.families.iter().map(still).collect(),
+            ..self.clone()
+        }
+    }
 }
 
 /// States of a session (RFC 4271 §8.2.2).
@@ -198,17 +356,7 @@ mod tests {
 
     #[test]
     fn sessions_that_are_up_are_counted() {
-        let session = |state| Session {
-            peer: "node/node2".into(),
-            address: None,
-            as_number: None,
-            state,
-            since: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
-            last_error: None,
-            received: 0,
-            accepted: 0,
-            advertised: 0,
-        };
+        let session = |state| Session::new("node/node2", state, Time(Timestamp::UNIX_EPOCH));
         let sessions = [session(SessionState::Established), session(SessionState::OpenSent)];
         assert_eq!(NodeNetworkStatus::count_up(&sessions), "1/2");
         let json = serde_json::to_value(&sessions[0]).expect("plain data");

@@ -1,10 +1,13 @@
 //! `manxctl`: what the pod network is doing, for people. On the PATH as `kubectl-manx` it is also `kubectl manx`.
 //!
-//! It reads the same objects as `kubectl get` and puts them together: what is up, and what is wrong and where.
+//! It reads the same objects as `kubectl get` and puts them together: what is up, and what is wrong and where. What only
+//! one agent knows, it asks that agent, on its node.
 
+mod agent;
 mod report;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -31,7 +34,32 @@ enum Command {
         /// Only the sessions of this node.
         #[arg(long)]
         node: Option<String>,
+        /// More about each session: `wide`.
+        #[arg(long, short)]
+        output: Option<Columns>,
     },
+    /// Why a prefix is where it is, as the agent of this machine sees it.
+    Explain {
+        /// The prefix, such as 10.244.0.0/24.
+        prefix: String,
+        #[command(flatten)]
+        at: agent::Address,
+    },
+    /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
+    Mrt {
+        /// Where to write it.
+        #[arg(long, short)]
+        output: PathBuf,
+        #[command(flatten)]
+        at: agent::Address,
+    },
+}
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Columns {
+    /// All columns.
+    Wide,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -46,14 +74,26 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<ExitCode> {
-    let cluster = read().await?;
-    let text = match &command {
-        Command::Status => report::status(&cluster),
-        Command::Peers { node } => report::peers(&cluster, node.as_deref()),
-    };
-    write_out(&text)?;
-    let wrong = matches!(command, Command::Status) && !report::problems(&cluster).is_empty();
-    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    match command {
+        Command::Status => {
+            let cluster = read().await?;
+            write_out(report::status(&cluster).as_bytes())?;
+            let well = report::problems(&cluster).is_empty();
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Peers { node, output } => {
+            let wide = output == Some(Columns::Wide);
+            write_out(report::peers(&read().await?, node.as_deref(), wide).as_bytes())?;
+        }
+        Command::Explain { prefix, at } => {
+            write_out(&at.get(&format!("/bgp/explain?prefix={prefix}")).await?)?;
+        }
+        Command::Mrt { output, at } => {
+            let file = at.get("/bgp/mrt").await?;
+            std::fs::write(&output, &file).with_context(|| format!("cannot write {}", output.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Reads all objects of ours, from the cluster of the current kubeconfig context.
@@ -82,9 +122,9 @@ where
 }
 
 /// Writes to standard output; a reader that has gone away, such as `head`, is no error.
-fn write_out(text: &str) -> Result<()> {
+fn write_out(text: &[u8]) -> Result<()> {
     use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

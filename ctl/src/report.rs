@@ -2,7 +2,8 @@
 
 use kube::ResourceExt;
 use manx_api::{
-    Condition, IPBlock, IPPool, NodeNetwork, NodeNetworkStatus, Session, SessionState, condition, is_true,
+    Condition, IPBlock, IPPool, NodeNetwork, NodeNetworkStatus, Session, SessionError, SessionState,
+    condition, is_true,
 };
 
 use crate::table;
@@ -37,28 +38,63 @@ pub(crate) fn status(cluster: &Cluster) -> String {
     text
 }
 
-/// One line per session, of all nodes or of one.
-pub(crate) fn peers(cluster: &Cluster, node: Option<&str>) -> String {
+/// One line per session, of all nodes or of one; `wide` has more columns.
+pub(crate) fn peers(cluster: &Cluster, node: Option<&str>, wide: bool) -> String {
     let mut rows = Vec::new();
     for network in cluster.nodes.iter().filter(|network| node.is_none_or(|node| network.name_any() == node)) {
         for session in sessions(network) {
-            rows.push(vec![
+            let mut row = vec![
                 network.name_any(),
                 session.peer.clone(),
-                session.address.map(|address| address.to_string()).unwrap_or_default(),
-                session.as_number.map(|asn| asn.to_string()).unwrap_or_default(),
+                shown(session.address),
+                shown(session.as_number),
                 format!("{:?}", session.state),
                 session.since.0.to_string(),
                 format!("{}/{}", session.accepted, session.received),
                 session.advertised.to_string(),
-                session.last_error.clone().unwrap_or_default(),
-            ]);
+            ];
+            if wide {
+                row.extend(more(session));
+            }
+            row.push(session.last_error.as_ref().map_or_else(String::new, SessionError::line));
+            rows.push(row);
         }
     }
-    table::render(
-        &["NODE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "ACCEPTED", "ADVERTISED", "LAST ERROR"],
-        &rows,
-    )
+    let mut header = vec!["NODE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "ACCEPTED", "ADVERTISED"];
+    if wide {
+        header.extend(["ROUTER ID", "HOLD", "FLAPS", "STALE", "LIMITS", "RETRY AT", "RANGE", "CAPABILITIES"]);
+        header.extend(["ERROR AT", "CODE", "DATA"]);
+    }
+    header.push("LAST ERROR");
+    table::render(&header, &rows)
+}
+
+/// The further columns of `-o wide`.
+fn more(session: &Session) -> [String; 11] {
+    let error = session.last_error.as_ref();
+    let code = error.and_then(|error| Some(format!("{}/{}", error.code?, error.subcode?)));
+    let limits = session.families.iter().map(|family| format!("{}/{}", family.received, family.limit));
+    let stale: u32 = session.families.iter().map(|family| family.stale).sum();
+    [
+        shown(session.router_id),
+        shown(session.hold_time_seconds),
+        session.flaps.to_string(),
+        stale.to_string(),
+        limits.collect::<Vec<_>>().join(","),
+        shown(session.retry_at.as_ref().map(|time| time.0)),
+        match session.lingers {
+            true => "lingers".to_owned(),
+            false => session.range.clone().unwrap_or_default(),
+        },
+        session.capabilities.join(", "),
+        shown(error.map(|error| error.when.0)),
+        code.unwrap_or_default(),
+        error.map_or_else(String::new, |error| error.data.clone()),
+    ]
+}
+
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// One sentence for each thing that is wrong, most local first.
@@ -73,7 +109,8 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
         };
         problems.extend(conditions(&format!("node {name}"), &status.conditions));
         for session in status.sessions.iter().filter(|session| session.state != SessionState::Established) {
-            let why = session.last_error.as_deref().unwrap_or("no error was seen yet");
+            let why =
+                session.last_error.as_ref().map_or("no error was seen yet".to_owned(), SessionError::line);
             problems.push(format!(
                 "node {name}: the session with {} is {:?} since {}: {why}",
                 session.peer, session.state, session.since.0
@@ -149,16 +186,15 @@ mod tests {
     use super::*;
 
     fn session(peer: &str, state: SessionState, last_error: Option<&str>) -> Session {
+        let since = Time(Timestamp::UNIX_EPOCH);
         Session {
-            peer: peer.to_owned(),
             address: "172.30.2.2".parse().ok(),
             as_number: Some(64512),
-            state,
-            since: Time(Timestamp::UNIX_EPOCH),
-            last_error: last_error.map(str::to_owned),
+            last_error: last_error.map(|text| SessionError::new(since.clone(), text)),
             received: 3,
             accepted: 2,
             advertised: 1,
+            ..Session::new(peer, state, since)
         }
     }
 
@@ -207,9 +243,22 @@ mod tests {
     fn peers_can_be_asked_for_one_node() {
         let cluster = cluster(vec![session("node/node2", SessionState::Established, None)]);
         assert_eq!(
-            peers(&cluster, Some("node1")).lines().nth(1),
+            peers(&cluster, Some("node1"), false).lines().nth(1),
             Some("node1  node/node2  172.30.2.2  64512  Established  1970-01-01T00:00:00Z  2/3       1")
         );
-        assert_eq!(peers(&cluster, Some("node9")).lines().count(), 1);
+        assert_eq!(peers(&cluster, Some("node9"), false).lines().count(), 1);
+    }
+    #[test]
+    fn wide_shows_what_was_agreed_on_and_the_error_with_its_octets() {
+        let mut one = session("peer/tor", SessionState::Active, Some("hold timer expired"));
+        one.hold_time_seconds = Some(90);
+        one.capabilities = vec!["route refresh".to_owned()];
+        let error = one.last_error.as_mut().expect("given");
+        (error.code, error.subcode, error.data) = (Some(4), Some(0), "0c".to_owned());
+        let text = peers(&cluster(vec![one]), None, true);
+        let line = text.lines().nth(1).expect("a session");
+        for part in ["  90  ", "route refresh", "  4/0  ", "  0c  ", "hold timer expired"] {
+            assert!(line.contains(part), "{part:?} in {line:?}");
+        }
     }
 }

@@ -3,19 +3,25 @@
 //! Nothing here ticks: a status that is computed twice without news is equal, so that it is written once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use manx_api::{
-    Allocation, Condition, IPBlockStatus, NodeNetworkStatus, Session, SessionState, Time, set_condition,
+    Allocation, Condition, IPBlockStatus, NodeNetworkStatus, Session, SessionError, SessionFamily,
+    SessionState, Time, set_condition,
 };
-use manx_bgp::{FamilyStatus, PeerState, PeerStatus};
+use manx_bgp::{Family, FamilyStatus, LastError, PeerState, PeerStatus, RouterId};
 use manx_ipam::{BlockId, BlockUsage, Standing};
 use manx_kernel::fib::{Stats, Why};
 
 use super::intent::Problem;
 
-/// A session counts as unchanged while its start moves by less than this: it is computed from its age.
-const SINCE_SLACK: SignedDuration = SignedDuration::from_secs(2);
+/// A time counts as unchanged while it moves by less than this: it is computed from an age.
+const SLACK: SignedDuration = SignedDuration::from_secs(2);
+/// With more sessions than this, those with nodes of the cluster are told in short: the object has a largest size.
+const DETAILED: usize = 256;
+/// The most characters of what an error says; a shutdown communication has 255 octets.
+const MOST_TEXT: usize = 400;
 
 /// What the status is made of.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +45,10 @@ pub fn network(
     version: &str,
     now: Timestamp,
 ) -> NodeNetworkStatus {
-    let sessions: Vec<Session> = facts.peers.iter().map(|peer| session(before, peer, now)).collect();
+    let few = facts.peers.len() <= DETAILED;
+    let detailed = |peer: &PeerStatus| few || !peer.peer.as_str().starts_with("node/");
+    let sessions = facts.peers.iter().map(|peer| session(before, peer, detailed(peer), now));
+    let sessions: Vec<Session> = sessions.collect();
     let mut owned: Vec<_> = facts.blocks.iter().filter(|block| is_ours(block.standing)).collect();
     owned.sort_by_key(|block| block.block);
     NodeNetworkStatus {
@@ -58,27 +67,80 @@ fn is_ours(standing: Standing) -> bool {
     }
 }
 
-fn session(before: &NodeNetworkStatus, peer: &PeerStatus, now: Timestamp) -> Session {
+/// A time that lay this far from now: the one told before if it is nearly the same.
+fn moment(told: Option<Timestamp>, exact: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let exact = exact.unwrap_or(now);
+    let exact = Timestamp::from_second(exact.as_second()).unwrap_or(exact);
+    told.filter(|told| exact.duration_since(*told).abs() <= SLACK).unwrap_or(exact)
+}
+
+fn ago(age: Duration, now: Timestamp) -> Option<Timestamp> {
+    now.checked_sub(SignedDuration::try_from(age).ok()?).ok()
+}
+
+fn ahead(wait: Duration, now: Timestamp) -> Option<Timestamp> {
+    now.checked_add(SignedDuration::try_from(wait).ok()?).ok()
+}
+
+/// With `detailed` also what takes room.
+fn session(before: &NodeNetworkStatus, peer: &PeerStatus, detailed: bool, now: Timestamp) -> Session {
     let sum = |count: fn(&FamilyStatus) -> u32| peer.families.values().map(count).sum();
     let state = state(peer.state);
-    let since =
-        SignedDuration::try_from(peer.since).ok().and_then(|age| now.checked_sub(age).ok()).unwrap_or(now);
-    let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
-    let old = before.sessions.iter().find(|old| old.peer == peer.peer.as_str() && old.state == state);
-    let since = old
-        .map(|old| old.since.0)
-        .filter(|old| since.duration_since(*old).abs() <= SINCE_SLACK)
-        .unwrap_or(since);
+    let old = before.sessions.iter().find(|old| old.peer == peer.peer.as_str());
+    let began = old.filter(|old| old.state == state).map(|old| old.since.0);
+    let failed = old.and_then(|old| old.last_error.as_ref()).map(|error| error.when.0);
+    let due = old.and_then(|old| old.retry_at.as_ref()).map(|time| time.0);
+    let up = peer.state == PeerState::Established;
     Session {
         peer: peer.peer.to_string(),
         address: peer.remote.map(|remote| remote.ip()),
         as_number: peer.asn.map(|asn| asn.0),
         state,
-        since: Time(since),
-        last_error: peer.last_error.as_ref().map(ToString::to_string),
+        since: Time(moment(began, ago(peer.since, now), now)),
+        router_id: peer.router_id.map(RouterId::get),
+        hold_time_seconds: up.then(|| {
+            let seconds = peer.hold_time.unwrap_or_default().as_secs();
+            u16::try_from(seconds).unwrap_or(u16::MAX)
+        }),
+        capabilities: match detailed {
+            true => peer.capabilities.iter().map(|name| (*name).to_owned()).collect(),
+            false => Vec::new(),
+        },
+        flaps: u32::try_from(peer.dropped).unwrap_or(u32::MAX),
+        last_error: peer.last_error.as_ref().map(|error| last_error(error, failed, now)),
+        retry_at: peer.retry_in.map(|wait| Time(moment(due, ahead(wait, now), now))),
+        range: peer.range.as_ref().map(ToString::to_string),
+        lingers: peer.lingers,
         received: sum(|family| family.received),
         accepted: sum(|family| family.accepted),
         advertised: sum(|family| family.announced),
+        families: match detailed {
+            true => peer.families.iter().map(|(family, status)| session_family(*family, status)).collect(),
+            false => Vec::new(),
+        },
+    }
+}
+
+fn session_family(family: Family, status: &FamilyStatus) -> SessionFamily {
+    SessionFamily {
+        family: family.to_string(),
+        negotiated: status.negotiated,
+        received: status.received,
+        accepted: status.accepted,
+        advertised: status.announced,
+        stale: status.stale,
+        limit: status.max_prefixes,
+    }
+}
+
+fn last_error(error: &LastError, told: Option<Timestamp>, now: Timestamp) -> SessionError {
+    SessionError {
+        when: Time(moment(told, ago(error.ago, now), now)),
+        by_peer: error.by_peer,
+        code: error.code.map(|code| code.code),
+        subcode: error.code.map(|code| code.subcode),
+        text: error.text.chars().take(MOST_TEXT).collect(),
+        data: error.data.iter().map(|octet| format!("{octet:02x}")).collect(),
     }
 }
 
@@ -169,10 +231,8 @@ fn since(seconds: Option<u64>) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use manx_api::is_true;
-    use manx_bgp::{Asn, PeerId};
+    use manx_bgp::{Asn, ErrorCode, PeerId};
 
     use super::*;
 
@@ -210,6 +270,62 @@ mod tests {
         let peers = [peer(PeerState::Idle, 1)];
         let after = network(&before, &Facts { peers: &peers, ..Facts::default() }, "1", at(100));
         assert_eq!((before.sessions[0].since.0, after.sessions[0].since.0), (at(0), at(99)));
+    }
+
+    fn told(peers: &[PeerStatus], before: &NodeNetworkStatus, second: i64) -> NodeNetworkStatus {
+        network(before, &Facts { peers, ..Facts::default() }, "1", at(second))
+    }
+
+    #[test]
+    fn the_last_error_is_decoded_and_has_its_octets() {
+        let mut peer = peer(PeerState::Active, 1);
+        peer.dropped = 3;
+        peer.retry_in = Some(Duration::from_secs(30));
+        peer.last_error = Some(LastError {
+            ago: Duration::from_secs(10),
+            by_peer: true,
+            code: Some(ErrorCode::ADMINISTRATIVE_SHUTDOWN),
+            text: "administrative shutdown: moving racks".to_owned(),
+            data: vec![0x0c, 0xff],
+        });
+        let first = told(std::slice::from_ref(&peer), &NodeNetworkStatus::default(), 100);
+        let session = &first.sessions[0];
+        let error = session.last_error.as_ref().expect("there was one");
+        assert_eq!((error.code, error.subcode, error.data.as_str()), (Some(6), Some(2), "0cff"));
+        assert_eq!(
+            (error.when.0, error.line().as_str()),
+            (at(90), "peer: administrative shutdown: moving racks")
+        );
+        assert_eq!((session.flaps, session.retry_at.as_ref().map(|time| time.0)), (3, Some(at(130))));
+
+        // The next attempt fails in the same way: that is no news, though the times are others.
+        peer.last_error.as_mut().expect("set").ago = Duration::ZERO;
+        let again = told(&[peer], &first, 131);
+        assert_ne!(again.sessions[0].last_error, first.sessions[0].last_error);
+        let mut still = [&again, &first].map(|status| status.sessions[0].without_counters());
+        still[0].since = still[1].since.clone();
+        assert_eq!(still[0], still[1]);
+    }
+
+    #[test]
+    fn where_there_are_many_sessions_those_of_the_mesh_are_told_in_short() {
+        let with_details = |name: &str| PeerStatus {
+            capabilities: vec!["route refresh"],
+            families: BTreeMap::from([(
+                Family::Ipv4Unicast,
+                FamilyStatus { received: 7, ..FamilyStatus::default() },
+            )]),
+            ..PeerStatus::new(PeerId::from(name))
+        };
+        let mut peers = vec![with_details("peer/tor")];
+        peers.extend((1..DETAILED).map(|number| with_details(&format!("node/{number}"))));
+        let few = told(&peers, &NodeNetworkStatus::default(), 0);
+        assert!(few.sessions.iter().all(|session| session.capabilities == ["route refresh"]));
+        peers.push(with_details("node/one-more"));
+        let many = told(&peers, &NodeNetworkStatus::default(), 0);
+        let detailed = many.sessions.iter().filter(|session| !session.families.is_empty());
+        assert_eq!(detailed.map(|session| session.peer.as_str()).collect::<Vec<_>>(), ["peer/tor"]);
+        assert!(many.sessions.iter().all(|session| session.received == 7));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use manx_bgp::{Explanation, Prefix, Speaker};
+use tokio::sync::oneshot::channel as once;
 use tokio::sync::{mpsc, oneshot};
 
 /// Questions that wait.
@@ -77,7 +78,7 @@ impl Asker {
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, NoAnswer> {
-        let (answer, answered) = oneshot::channel::<T>();
+        let (answer, answered) = once();
         let asked = async {
             self.0.send(question(answer)).await.ok()?;
             answered.await.ok()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
-use manx_api::{IPBlock, IPBlockStatus, NodeNetwork, NodeNetworkStatus};
+use manx_api::{IPBlock, IPBlockStatus, NodeNetwork, NodeNetworkStatus, Session};
 use manx_ipam::{BlockId, NodeName};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -233,8 +233,6 @@ fn told(written: anyhow::Result<()>, what: &impl Debug) -> bool {
 
 fn without_counters(status: &NodeNetworkStatus) -> NodeNetworkStatus {
     let mut status = status.clone();
-    for session in &mut status.sessions {
-        (session.received, session.accepted, session.advertised) = (0, 0, 0);
-    }
+    status.sessions = status.sessions.iter().map(Session::without_counters).collect();
     status
 }
