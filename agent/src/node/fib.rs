@@ -168,15 +168,21 @@ impl Wanted {
                 for set in old.copied().collect::<Vec<SetId>>() {
                     self.drop_set(set, changes);
                 }
-                let generation = self.generation;
-                let old: Vec<(IpNetwork, u32)> =
-                    self.discarded.extract_if(.., |_, speaker| *speaker < generation).collect();
-                let shown = old.iter().filter(|(network, _)| !self.inside_ours(*network));
-                changes
-                    .routes
-                    .extend(shown.map(|(network, _)| (RouteKey::main(*network, self.metric), None)));
+                for network in self.forget_discarded() {
+                    changes.routes.push((RouteKey::main(network, self.metric), None));
+                }
             }
         }
+    }
+
+    /// Forgets what only earlier speakers wanted discarded; gives those networks that are not inside ours.
+    fn forget_discarded(&mut self) -> Vec<IpNetwork> {
+        let generation = self.generation;
+        let old = self.discarded.iter().filter(|(_, speaker)| **speaker < generation);
+        let mut old: Vec<IpNetwork> = old.map(|(network, _)| *network).collect();
+        self.discarded.retain(|_, speaker| *speaker == generation);
+        old.retain(|network| !self.inside_ours(*network));
+        old
     }
 
     /// A set is gone, and with it the routes in it.
