@@ -28,6 +28,8 @@ const MOST_TEXT: usize = 400;
 pub struct Facts<'a> {
     /// The sessions, as the speaker tells of them.
     pub peers: &'a [PeerStatus],
+    /// How long ago it told.
+    pub age: Duration,
     /// The blocks.
     pub blocks: &'a [BlockUsage],
     /// The routes in the kernel.
@@ -47,7 +49,8 @@ pub fn network(
 ) -> NodeNetworkStatus {
     let few = facts.peers.len() <= DETAILED;
     let detailed = |peer: &PeerStatus| few || !peer.peer.as_str().starts_with("node/");
-    let sessions = facts.peers.iter().map(|peer| session(before, peer, detailed(peer), now));
+    let then = ago(facts.age, now).unwrap_or(now);
+    let sessions = facts.peers.iter().map(|peer| session(before, peer, detailed(peer), then));
     let sessions: Vec<Session> = sessions.collect();
     let mut owned: Vec<_> = facts.blocks.iter().filter(|block| is_ours(block.standing)).collect();
     owned.sort_by_key(|block| block.block);
@@ -260,6 +263,14 @@ mod tests {
         let after = network(&before, &Facts { peers: &peers, ..Facts::default() }, "1", at(60));
         assert_eq!(after, before);
         assert_eq!(after.sessions_up, "1/1");
+    }
+
+    #[test]
+    fn a_status_made_of_old_news_says_what_it_said() {
+        let peers = [peer(PeerState::Established, 5)];
+        let before = told(&peers, &NodeNetworkStatus::default(), 0);
+        let facts = Facts { peers: &peers, age: Duration::from_secs(25), ..Facts::default() };
+        assert_eq!(network(&before, &facts, "1", at(25)), before);
     }
 
     #[test]

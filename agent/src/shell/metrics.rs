@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use manx_bgp::PeerState;
+use manx_bgp::{ErrorCode, FamilyStatus, MessageCounts, PeerState, PeerStatus};
 
 use super::bgp::Sessions;
 use super::kernel::KernelReport;
@@ -36,6 +36,19 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabel {
     peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabel {
+    peer: String,
+    family: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MessageLabel {
+    peer: String,
+    direction: &'static str,
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +81,18 @@ impl Shown {
         let family = Family::<L, Gauge>::default();
         for (label, value) in values {
             family.get_or_create(&label).set(value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    /// What the owner of a number has counted since its start.
+    fn counters<L>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, u64)>)
+    where
+        L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+    {
+        let family = Family::<L, Counter>::default();
+        for (label, value) in values {
+            family.get_or_create(&label).inc_by(value);
         }
         self.registry.register(name, help, family);
     }
@@ -119,23 +144,81 @@ impl Metrics {
 
 fn show_sessions(shown: &mut Shown, sessions: &Sessions) {
     let peers = || sessions.peers.iter();
-    let label = |peer: &manx_bgp::PeerStatus| PeerLabel { peer: peer.peer.to_string() };
     let up = peers().map(|peer| (label(peer), i64::from(peer.state == PeerState::Established)));
     shown.family("bgp_session_up", "Whether the session is established", up);
-    let sum = |peer: &manx_bgp::PeerStatus, count: fn(&manx_bgp::FamilyStatus) -> u32| {
-        peer.families.values().map(|family| i64::from(count(family))).sum::<i64>()
+    let state = peers().map(|peer| (label(peer), peer.state as i64));
+    let help =
+        "The state of the session: 0 Idle, 1 Connect, 2 Active, 3 OpenSent, 4 OpenConfirm, 5 Established";
+    shown.family("bgp_session_state", help, state);
+    let seconds =
+        |peer: &PeerStatus| i64::try_from((peer.since + sessions.age()).as_secs()).unwrap_or(i64::MAX);
+    let since = peers().map(|peer| (label(peer), seconds(peer)));
+    shown.family("bgp_session_state_age_seconds", "How long the session has been in its state", since);
+    let code = |of: fn(ErrorCode) -> u8| {
+        peers().filter_map(move |peer| Some((label(peer), of(peer.last_error.as_ref()?.code?).into())))
     };
-    let received = peers().map(|peer| (label(peer), sum(peer, |family| family.received)));
-    shown.family("bgp_prefixes_received", "Prefixes received, before policy", received);
-    let accepted = peers().map(|peer| (label(peer), sum(peer, |family| family.accepted)));
-    shown.family("bgp_prefixes_accepted", "Prefixes that import policy let through", accepted);
-    let announced = peers().map(|peer| (label(peer), sum(peer, |family| family.announced)));
-    shown.family("bgp_prefixes_announced", "Prefixes announced", announced);
+    shown.family(
+        "bgp_last_error_code",
+        "The error code of the NOTIFICATION that ended the last session or attempt",
+        code(|code| code.code),
+    );
+    shown.family("bgp_last_error_subcode", "Its error subcode", code(|code| code.subcode));
+    let established = peers().map(|peer| (label(peer), peer.established));
+    shown.counters("bgp_peer_established", "Times that the session came up", established);
+    let dropped = peers().map(|peer| (label(peer), peer.dropped));
+    shown.counters("bgp_peer_dropped", "Times that the session went down", dropped);
+    let faults = peers().map(|peer| (label(peer), peer.faults));
+    shown.counters("bgp_peer_faults", "UPDATEs that broke a rule", faults);
+    shown.counters("bgp_peer_messages", "Messages exchanged", peers().flat_map(messages));
+    show_prefixes(shown, &sessions.peers);
     shown.number(
         "bgp_settled",
         "Whether the first exchange after the start is over",
         u8::from(sessions.settled),
     );
+    shown.number("bmp_stations_connected", "BMP stations that are connected", sessions.stations);
+}
+
+fn show_prefixes(shown: &mut Shown, peers: &[PeerStatus]) {
+    let each = |count: fn(&FamilyStatus) -> u32| {
+        let families = peers.iter().flat_map(|peer| peer.families.iter().map(move |family| (peer, family)));
+        families.map(move |(peer, (family, status))| {
+            let label = FamilyLabel { peer: peer.peer.to_string(), family: family.to_string() };
+            (label, i64::from(count(status)))
+        })
+    };
+    shown.family("bgp_prefixes_received", "Prefixes received, before policy", each(|family| family.received));
+    shown.family(
+        "bgp_prefixes_accepted",
+        "Prefixes that import policy let through",
+        each(|family| family.accepted),
+    );
+    shown.family("bgp_prefixes_announced", "Prefixes announced", each(|family| family.announced));
+    shown.family(
+        "bgp_prefixes_stale",
+        "Prefixes kept from the last session, not yet confirmed",
+        each(|family| family.stale),
+    );
+    shown.family("bgp_prefixes_limit", "Prefixes that may be received", each(|family| family.max_prefixes));
+}
+
+fn label(peer: &PeerStatus) -> PeerLabel {
+    PeerLabel { peer: peer.peer.to_string() }
+}
+
+fn messages(peer: &PeerStatus) -> impl Iterator<Item = (MessageLabel, u64)> {
+    let counts = [("in", &peer.messages_in), ("out", &peer.messages_out)];
+    counts.into_iter().flat_map(|(direction, counts)| {
+        let MessageCounts { open, update, notification, keepalive, route_refresh } = *counts;
+        let kinds = [
+            ("open", open),
+            ("update", update),
+            ("notification", notification),
+            ("keepalive", keepalive),
+            ("route-refresh", route_refresh),
+        ];
+        kinds.map(|(kind, count)| (MessageLabel { peer: peer.peer.to_string(), direction, kind }, count))
+    })
 }
 
 fn show_addresses(shown: &mut Shown, node: &NodeReport) {
@@ -231,5 +314,77 @@ impl super::health::Pages for Reports {
     fn metrics(&self) -> String {
         let faults = self.complaints.borrow().len();
         self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &self.kernel.borrow(), faults)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use manx_bgp::{LastError, PeerId};
+    use manx_kernel::fib::{Stats, Why};
+
+    use super::*;
+
+    const DOCS: &str = include_str!("../../../docs/metrics.md");
+
+    /// The metrics of a node on which everything that can be told is told once.
+    fn everything() -> String {
+        let peer = PeerStatus {
+            families: BTreeMap::from([(manx_bgp::Family::Ipv4Unicast, FamilyStatus::default())]),
+            established: 2,
+            last_error: Some(LastError {
+                ago: std::time::Duration::ZERO,
+                by_peer: true,
+                code: Some(ErrorCode::ADMINISTRATIVE_SHUTDOWN),
+                text: String::new(),
+                data: Vec::new(),
+            }),
+            ..PeerStatus::new(PeerId::from("peer/tor"))
+        };
+        let sessions = Sessions { peers: vec![peer], stations: 1, ..Sessions::default() };
+        let mut node = NodeReport::default();
+        node.usage.pools.push(manx_ipam::PoolUsage { pool: "default".to_owned(), ..Default::default() });
+        let stats = Stats { blocked: BTreeMap::from([(Why::NextHop, 1)]), ..Stats::default() };
+        let kernel = KernelReport { stats: Some(stats), in_sync: true, nat_error: None, guard_error: None };
+        Metrics::default().render(&node, &sessions, &kernel, 0)
+    }
+
+    fn labels_of(text: &str, name: &str) -> String {
+        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+        let labels = sample.and_then(|sample| sample.split_once('}')).map_or("", |(labels, _)| labels);
+        let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The row of each metric, as the documentation has it.
+    fn rows(text: &str) -> Vec<String> {
+        let metrics = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let rows = metrics.map(|(name, kind)| {
+            let help = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
+            let full = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            let labels = labels_of(text, &full);
+            format!("| `{full}` | {kind} | {labels} | {} |", help.unwrap_or_default().trim_end_matches('.'))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_what_is_shown_and_nothing_else() {
+        let shown = rows(&everything());
+        let listed: BTreeSet<&str> = DOCS.lines().filter(|line| line.starts_with("| `manx_")).collect();
+        let expected: BTreeSet<&str> = shown.iter().map(String::as_str).collect();
+        let missing: Vec<_> = expected.difference(&listed).collect();
+        let surplus: Vec<_> = listed.difference(&expected).collect();
+        assert!(missing.is_empty() && surplus.is_empty(), "missing {missing:#?}\nnot shown {surplus:#?}");
+        assert_eq!(shown.len(), expected.len(), "no name twice");
+    }
+
+    #[test]
+    fn messages_are_counted_by_direction_and_kind() {
+        let text = everything();
+        let line = r#"manx_bgp_peer_messages_total{peer="peer/tor",direction="out",kind="route-refresh"} 0"#;
+        assert!(text.lines().any(|shown| shown == line), "{text}");
+        assert!(text.contains(r#"manx_bgp_last_error_subcode{peer="peer/tor"} 2"#), "{text}");
     }
 }

@@ -49,6 +49,13 @@ pub struct Sessions {
     pub at: Option<Instant>,
 }
 
+impl Sessions {
+    /// How old this state is: what it says of times is counted from when it was taken.
+    pub fn age(&self) -> Duration {
+        self.at.map(|at| at.elapsed()).unwrap_or_default()
+    }
+}
+
 /// Connections that the network brings us.
 struct Arrivals {
     dialled: mpsc::Receiver<Dialled>,

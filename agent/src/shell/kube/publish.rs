@@ -134,6 +134,7 @@ impl Publisher {
             intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
         let facts = Facts {
             peers: &sessions.peers,
+            age: sessions.age(),
             blocks: &node.usage.blocks,
             routes: kernel.stats.as_ref(),
             obstacles: &node.obstacles,

@@ -53,6 +53,7 @@ fn object(me: &NodeName, shown: &mut NodeNetworkStatus, sources: &mut Sources) -
         intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
     let facts = Facts {
         peers: &sessions.peers,
+        age: sessions.age(),
         blocks: &node.usage.blocks,
         routes: kernel.stats.as_ref(),
         obstacles: &node.obstacles,
