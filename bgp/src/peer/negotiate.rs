@@ -379,4 +379,56 @@ mod tests {
         assert_eq!(restart.forwarding, Families::ALL);
         assert_eq!(restart.time, Duration::from_secs(120));
     }
+
+    #[test]
+    fn paths_go_from_who_sends_them_to_who_takes_them() {
+        let family = AfiSafi::from(Family::Ipv4Unicast);
+        let with = |mode| {
+            let mut open = open(&local(1, 1), &config(2, &Family::ALL), QUIET);
+            open.capabilities.push(Capability::AddPath(vec![AddPathFamily { family, mode }]));
+            open
+        };
+        // Modes of RFC 7911 §4: 1 receives, 2 sends, 3 does both; the others mean nothing.
+        for ours in 0..=5_u8 {
+            for theirs in 0..=5_u8 {
+                let does = |mode: u8, bit: u8| mode <= 3 && mode & bit != 0;
+                let (mine, mut their) = (with(ours), with(theirs));
+                (their.asn, their.router_id) = (Asn(2), local(2, 2).router_id);
+                let agreed = negotiate(&mine, &their, &config(2, &Family::ALL)).unwrap().dialect;
+                let v4 = |agreed: bool| {
+                    if agreed { Families::from_iter([Family::Ipv4Unicast]) } else { Families::NONE }
+                };
+                assert_eq!(agreed.paths_in, v4(does(ours, 1) && does(theirs, 2)), "{ours} and {theirs}");
+                assert_eq!(agreed.paths_out, v4(does(ours, 2) && does(theirs, 1)), "{ours} and {theirs}");
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_next_hops_for_ipv4_need_both_sides_and_exactly_that_entry() {
+        let (v4, v6) = (AfiSafi::from(Family::Ipv4Unicast), AfiSafi::from(Family::Ipv6Unicast));
+        let labelled = AfiSafi { afi: 1, safi: 4 };
+        let rows: [(bool, &[(AfiSafi, u16)], bool); 7] = [
+            (true, &[(v4, 2)], true),
+            (false, &[(v4, 2)], false),
+            (true, &[], false),
+            (true, &[(v4, 1)], false),
+            (true, &[(v6, 2)], false),
+            (true, &[(labelled, 2)], false),
+            (true, &[(labelled, 2), (v4, 2)], true),
+        ];
+        for (offered, entries, expected) in rows {
+            let mut mine = config(2, &Family::ALL);
+            mine.families.get_mut(&Family::Ipv4Unicast).unwrap().extended_next_hop = offered;
+            let mut theirs = open(&local(2, 2), &config(1, &Family::ALL), QUIET);
+            theirs.capabilities.retain(|known| !matches!(known, Capability::ExtendedNextHop(_)));
+            let entry = |(family, next_hop_afi): &(AfiSafi, u16)| ExtendedNextHop {
+                family: *family,
+                next_hop_afi: *next_hop_afi,
+            };
+            theirs.capabilities.push(Capability::ExtendedNextHop(entries.iter().map(entry).collect()));
+            let agreed = negotiate(&open(&local(1, 1), &mine, QUIET), &theirs, &mine).unwrap();
+            assert_eq!(agreed.dialect.extended_next_hop, expected, "{offered} {entries:?}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod kernel;
 mod limits;
 mod live;
 mod monitor;
+mod offers;
 mod paths;
 mod policy;
 mod refresh;

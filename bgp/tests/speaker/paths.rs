@@ -122,6 +122,27 @@ fn how_many_paths_are_told_can_be_changed_within_the_session() {
     assert_eq!(world.states(4, 0), []);
 }
 
+#[test]
+fn a_refresh_tells_every_path_again_and_loses_none() {
+    let mut world = reflected(3, Some(3));
+    for client in [1, 2] {
+        world.originate(client, &[BLOCK]);
+    }
+    world.run(secs(1));
+    world.forget_events();
+    world.reconfigure(3, 0, |config| {
+        let import = &mut config.families.get_mut(&V4).unwrap().import;
+        import.rules.push(manx_bgp::Rule::new("all", import.otherwise.clone()));
+    });
+    world.run(secs(2));
+    let seen = paths(&world, 3);
+    assert_eq!(seen.iter().filter(|path| !path.stale).count(), 2, "{seen:?}");
+    assert_eq!((world.states(3, 0), world.nodes[3].lost.len()), (Vec::new(), 0));
+    world.originate(2, &[]);
+    world.run(secs(1));
+    assert_eq!(paths(&world, 3).len(), 1, "each path can still be withdrawn");
+}
+
 // ── stale for long ───────────────────────────────────────────────────────────────────────────────────────
 
 fn for_long(config: &mut PeerConfig) {

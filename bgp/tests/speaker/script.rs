@@ -198,6 +198,9 @@ impl Script {
     /// Brings the session up on connection 1.
     pub(crate) fn establish(&mut self, theirs: Open) {
         self.connect(1, Direction::Active);
+        if theirs.capabilities.contains(&Capability::ExtendedMessages) {
+            self.framers.entry(ConnId(1)).or_default().allow_extended_messages();
+        }
         self.say(1, &Message::Open(theirs));
         self.say(1, &Message::Keepalive);
     }

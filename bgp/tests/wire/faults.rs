@@ -260,6 +260,43 @@ fn a_broken_multiprotocol_attribute_costs_its_family() {
 }
 
 #[test]
+fn a_path_identifier_cut_short_costs_what_a_prefix_cut_short_does() {
+    let v6 = "20010db8000000000000000000000001";
+    let v6_gone = Disabled(Family::Ipv6Unicast);
+    let sound = format!("{ORIGIN} {AS_PATH} {NEXT_HOP}");
+    let nlri = [
+        ("identifier of 3 octets", "000001"),
+        ("identifier and no prefix", "00000001"),
+        ("prefix of /33", "00000001 21 0af4034000"),
+        ("prefix cut short", "00000001 1a 0af4"),
+        ("no identifier", NLRI),
+        ("a good one and then a part", "00000001 1a 0af40340 0000"),
+    ];
+    let unreach = ["000009", "00000009", "00000009 81 00", "00000009 30 fd00"];
+    for side in [Side::External, Side::Internal] {
+        let dialect = Dialect { paths_in: Families::ALL, ..dialect(side) };
+        for (name, octets) in nlri {
+            let octets = hex(octets);
+            assert_eq!(outcome(&update(&[], &hex(&sound), &octets), &dialect), Reset(3, 10), "{name}");
+            assert_eq!(outcome(&update(&octets, &[], &[]), &dialect), Reset(3, 10), "{name}, withdrawn");
+        }
+        for octets in unreach {
+            let octets = hex(octets);
+            let list = attribute(0x80, 15, &[hex("0002 01"), octets.clone()].concat());
+            assert_eq!(outcome(&update(&[], &list, &[]), &dialect), v6_gone, "{octets:02x?}");
+            let reach = [hex(&format!("0002 01 10 {v6} 00")), octets.clone()].concat();
+            let list = [attribute(0x80, 14, &reach), hex(&format!("{ORIGIN} {AS_PATH}"))].concat();
+            assert_eq!(outcome(&update(&[], &list, &[]), &dialect), v6_gone, "{octets:02x?}, reach");
+        }
+        let octets =
+            update(&[], &hex(&format!("400101 05 {AS_PATH} {NEXT_HOP}")), &hex("00000007 1a 0af40340"));
+        assert_eq!(outcome(&octets, &dialect), Withdrawn);
+        let Message::Update(update) = decode(&octets, &dialect).unwrap().message else { panic!("an UPDATE") };
+        assert_eq!(update.withdrawn[0].path.0, 7, "that path and no other");
+    }
+}
+
+#[test]
 fn a_fault_in_a_message_without_routes_ends_the_session_unless_it_is_discarded() {
     // RFC 7606 §5.2: there may have been routes that the fault hides.
     let rows = [
