@@ -5,4 +5,5 @@ mod faults;
 mod golden;
 mod octets;
 mod properties;
+mod rfcs;
 mod strategies;
