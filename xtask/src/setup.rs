@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::chore::run;
 
 /// A program (a name to look for, or an absolute path) and the Debian package that has it.
-const NEEDS: [(&str, &str); 20] = [
+const NEEDS: [(&str, &str); 21] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("bird", "bird2"),
@@ -34,6 +34,7 @@ const NEEDS: [(&str, &str); 20] = [
     ("gobgp", "gobgpd"),
     ("/usr/sbin/bgpd", "openbgpd"),
     ("exabgp", "exabgp"),
+    ("bgpdump", "bgpdump"),
     ("dpkg-deb", "dpkg"),
 ];
 

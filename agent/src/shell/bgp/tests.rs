@@ -193,3 +193,21 @@ async fn the_speaker_explains_and_dumps_what_it_knows() {
     let dump = a.asker.mrt().await.expect("an answer");
     assert!(holds(&dump, &[24, 192, 0, 2]), "the prefix is in the dump");
 }
+
+#[tokio::test]
+async fn bgpdump_reads_a_dump() {
+    if std::process::Command::new("bgpdump").arg("-v").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "bgpdump is not installed: cargo xtask setup");
+        println!("skipped: bgpdump is not installed");
+        return;
+    }
+    let (mut a, _b) = a_pair(&[]);
+    has_route(&mut a).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("table.mrt");
+    std::fs::write(&file, a.asker.mrt().await.expect("an answer")).expect("written");
+    let read = std::process::Command::new("bgpdump").arg("-m").arg(&file).output().expect("it runs");
+    let text = String::from_utf8_lossy(&read.stdout);
+    let line = text.lines().next().expect("a line");
+    assert!(line.contains("|B|127.0.1.2|64512|192.0.2.0/24||IGP|198.51.100.2|"), "{line}");
+}
