@@ -408,7 +408,8 @@ mod tests {
     fn ipv6_next_hops_for_ipv4_need_both_sides_and_exactly_that_entry() {
         let (v4, v6) = (AfiSafi::from(Family::Ipv4Unicast), AfiSafi::from(Family::Ipv6Unicast));
         let labelled = AfiSafi { afi: 1, safi: 4 };
-        let rows: [(bool, &[(AfiSafi, u16)], bool); 7] = [
+        type Row<'a> = (bool, &'a [(AfiSafi, u16)], bool);
+        let rows: [Row<'_>; 7] = [
             (true, &[(v4, 2)], true),
             (false, &[(v4, 2)], false),
             (true, &[], false),

@@ -180,7 +180,7 @@ fn an_end_is_announced_to_stations() {
 }
 
 /// Reads the records of a dump: type, subtype and the octets behind the header.
-fn records(mut file: &[u8]) -> Vec<(u16, Vec<u8>)> {
+pub(crate) fn records(mut file: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let mut records = Vec::new();
     while let Some((header, _)) = file.split_at_checked(12) {
         assert_eq!(header[4..6], [0, 13], "TABLE_DUMP_V2");

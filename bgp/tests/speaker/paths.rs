@@ -143,6 +143,28 @@ fn a_refresh_tells_every_path_again_and_loses_none() {
     assert_eq!(paths(&world, 3).len(), 1, "each path can still be withdrawn");
 }
 
+#[test]
+fn a_dump_has_every_path_of_a_prefix_with_its_identifier() {
+    let mut world = reflected(3, Some(3));
+    for client in [1, 2] {
+        world.originate(client, &[BLOCK]);
+    }
+    world.run(secs(1));
+    let records = crate::monitor::records(&world.nodes[3].speaker.mrt(5));
+    let (kind, route) = &records[1];
+    assert_eq!(*kind, 8, "RIB_IPV4_UNICAST_ADDPATH (RFC 8050 §4.2)");
+    // The sequence and the prefix, then the number of entries.
+    let (count, mut entries) = route[9..].split_at(2);
+    assert_eq!(count, [0, 2]);
+    let mut identifiers = BTreeSet::new();
+    while !entries.is_empty() {
+        identifiers.insert(entries[6..10].to_vec());
+        let length = usize::from(u16::from_be_bytes([entries[10], entries[11]]));
+        entries = &entries[12 + length..];
+    }
+    assert_eq!(identifiers.len(), 2);
+}
+
 // ── stale for long ───────────────────────────────────────────────────────────────────────────────────────
 
 fn for_long(config: &mut PeerConfig) {
