@@ -61,7 +61,7 @@ pub struct PeerStatus {
     pub messages_out: MessageCounts,
     /// UPDATEs with faults since the start.
     pub faults: u64,
-    /// Why the last session or attempt ended.
+    /// Why the last session or connection ended; a peer that cannot be reached does not change it.
     pub last_error: Option<LastError>,
     /// When the next attempt is due, or the peer is no longer refused, from now.
     pub retry_in: Option<Duration>,

@@ -299,7 +299,7 @@ impl Peer {
     }
 
     pub(crate) fn connect_failed(&mut self, core: &mut Core, now: Instant) {
-        self.record.note(false, "connection failed", now);
+        self.record.unreachable(now);
         self.dialer.failed(&mut core.chance, now);
         self.report(core, now);
     }

@@ -36,6 +36,8 @@ struct Ended {
     data: Vec<u8>,
 }
 
+/// What is said of a peer that was never connected to.
+const UNREACHABLE: &str = "connection failed";
 /// How much of the data of a NOTIFICATION is kept.
 const DATA_KEPT: usize = 64;
 
@@ -67,6 +69,13 @@ impl Record {
     pub(crate) fn note(&mut self, by_peer: bool, text: &str, now: Instant) {
         let text = text.to_owned();
         self.last_error = Some(Ended { at: now, by_peer, code: None, text, data: Vec::new() });
+    }
+
+    /// Nobody could be connected to. That says less than why the session ended, and does not take its place.
+    pub(crate) fn unreachable(&mut self, now: Instant) {
+        if self.last_error.as_ref().is_none_or(|ended| ended.text == UNREACHABLE) {
+            self.note(false, UNREACHABLE, now);
+        }
     }
 
     /// A connection ended with a NOTIFICATION.
@@ -214,5 +223,26 @@ impl Peer {
             updates_out: up.and_then(|up| up.updates_out.get(family as usize).copied()).unwrap_or_default(),
             end_of_rib: up.is_some_and(|up| up.ended.contains(family)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_for_the_end_of_a_session_outlasts_failed_attempts() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(9);
+        let mut record = Record::new(start);
+        let said = |record: &Record| record.last_error.as_ref().map(|ended| (ended.text.clone(), ended.at));
+        record.unreachable(start);
+        record.unreachable(later);
+        assert_eq!(said(&record), Some((UNREACHABLE.to_owned(), later)));
+        record.notified(true, &Notification::shutdown("moving racks"), later);
+        record.unreachable(later + Duration::from_secs(9));
+        assert!(said(&record).is_some_and(|(text, at)| text.contains("moving racks") && at == later));
     }
 }
