@@ -109,8 +109,10 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
         };
         problems.extend(conditions(&format!("node {name}"), &status.conditions));
         for session in status.sessions.iter().filter(|session| session.state != SessionState::Established) {
-            let why =
-                session.last_error.as_ref().map_or("no error was seen yet".to_owned(), SessionError::line);
+            let why = session
+                .last_error
+                .as_ref()
+                .map_or_else(|| "no error was seen yet".to_owned(), SessionError::line);
             problems.push(format!(
                 "node {name}: the session with {} is {:?} since {}: {why}",
                 session.peer, session.state, session.since.0

@@ -233,6 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn the_reason_for_the_end_of_a_session_outlasts_failed_attempts() {
         let start = Instant::now();
         let later = start + Duration::from_secs(9);
