@@ -112,6 +112,12 @@ pub enum Input<'a> {
     /// What holds for the speaker itself. Routes are decided anew where it makes a difference, and no session ends. Its
     /// AS and identifier are for life, and `restarting` speaks of its start: what is said of these here means nothing.
     SetLocal(Local),
+    /// The host of this peer is no more: unlike a peer that is only not declared any longer it does not linger, and
+    /// nothing of it is kept.
+    Dismiss {
+        /// Which peer.
+        peer: PeerId,
+    },
     /// The routes of our own.
     SetOrigins(BTreeMap<Prefix, OriginAttributes>),
     /// End the session of this peer and start again, as an operator asks for it.
@@ -267,6 +273,7 @@ impl Speaker {
             Input::SetPeers(peers) => touched = self.set_peers(peers, now),
             Input::SetLocal(local) => self.set_local(local),
             Input::SetOrigins(origins) => self.core.rib.set_origins(origins),
+            Input::Dismiss { peer } => self.remove_peer(&peer, now),
             Input::Reset { peer } => touched = self.reset(&peer, now),
             Input::Stop(reason) => touched = self.stop(&reason, now),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manx_bgp::PeerState;
+use manx_bgp::{Input, PeerState};
 use proptest::prelude::*;
 
 use crate::world::{Host, World, name, open_peer, secs};
@@ -160,4 +160,24 @@ fn without_lingering_routes_are_lost() {
     world.run(secs(90));
     let moments: Vec<u64> = (0..ALL as u64).map(|host| host * 1000).collect();
     assert_ne!(change(&mut world, Topology::Reflectors, true, &moments), [] as [String; 0]);
+}
+
+#[test]
+fn a_peer_whose_host_is_no_more_does_not_linger() {
+    let mut world = World::new();
+    (0..3).for_each(|_| drop(world.add(64512)));
+    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+        world.peer(a, b);
+    }
+    world.originate(2, &["10.2.0.0/26"]);
+    world.run(secs(20));
+    assert!(!world.hops(0, "10.2.0.0/26").is_empty());
+    world.crash(2, true);
+    world.run(secs(1));
+    assert!(!world.hops(0, "10.2.0.0/26").is_empty(), "kept over what may be a restart");
+    world.input(0, Input::Dismiss { peer: name(2) });
+    world.nodes[0].peers.remove(&name(2));
+    world.declare(0);
+    assert!(world.hops(0, "10.2.0.0/26").is_empty(), "gone at once");
+    assert!(world.is_up(0, 1));
 }

@@ -74,6 +74,8 @@ pub struct BgpIntent {
     pub port: u16,
     /// Whom we speak with.
     pub peers: BTreeMap<PeerId, PeerIntent>,
+    /// The other nodes that there are, whether we speak with them or not.
+    pub nodes: BTreeSet<PeerId>,
     /// The BMP stations that are told what peers announce.
     pub stations: BTreeSet<SocketAddr>,
 }
@@ -278,7 +280,8 @@ impl Intent {
             listen.into_iter().map(|address| SocketAddr::new(address, view.config.listen_port)).collect();
         let peers = peers::all(view, problems);
         let port = view.config.listen_port;
-        self.bgp = Some(Arc::new(BgpIntent { local, listen, port, peers, stations: view.stations() }));
+        let (nodes, stations) = (peers::nodes(view), view.stations());
+        self.bgp = Some(Arc::new(BgpIntent { local, listen, port, peers, nodes, stations }));
     }
 }
 

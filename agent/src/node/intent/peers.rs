@@ -46,6 +46,14 @@ pub(super) fn secrets(view: &View<'_>) -> BTreeSet<SecretName> {
     specs.filter_map(|spec| spec.password_secret_ref.as_ref()).map(SecretName::from).collect()
 }
 
+/// The other nodes that there are.
+pub(super) fn nodes(view: &View<'_>) -> BTreeSet<PeerId> {
+    let mut nodes: BTreeSet<PeerId> =
+        view.cluster.networks.values().map(|network| node_id(network)).collect();
+    nodes.remove(&PeerId::from(format!("node/{}", view.me)));
+    nodes
+}
+
 fn node_id(network: &NodeNetwork) -> PeerId {
     PeerId::from(format!("node/{}", network.name_any()))
 }

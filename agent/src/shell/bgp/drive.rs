@@ -230,6 +230,10 @@ impl Turn {
         }
         let links = intent.peers.values().filter_map(|peer| peer.transport.interface.clone());
         self.neighbors.set(&links.collect());
+        // Whom we do not speak with any longer may still be needed by others; who is gone is not.
+        for peer in self.intent.nodes.difference(&intent.nodes) {
+            self.speaker.handle(Input::Dismiss { peer: peer.clone() }, Instant::now());
+        }
         self.intent = intent;
         self.change_transports();
         self.declare_peers();

@@ -59,6 +59,7 @@ fn start_speaker(
         listen: BTreeSet::from([SocketAddr::new(own.into(), port)]),
         port,
         peers,
+        nodes: BTreeSet::new(),
         stations: stations.iter().copied().collect(),
     };
     let intent = watch::Sender::new(Some(Arc::new(intent)));
