@@ -141,7 +141,7 @@ pub struct BGPConfigurationSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MonitoringStation {
-    /// Its address: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT. The port is 11019 unless given.
+    /// Its address, and its port unless that is 11019; an IPv6 address with a port stands in brackets.
     pub address: PeerAddress,
 
     /// The nodes that connect to it, by the labels of the Node. Unset: all.

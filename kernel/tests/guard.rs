@@ -1,5 +1,7 @@
 //! What pods cannot reach, in a real kernel.
 
+#![expect(clippy::disallowed_types, reason = "the attacks of a pod go over the network")]
+
 mod namespace;
 
 use std::collections::BTreeSet;

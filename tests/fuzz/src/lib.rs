@@ -2,9 +2,9 @@
 //!
 //! | target | octets are | what must hold |
 //! |---|---|---|
-//! | [`decode`] | one connection's octets, in any dialect | no panic; memory linear in the length; what was read can be told again, and is then read as the same |
-//! | [`session`] | a script of one speaker and up to three hostile peers: connections, messages, time, configuration | no panic, no spinning timer; every octet sent is sound; the routes told are the table's; nothing outlives its peer |
-//! | [`speaker`] | a script of three speakers, joined by wires that stall and break | what one speaker of ours says, no other finds fault with; once the script is over all converge to what is originated |
+//! | [`decode()`] | one connection's octets, in any dialect | no panic; memory linear in the length; what was read can be told again, and is then read as the same |
+//! | [`session()`] | a script of one speaker and up to three hostile peers: connections, messages, time, configuration | no panic, no spinning timer; every octet sent is sound; the routes told are the table's; nothing outlives its peer |
+//! | [`speaker()`] | a script of three speakers, joined by wires that stall and break | what one speaker of ours says, no other finds fault with; once the script is over all converge to what is originated |
 //!
 //! `cargo xtask fuzz TARGET` runs one under libFuzzer. What it finds is committed below `corpus/`, and the test
 //! `replay` feeds all of that to the targets on every run of the tests.

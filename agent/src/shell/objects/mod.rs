@@ -1,6 +1,6 @@
 //! The agent without an API server: the objects are files in a directory.
 //!
-//! Everything else is as ever: the same [`Cluster`], the same intent, the same owners. Blocks are those that the
+//! Everything else is as ever: the same [`Cluster`](crate::node::cluster::Cluster), the same intent, the same owners. Blocks are those that the
 //! files name; none is claimed and none is given back. What the agent would write to its NodeNetwork stands in a file.
 
 mod follow;
