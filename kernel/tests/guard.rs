@@ -12,7 +12,7 @@ use manx_kernel::guard::GuardRules;
 use manx_kernel::nat::NatRules;
 use manx_kernel::netlink::guard::Guard;
 use manx_kernel::netlink::nat::Nat;
-use namespace::{Elsewhere, command, ip};
+use namespace::{Elsewhere, command, ip, nft};
 
 const BGP: u16 = 179;
 const OTHER: u16 = 8080;
@@ -32,16 +32,6 @@ fn rules() -> GuardRules {
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
-}
-
-/// Whether nft (the program) can be asked.
-fn nft(arguments: &str) -> Option<String> {
-    if std::process::Command::new("nft").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "nft is not installed");
-        println!("ignored: nft is not installed");
-        return None;
-    }
-    Some(command("nft", arguments))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 use manx_kernel::nat::NatRules;
 use manx_kernel::netlink::nat::Nat;
-use namespace::{Elsewhere, command, ip};
+use namespace::{Elsewhere, command, ip, nft};
 
 fn networks(texts: &[&str]) -> BTreeSet<IpNetwork> {
     texts.iter().map(|text| text.parse().expect("a network")).collect()
@@ -61,16 +61,6 @@ fn a_thousand_pools_fit() {
         nat.replace(&rules).unwrap();
         assert!(nat.verify(&rules).unwrap());
     });
-}
-
-/// Whether nft (the program) can be asked; where it is not installed, what it would say is not tested.
-fn nft(arguments: &str) -> Option<String> {
-    if std::process::Command::new("nft").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "nft is not installed");
-        println!("ignored: nft is not installed");
-        return None;
-    }
-    Some(command("nft", arguments))
 }
 
 #[test]

@@ -13,13 +13,14 @@ use anyhow::Context as _;
 use manx_kernel::fib::{Config, Fib, Input, Output, Stats};
 use manx_kernel::model::{Dump, Event};
 use manx_kernel::netlink::Kernel;
+use manx_kernel::netlink::guard::Guard;
 use manx_kernel::netlink::monitor::Monitor;
+use manx_kernel::netlink::nat::Nat;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bgp::LearnedReceiver;
-use super::guard::GuardOwner;
-use super::nat::NatOwner;
+use super::tables::{self, Upkeep};
 use super::{events, host};
 use crate::node::fib::{Changes, Learned, LocalRoutes, Wanted};
 use crate::node::intent::{Intent, Problem};
@@ -103,8 +104,9 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
         mtus: BTreeMap::new(),
         names: BTreeMap::new(),
         addresses: Vec::new(),
-        nat: NatOwner::default(),
-        guard: GuardOwner::new(links.guarded.clone()),
+        nat: Upkeep::new(),
+        guard: Upkeep::new(),
+        guarded: links.guarded.clone(),
         failing: false,
         dumped: false,
     };
@@ -123,8 +125,10 @@ struct Owner {
     names: BTreeMap<u32, String>,
     /// This node's own.
     addresses: Vec<IpAddr>,
-    nat: NatOwner,
-    guard: GuardOwner,
+    nat: Upkeep<Nat>,
+    guard: Upkeep<Guard>,
+    /// Ports of this process that pods may not reach.
+    guarded: BTreeSet<u16>,
     /// The last exchange with the kernel failed.
     failing: bool,
     dumped: bool,
@@ -229,8 +233,8 @@ impl Owner {
 
     fn on_intent(&mut self, links: &mut Links) {
         let Some(intent) = links.intent.borrow_and_update().clone() else { return };
-        self.nat.set(&intent.nat);
-        self.guard.set(&intent.guard);
+        self.nat.set(tables::nat_rules(&intent.nat));
+        self.guard.set(tables::guard_rules(&intent.guard, &self.guarded));
         let addresses = intent.addresses();
         if addresses != self.addresses {
             self.addresses = addresses;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Rib;
 use super::nets::NetId;
-use super::path::{Path, PeerIndex, Shared};
+use super::path::{PeerIndex, Shared};
 use crate::monitor::mrt::{self, Entry};
 use crate::wire::{self, Dialect, EncodedAttributes, Nlri};
 
@@ -52,14 +52,13 @@ impl Rib {
     pub(crate) fn dump(&self, time: u32, places: &BTreeMap<PeerIndex, u16>, buf: &mut Vec<u8>) {
         let mut sequence = 0;
         for (_, net) in self.nets.iter() {
-            let entry = |path: &'_ Path| places.get(&path.peer).copied().zip(Some(path.id.0));
             let entries: Vec<Entry<'_>> = net
                 .paths
                 .as_slice()
                 .iter()
                 .filter_map(|path| {
-                    let (peer, id) = entry(path)?;
-                    Some(Entry { peer, path: id, attributes: &path.received().attributes })
+                    let peer = *places.get(&path.peer)?;
+                    Some(Entry { peer, path: path.id.0, attributes: &path.received().attributes })
                 })
                 .collect();
             if !entries.is_empty() {

@@ -42,6 +42,16 @@ pub(crate) fn command(program: &str, arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// What nft (the program) says to these arguments; where it is not installed, what it would say is not tested.
+pub(crate) fn nft(arguments: &str) -> Option<String> {
+    if Command::new("nft").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "nft is not installed");
+        println!("ignored: nft is not installed");
+        return None;
+    }
+    Some(command("nft", arguments))
+}
+
 /// Two uplinks with addresses of both families, and the other ends of their cables.
 pub(crate) fn two_uplinks() {
     ip("link set lo up");

@@ -174,7 +174,8 @@ fn connect(target: SocketAddr, source: Ipv4Addr) -> Result<TcpStream> {
     Ok(socket.into())
 }
 
-fn read_kind(stream: &mut TcpStream) -> Result<u8> {
+/// Reads one message and gives its type.
+pub(super) fn read_kind(stream: &mut TcpStream) -> Result<u8> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header)?;
     let length = usize::from(u16::from_be_bytes([header[16], header[17]]));

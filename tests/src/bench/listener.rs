@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::feed::{HEADER, opening};
+use super::feed::{opening, read_kind};
 use super::tally::Tally;
 
 /// Long enough for the slowest daemon to need no KEEPALIVE from us.
@@ -53,20 +53,11 @@ impl Caller {
         let afi = if self.target.is_ipv4() { 1 } else { 2 };
         stream.write_all(&opening(self.id, self.asn, HOLD, &[afi]))?;
         for kind in [1, 4] {
-            ensure!(read_message(&mut stream)? == kind, "the session was not accepted");
+            ensure!(read_kind(&mut stream)? == kind, "the session was not accepted");
         }
         stream.set_read_timeout(None)?;
         Ok(stream)
     }
-}
-
-fn read_message(stream: &mut TcpStream) -> Result<u8> {
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header)?;
-    let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
-    let mut body = vec![0; length.saturating_sub(HEADER)];
-    stream.read_exact(&mut body)?;
-    Ok(header[18])
 }
 
 /// What a listener waits for.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::pace::{Pace, Settings};
 use super::{FIELD_MANAGER, bounded, jitter, status_of};
 use crate::node::cluster::Cluster;
-use crate::node::intent::{Intent, OwnNetwork};
+use crate::node::intent::{Intent, OwnNetwork, Problem};
 use crate::node::status::{self, Facts};
 use crate::shell::bgp::Sessions;
 use crate::shell::kernel::KernelReport;
@@ -53,6 +53,43 @@ pub struct Sources {
     pub sessions: watch::Receiver<Arc<Sessions>>,
     /// Routes.
     pub kernel: watch::Receiver<Arc<KernelReport>>,
+}
+
+/// One look at everything that the status is made of.
+pub struct Look {
+    /// What this node is to do.
+    pub intent: Arc<Intent>,
+    node: Arc<NodeReport>,
+    sessions: Arc<Sessions>,
+    kernel: Arc<KernelReport>,
+    problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// Takes note of what there is now; nothing while it is not known what this node is to do.
+    pub fn look(&mut self) -> Option<Look> {
+        let intent = self.intent.borrow_and_update().clone();
+        let node = Arc::clone(&self.node.borrow_and_update());
+        let sessions = Arc::clone(&self.sessions.borrow_and_update());
+        let kernel = Arc::clone(&self.kernel.borrow_and_update());
+        let intent = intent?;
+        let problems = intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
+        Some(Look { intent, node, sessions, kernel, problems })
+    }
+}
+
+impl Look {
+    /// What it says.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            peers: &self.sessions.peers,
+            age: self.sessions.age(),
+            blocks: &self.node.usage.blocks,
+            routes: self.kernel.stats.as_ref(),
+            obstacles: &self.node.obstacles,
+            problems: &self.problems,
+        }
+    }
 }
 
 /// A part of the NodeNetwork that is written at once.
@@ -121,30 +158,17 @@ struct Publisher {
 
 impl Publisher {
     fn wish(&mut self, sources: &mut Sources) {
-        let intent = sources.intent.borrow_and_update().clone();
         let cluster = Arc::clone(&sources.cluster.borrow_and_update());
-        let node = Arc::clone(&sources.node.borrow_and_update());
-        let sessions = Arc::clone(&sources.sessions.borrow_and_update());
-        let kernel = Arc::clone(&sources.kernel.borrow_and_update());
-        let Some(intent) = intent else { return };
-        let Some(network) = &intent.network else { return };
+        let Some(look) = sources.look() else { return };
+        let Some(network) = &look.intent.network else { return };
         let now = Instant::now();
         self.notice_others(&cluster, network, now);
-        let problems: Vec<_> =
-            intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
-        let facts = Facts {
-            peers: &sessions.peers,
-            age: sessions.age(),
-            blocks: &node.usage.blocks,
-            routes: kernel.stats.as_ref(),
-            obstacles: &node.obstacles,
-            problems: &problems,
-        };
+        let facts = look.facts();
         self.set_status(&facts, now);
         let status = Box::new(self.status.clone());
         let parts = [(Part::Spec, Body::Spec(network.clone())), (Part::Status, Body::Status(status))];
         self.network_pace.wish(parts, now);
-        self.block_pace.wish(status::blocks(&node.usage.blocks), now);
+        self.block_pace.wish(status::blocks(facts.blocks), now);
     }
 
     /// Somebody deleted or changed our NodeNetwork: it is written again.

@@ -1,14 +1,13 @@
 //! What this node says of itself, in a file: its NodeNetwork with status, as the API server would show it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use manx_api::{NodeNetwork, NodeNetworkStatus};
 use manx_ipam::NodeName;
 
-use crate::node::status::{self, Facts};
+use crate::node::status;
 use crate::shell::kube::publish::Sources;
 use crate::shell::record::write_whole;
 
@@ -45,22 +44,9 @@ pub async fn run(me: NodeName, path: PathBuf, mut sources: Sources) {
 }
 
 fn object(me: &NodeName, shown: &mut NodeNetworkStatus, sources: &mut Sources) -> Option<NodeNetwork> {
-    let intent = sources.intent.borrow_and_update().clone()?;
-    let node = Arc::clone(&sources.node.borrow_and_update());
-    let sessions = Arc::clone(&sources.sessions.borrow_and_update());
-    let kernel = Arc::clone(&sources.kernel.borrow_and_update());
-    let problems: Vec<_> =
-        intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
-    let facts = Facts {
-        peers: &sessions.peers,
-        age: sessions.age(),
-        blocks: &node.usage.blocks,
-        routes: kernel.stats.as_ref(),
-        obstacles: &node.obstacles,
-        problems: &problems,
-    };
-    *shown = status::network(shown, &facts, env!("CARGO_PKG_VERSION"), Timestamp::now());
-    let network = intent.network.clone()?;
+    let look = sources.look()?;
+    *shown = status::network(shown, &look.facts(), env!("CARGO_PKG_VERSION"), Timestamp::now());
+    let network = look.intent.network.clone()?;
     let mut object = NodeNetwork::new(me.as_str(), network.spec);
     object.metadata.labels = (!network.labels.is_empty()).then_some(network.labels);
     object.status = Some(shown.clone());
