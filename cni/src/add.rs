@@ -29,8 +29,10 @@ pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
         ifname: request.ifname.clone(),
         link: request.link.clone(),
     };
-    let mac = requested_mac(target, config).unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname));
     let assignment = assign(config, request, &ended)?;
+    let mac = assigned_mac(&assignment)
+        .or_else(|| requested_mac(target, config))
+        .unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname));
     let link = PodLink {
         container: target.container.clone(),
         ifname: target.ifname.clone(),
@@ -82,6 +84,11 @@ impl Sockets {
         let no_socket = |error| kernel("no netlink socket can be opened", &error);
         Ok(Self { netns, pod: pod.map_err(no_socket)?, host: Socket::route().map_err(no_socket)? })
     }
+}
+
+/// The hardware address that the agent decided on: it knows what the runtime asked for, and what the pod says.
+pub(crate) fn assigned_mac(assignment: &Assignment) -> Option<Mac> {
+    assignment.mac.as_ref().and_then(|mac| mac.parse().ok())
 }
 
 fn requested_mac(target: &Target, config: &NetConf) -> Option<Mac> {

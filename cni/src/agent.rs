@@ -8,6 +8,7 @@ use manx_cni::rpc::{
     AddRequest, Assignment, Attachment, CallError, DelRequest, GcRequest, Remover, Reply, Request,
 };
 use manx_cni::spec::{Code, Error};
+use manx_kernel::names::Mac;
 
 /// The agent may have to claim a block before it can answer, once in a great while.
 const ADD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -77,12 +78,13 @@ fn unexpected(answer: Result<Reply, CallError>) -> Error {
     }
 }
 
-/// At least one address, at most one of each family, and an MTU that the kernel takes.
+/// At least one address, at most one of each family, an MTU that the kernel takes, and a hardware address that is one.
 fn sound(assignment: Assignment) -> Result<Assignment, Error> {
     let v4 = assignment.addresses.iter().filter(|address| address.is_ipv4()).count();
     let v6 = assignment.addresses.len() - v4;
     let counts = v4 <= 1 && v6 <= 1 && v4 + v6 > 0;
-    if counts && (68..=65_535).contains(&assignment.mtu) { Ok(assignment) } else { Err(senseless()) }
+    let mac = assignment.mac.as_ref().is_none_or(|mac| mac.parse::<Mac>().is_ok());
+    if counts && mac && (68..=65_535).contains(&assignment.mtu) { Ok(assignment) } else { Err(senseless()) }
 }
 
 fn senseless() -> Error {

@@ -14,7 +14,7 @@ use manx_kernel::netlink::socket::{Socket, SocketError};
 use manx_kernel::pod::{PodLink, gateway, whole};
 use manx_kernel::sysctl;
 
-use crate::add::{Sockets, kernel, link_name};
+use crate::add::{Sockets, assigned_mac, kernel, link_name};
 use crate::agent;
 
 /// Fails with all the differences if there are any.
@@ -27,14 +27,19 @@ pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
         return differences.verdict(target);
     };
     let previous = config.previous.clone().unwrap_or_default();
-    let mac = differences.against_result(target, &previous, &assignment.addresses);
+    let told = differences.against_result(target, &previous, &assignment.addresses);
+    let mac =
+        assigned_mac(&assignment).or(told).unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname));
+    differences.unless(told.is_none_or(|told| told == mac), || {
+        format!("prevResult has another hardware address of {} than {mac}", target.ifname)
+    });
     let link = PodLink {
         container: target.container.clone(),
         ifname: target.ifname.clone(),
         link: link_name(target),
         mtu: config.mtu.unwrap_or(assignment.mtu),
         addresses: assignment.addresses,
-        mac: mac.unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname)),
+        mac,
     };
     let compared = differences
         .inside(&mut sockets.pod, &link)

@@ -148,6 +148,9 @@ pub struct Assignment {
     pub mtu: u32,
     /// Name of the host end.
     pub link: String,
+    /// Hardware address that the pod's end must have; the plugin's own choice if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// Who removes a link after its addresses were freed.
@@ -331,8 +334,13 @@ mod tests {
     /// Agent and plugin are replaced one after the other in an upgrade, so the words between them must not change.
     #[test]
     fn the_words_on_the_wire_are_these() {
-        let assignment =
-            Assignment { addresses: vec!["10.0.0.7".parse().unwrap()], mtu: 1500, link: "cali0".into() };
+        let assignment = Assignment {
+            addresses: vec!["10.0.0.7".parse().unwrap()],
+            mtu: 1500,
+            link: "cali0".into(),
+            mac: None,
+        };
+        let with_mac = Assignment { mac: Some("0a:58:0a:00:00:07".into()), ..assignment.clone() };
         let del = DelRequest { container: "c1".into(), ifname: "eth0".into(), link: "cali0".into() };
         let refusal = RpcError { code: 100, msg: "full".into(), details: String::new() };
         let requests = [
@@ -352,6 +360,10 @@ mod tests {
             (
                 Reply::Assigned(assignment),
                 r#"{"assigned":{"addresses":["10.0.0.7"],"mtu":1500,"link":"cali0"}}"#,
+            ),
+            (
+                Reply::Known(Some(with_mac)),
+                r#"{"known":{"addresses":["10.0.0.7"],"mtu":1500,"link":"cali0","mac":"0a:58:0a:00:00:07"}}"#,
             ),
             (Reply::Deleted { link_removed_by: Remover::Agent }, r#"{"deleted":{"linkRemovedBy":"agent"}}"#),
             (Reply::Known(None), r#"{"known":null}"#),

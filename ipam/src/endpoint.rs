@@ -52,4 +52,11 @@ pub struct Endpoint {
     /// When it was asked for, in seconds since 1970 by the caller's clock; shown in status, decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// The name of the network configuration by which it was made; unknown in older records and of endpoints that
+    /// were found in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Hardware address of the pod's end, where it is another than the one that the plugin derives by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }

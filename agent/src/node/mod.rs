@@ -331,6 +331,8 @@ impl Node {
             addresses: Vec::new(),
             netns: Some(add.netns),
             since: Some(at),
+            network: Some(add.network),
+            mac: add.mac,
         };
         self.asking.insert(request, pod);
         self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);
@@ -358,13 +360,26 @@ impl Node {
         self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
     }
 
-    /// What an attachment is not in the list is freed; which ones those are is known when the allocator is drained.
+    /// What is not in the list is freed, unless it is of another network of this node; which ones those are is known
+    /// when the allocator is drained.
     fn on_gc(&mut self, request: RequestId, gc: GcRequest, now: Instant) {
         let valid = gc.valid.into_iter();
-        let valid = valid.map(|kept| EndpointId { container: kept.container, ifname: kept.ifname }).collect();
+        let mut valid: BTreeSet<EndpointId> =
+            valid.map(|kept| EndpointId { container: kept.container, ifname: kept.ifname }).collect();
+        valid.extend(self.of_other_networks(&gc.network));
         self.ipam.handle(manx_ipam::Input::Keep { valid }, now);
         let collected = self.drain(now);
         self.reply(request, Reply::Collected(collected));
+    }
+
+    /// The endpoints that a GC of this network must leave alone. One that does not say its network counts as of the
+    /// only one that the node has; with several it is nobody's to collect, and goes with its DEL or its link.
+    fn of_other_networks(&self, network: &str) -> BTreeSet<EndpointId> {
+        let is_other = |endpoint: &&Endpoint| endpoint.network.as_ref().is_some_and(|name| name != network);
+        let several = self.ipam.endpoints().any(|endpoint| is_other(&endpoint));
+        let spared = self.ipam.endpoints();
+        let spared = spared.filter(|endpoint| is_other(endpoint) || (several && endpoint.network.is_none()));
+        spared.map(|endpoint| endpoint.id.clone()).collect()
     }
 
     /// Heals record and kernel after a start: what the kernel has and the record lacks is taken over,
@@ -526,7 +541,12 @@ impl Node {
 }
 
 fn assignment(endpoint: &Endpoint, mtu: u32) -> Assignment {
-    Assignment { addresses: endpoint.addresses.clone(), mtu, link: endpoint.link.clone() }
+    Assignment {
+        addresses: endpoint.addresses.clone(),
+        mtu,
+        link: endpoint.link.clone(),
+        mac: endpoint.mac.clone(),
+    }
 }
 
 fn refusal(code: Code, msg: &str, details: String) -> Reply {

@@ -227,6 +227,52 @@ fn a_gc_frees_what_is_not_in_its_list_and_says_so() {
 }
 
 #[test]
+fn a_gc_of_one_network_leaves_the_endpoints_of_another_alone() {
+    let mut scene = Scene::new();
+    scene.assigned("a");
+    let other = AddRequest { network: "storage".to_owned(), ..add("b") };
+    scene.call(Request::Add(other));
+    let mut gc = |network: &str| {
+        let request = scene.call(Request::Gc(GcRequest { network: network.to_owned(), valid: Vec::new() }));
+        scene.reply(request).cloned().expect("answered at once")
+    };
+    assert_eq!(gc("backup"), Reply::Collected(Vec::new()));
+    assert_eq!(gc("storage"), Reply::Collected(vec![attachment("b")]));
+    assert_eq!(gc("manx"), Reply::Collected(vec![attachment("a")]));
+}
+
+#[test]
+fn an_endpoint_of_an_unknown_network_is_collected_only_where_there_is_no_other_network() {
+    let found = |container: &str, address: &str| Endpoint {
+        id: id(container),
+        link: format!("cali-{container}"),
+        addresses: vec![address.parse().expect("an address")],
+        ..Endpoint::default()
+    };
+    for (several, collected) in [(false, vec![attachment("old")]), (true, vec![])] {
+        let mut scene = Scene::blank(Recovered::default());
+        scene.feed(Input::Found { endpoints: vec![found("old", "10.244.0.7")], at: 0 });
+        scene.configure(&[("v4", "10.244.0.0/24")]);
+        if several {
+            scene.call(Request::Add(AddRequest { network: "storage".to_owned(), ..add("new") }));
+        }
+        let request = scene.call(Request::Gc(GcRequest { network: "manx".to_owned(), valid: Vec::new() }));
+        assert_eq!(scene.reply(request), Some(&Reply::Collected(collected)));
+    }
+}
+
+#[test]
+fn network_and_hardware_address_outlive_a_restart() {
+    let mut scene = Scene::new();
+    let asked = AddRequest { mac: Some("0a:58:0a:00:00:07".to_owned()), ..add("a") };
+    scene.call(Request::Add(asked));
+    let scene = Scene::blank(manx_ipam::recover(&scene.record));
+    let endpoint = scene.node.ipam.endpoints().next().expect("it is on record");
+    assert_eq!(endpoint.network.as_deref(), Some("manx"));
+    assert_eq!(endpoint.mac.as_deref(), Some("0a:58:0a:00:00:07"));
+}
+
+#[test]
 fn a_node_that_has_read_nothing_yet_cannot_take_pods_and_says_why() {
     let mut scene = Scene::blank(Recovered::default());
     let request = scene.call(Request::Status);

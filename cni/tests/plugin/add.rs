@@ -376,6 +376,27 @@ fn addresses_and_a_hardware_address_that_were_asked_for_reach_agent_and_pod() {
 }
 
 #[test]
+fn the_hardware_address_that_the_agent_decides_on_holds_and_is_checked() {
+    let Some(node) = Node::new() else { return };
+    let agent = Agent::start(&node, &[&[V4]]);
+    agent.decide_mac(Some("0a:58:0a:f4:03:09"));
+    let sandbox = node.sandbox("c1");
+    let result = node.call("ADD", &sandbox).ok();
+    assert_eq!(result["interfaces"][1]["mac"], "0a:58:0a:f4:03:09");
+    assert_eq!(sandbox.eth0().expect("eth0")["address"], "0a:58:0a:f4:03:09");
+    assert_eq!(node.space.neighbours(LINK), [format!("{V4} lladdr 0a:58:0a:f4:03:09 PERMANENT")]);
+    node.call_with("CHECK", &sandbox, json!({ "prevResult": result })).ok();
+    let mut told_otherwise = result;
+    told_otherwise["interfaces"][1]["mac"] = json!("0a:58:0a:f4:03:0a");
+    let (_, text) = node.call_with("CHECK", &sandbox, json!({ "prevResult": told_otherwise })).failed();
+    assert!(text.contains("prevResult has another hardware address"), "{text}");
+    agent.decide_mac(Some("not one"));
+    let other = node.sandbox_of("c2", None);
+    assert_eq!(node.call("ADD", &other).failed().0, 105);
+    assert!(other.eth0().is_none());
+}
+
+#[test]
 fn a_result_of_plugins_before_is_passed_on_with_ours_behind() {
     let Some(node) = Node::new() else { return };
     let _agent = Agent::start(&node, &[&[V4]]);

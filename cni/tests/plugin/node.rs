@@ -335,6 +335,7 @@ struct State {
     known: Mutex<BTreeMap<Attachment, Assignment>>,
     seen: Mutex<Vec<Request>>,
     node: Arc<NetNs>,
+    mac: Mutex<Option<String>>,
 }
 
 impl Agent {
@@ -353,6 +354,7 @@ impl Agent {
             known: Mutex::default(),
             seen: Mutex::default(),
             node: Arc::clone(&node.space.0),
+            mac: Mutex::default(),
         });
         let listener = UnixListener::bind(socket_path(&node.run_dir)).expect("the socket is free");
         let serving = Arc::clone(&state);
@@ -363,6 +365,11 @@ impl Agent {
     /// Changes its behaviour.
     pub(crate) fn be(&self, mood: Mood) {
         *self.state.mood.lock().expect("no panic") = mood;
+    }
+
+    /// Decides which hardware address the next pods get, whatever they ask for.
+    pub(crate) fn decide_mac(&self, mac: Option<&str>) {
+        *self.state.mac.lock().expect("no panic") = mac.map(str::to_owned);
     }
 
     /// What it has on record.
@@ -433,7 +440,8 @@ impl State {
             Request::Add(add) => {
                 let key = Attachment { container: add.container.clone(), ifname: add.ifname.clone() };
                 let row = self.table[known.len().min(self.table.len() - 1)].clone();
-                let fresh = Assignment { addresses: row, mtu: self.mtu, link: add.link.clone() };
+                let mac = self.mac.lock().expect("no panic").clone().or_else(|| add.mac.clone());
+                let fresh = Assignment { addresses: row, mtu: self.mtu, link: add.link.clone(), mac };
                 Reply::Assigned(known.entry(key).or_insert(fresh).clone())
             }
             Request::Del(del) => {
