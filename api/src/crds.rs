@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPPool, NodeNetwork};
+use crate::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPClaim, IPPool, NodeNetwork};
 
 /// The definitions of every kind, in the order in which people meet them.
 ///
@@ -15,6 +15,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     [
         IPPool::crd(),
         IPBlock::crd(),
+        IPClaim::crd(),
         BGPConfiguration::crd(),
         BGPPeer::crd(),
         BGPFilter::crd(),
@@ -64,9 +65,10 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_cluster_scoped_with_a_status_and_in_the_category() {
+    fn every_kind_but_that_of_pods_is_cluster_scoped_and_each_has_a_status_and_is_in_the_category() {
         for crd in crds() {
-            assert_eq!((crd.spec.group.as_str(), crd.spec.scope.as_str()), (crate::GROUP, "Cluster"));
+            let scope = if crd.spec.names.kind == "IPClaim" { "Namespaced" } else { "Cluster" };
+            assert_eq!((crd.spec.group.as_str(), crd.spec.scope.as_str()), (crate::GROUP, scope));
             let version = &crd.spec.versions[0];
             assert_eq!(version.name, crate::VERSION);
             assert!(version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some()));

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`IPPool`] | people | a prefix that pods get addresses from, and its rules |
 //! | [`IPBlock`] | agents | one block of a pool and the node that owns it |
+//! | [`IPClaim`] | agents, people | addresses that follow the name of a pod, and the node that has them |
 //! | [`BGPConfiguration`] | people | what is true for every BGP session of the cluster |
 //! | [`BGPPeer`] | people | whom some nodes speak BGP with |
 //! | [`BGPFilter`] | people | ordered rules on what is believed and what is told |
@@ -24,6 +25,7 @@
 mod address;
 mod asn;
 mod block;
+mod claim;
 mod community;
 mod condition;
 mod config;
@@ -37,6 +39,7 @@ mod selector;
 pub use address::{Address, AddressError, Cidr, CidrError, PeerAddress, PeerAddressError};
 pub use asn::{AsnError, PeerAsn};
 pub use block::{Allocation, IPBlock, IPBlockSpec, IPBlockStatus, block_name, label_value};
+pub use claim::{IPClaim, IPClaimSpec, IPClaimStatus};
 pub use community::{Community, CommunityError, CommunityPattern};
 pub use condition::{condition, is_true, set_condition};
 pub use config::{
@@ -77,6 +80,9 @@ pub const POOL_LABEL: &str = "manx.dev/pool";
 
 /// Finalizer of an [`IPPool`]: it keeps the pool until its last block is gone.
 pub const POOL_FINALIZER: &str = "manx.dev/blocks";
+
+/// Finalizer of an [`IPClaim`]: it keeps the claim until no pod has its addresses.
+pub const CLAIM_FINALIZER: &str = "manx.dev/addresses";
 
 /// Name of the only [`BGPConfiguration`] that is heeded (the door refuses any other).
 pub const DEFAULT_CONFIGURATION: &str = "default";

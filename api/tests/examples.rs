@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPPool, NodeNetwork};
+use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPClaim, IPPool, NodeNetwork};
 use serde::de::DeserializeOwned;
 
 #[test]
 fn each_file_holds_objects_of_its_kind_and_begins_with_the_example() {
     assert_eq!(read::<IPPool>("ippool.yaml")[0], IPPool::example());
     assert_eq!(read::<IPBlock>("ipblock.yaml")[0], IPBlock::example());
+    assert_eq!(read::<IPClaim>("ipclaim.yaml")[0], IPClaim::example());
     assert_eq!(read::<BGPConfiguration>("bgpconfiguration.yaml")[0], BGPConfiguration::example());
     assert_eq!(read::<BGPPeer>("bgppeer.yaml")[0], BGPPeer::example());
     assert_eq!(read::<BGPFilter>("bgpfilter.yaml")[0], BGPFilter::example());

@@ -4,7 +4,7 @@
 mod cel;
 
 use kube::CustomResourceExt;
-use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPPool, NodeNetwork};
+use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPBlock, IPClaim, IPPool, NodeNetwork};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,6 +29,7 @@ fn every_rule_compiles_and_says_what_it_wants_in_one_line() {
 fn the_examples_are_let_in() {
     assert_eq!(refused(&IPPool::example(), &[]), NOTHING);
     assert_eq!(refused(&IPBlock::example(), &[]), NOTHING);
+    assert_eq!(refused(&IPClaim::example(), &[]), NOTHING);
     assert_eq!(refused(&BGPConfiguration::example(), &[]), NOTHING);
     assert_eq!(refused(&BGPPeer::example(), &[]), NOTHING);
     assert_eq!(refused(&BGPFilter::example(), &[]), NOTHING);
@@ -96,6 +97,22 @@ fn a_block_is_named_by_its_network_and_may_change_hands_only() {
     assert!(refused(&example, &big)[0].starts_with("a block must be /20"));
     assert_eq!(refused_change(&example, &[("/spec/node", json!("node2"))]), NOTHING);
     assert_eq!(refused_change(&example, &[("/spec/pool", json!("other"))]), ["pool cannot change"]);
+}
+
+#[test]
+fn a_claim_has_one_address_of_each_family_and_keeps_what_it_has() {
+    let addresses = |addresses: Value| [("/spec/addresses", addresses)];
+    let refused = |list: Value| refused(&IPClaim::example(), &addresses(list));
+    let changed = |list: Value| refused_change(&IPClaim::example(), &addresses(list));
+    assert_eq!(refused(json!(["fd00::1"])), NOTHING);
+    assert!(refused(json!(["10.0.0.1", "10.0.0.2"]))[0].starts_with("at most one address of each family"));
+    assert!(refused(json!(["fd00::1", "fd00::1"]))[0].starts_with("at most one address of each family"));
+    for text in ["10.0.0.1/32", "FD00::1", "db-0"] {
+        assert!(refused(json!([text]))[0].starts_with("must be an IPv4 or IPv6 address"), "{text}");
+    }
+    assert_eq!(changed(json!(["fd00:10:244::46", "10.244.3.70"])), NOTHING);
+    assert!(changed(json!(["10.244.3.70"]))[0].starts_with("an address can be added"));
+    assert!(changed(json!(["10.244.3.71", "fd00:10:244::46"]))[0].starts_with("an address can be added"));
 }
 
 #[test]
