@@ -11,14 +11,18 @@ use manx_ipam::{BlockId, NodeLife, NodeName, garbage};
 
 /// What counts of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
-    pub(super) owner: NodeName,
-    pub(super) pool: String,
-    pub(super) used: u32,
+pub struct Block {
+    /// The node that owns it.
+    pub owner: NodeName,
+    /// The pool that it was cut from.
+    pub pool: String,
+    /// Addresses in use.
+    pub used: u32,
 }
 
 impl Block {
-    pub(super) fn read(object: &IPBlock) -> Option<(BlockId, Self)> {
+    /// Reads what counts.
+    pub fn read(object: &IPBlock) -> Option<(BlockId, Self)> {
         let id = BlockId::new(object.spec.cidr.network()).ok()?;
         let used = object.status.as_ref().map_or(0, |status| status.used);
         let owner = NodeName::new(object.spec.node.clone());
@@ -28,25 +32,31 @@ impl Block {
 
 /// A change to the list of finalizers of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Finalizer {
+pub enum Finalizer {
+    /// Ours is to be there.
     Add,
+    /// Ours is to go.
     Remove,
 }
 
 /// Everything that decisions rest on.
 #[derive(Debug, Default)]
-pub(super) struct Census {
-    pub(super) nodes: BTreeSet<NodeName>,
-    pub(super) networks: BTreeSet<NodeName>,
-    pub(super) blocks: BTreeMap<BlockId, Block>,
-    pub(super) pools: BTreeMap<String, IPPool>,
+pub struct Census {
+    /// The nodes that there are.
+    pub nodes: BTreeSet<NodeName>,
+    /// The NodeNetworks that there are.
+    pub networks: BTreeSet<NodeName>,
+    /// The blocks.
+    pub blocks: BTreeMap<BlockId, Block>,
+    /// The pools.
+    pub pools: BTreeMap<String, IPPool>,
     lives: BTreeMap<NodeName, NodeLife>,
     signs: BTreeMap<NodeName, String>,
 }
 
 impl Census {
     /// Notices which owners have no Node (any more), and which have one again.
-    pub(super) fn observe(&mut self, now: Instant) {
+    pub fn observe(&mut self, now: Instant) {
         let owners = self.blocks.values().map(|block| &block.owner).chain(&self.networks);
         let gone: BTreeSet<NodeName> = owners.filter(|owner| !self.nodes.contains(*owner)).cloned().collect();
         self.lives.retain(|node, _| gone.contains(node));
@@ -57,12 +67,12 @@ impl Census {
     }
 
     /// The owners without a Node.
-    pub(super) fn gone(&self) -> Vec<NodeName> {
+    pub fn gone(&self) -> Vec<NodeName> {
         self.lives.keys().cloned().collect()
     }
 
     /// The sign of life of an agent whose Node is gone, as it stands now: it lives when the sign has changed.
-    pub(super) fn heard(&mut self, node: &NodeName, sign: String, now: Instant) {
+    pub fn heard(&mut self, node: &NodeName, sign: String, now: Instant) {
         let before = self.signs.insert(node.clone(), sign.clone());
         if before.is_some_and(|before| before != sign)
             && let Some(life) = self.lives.get_mut(node)
@@ -72,14 +82,14 @@ impl Census {
     }
 
     /// The nodes that are gone for good, and the blocks that they leave behind.
-    pub(super) fn over(&self, grace: Duration, now: Instant) -> (Vec<NodeName>, Vec<BlockId>) {
+    pub fn over(&self, grace: Duration, now: Instant) -> (Vec<NodeName>, Vec<BlockId>) {
         let owners = self.blocks.iter().map(|(id, block)| (*id, block.owner.clone())).collect();
         let nodes = self.lives.iter().filter(|(_, life)| life.is_over(grace, now));
         (nodes.map(|(node, _)| node.clone()).collect(), garbage(&owners, &self.lives, grace, now))
     }
 
     /// The pools whose finalizer is to change: each has it, until it is deleted and its last block is gone.
-    pub(super) fn finalizers(&self) -> Vec<(String, Finalizer)> {
+    pub fn finalizers(&self) -> Vec<(String, Finalizer)> {
         let change = |(name, pool): (&String, &IPPool)| {
             let has = pool.finalizers().iter().any(|finalizer| finalizer == POOL_FINALIZER);
             let leaving = pool.metadata.deletion_timestamp.is_some();
@@ -102,7 +112,7 @@ impl Census {
     }
 
     /// The status of every pool.
-    pub(super) fn pool_status(&self, now: Timestamp) -> BTreeMap<String, IPPoolStatus> {
+    pub fn pool_status(&self, now: Timestamp) -> BTreeMap<String, IPPoolStatus> {
         self.pools.iter().map(|(name, pool)| (name.clone(), self.status_of(name, pool, now))).collect()
     }
 

@@ -4,7 +4,7 @@
 //! while `lease.rs` says that this replica leads. `verdict.rs` judges BGP objects, `accept.rs` writes that down.
 
 mod accept;
-mod census;
+pub mod census;
 pub mod lease;
 pub mod options;
 pub mod run;

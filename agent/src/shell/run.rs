@@ -22,9 +22,8 @@ use kube::Api;
 use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::DelRequest;
 use manx_cni::tombstone;
-use manx_ipam::{BlockId, Endpoint, EndpointId, Limits, NodeName, recover};
-use manx_kernel::model::{Dump, Forward};
-use manx_kernel::names::parse_alias;
+use manx_ipam::{BlockId, Limits, NodeName, recover};
+use manx_kernel::model::Dump;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +39,7 @@ use super::{bystander, cni, deltas, health, host, links, objects};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
-use crate::node::{Input, Node};
+use crate::node::{Input, Node, found};
 
 /// Calls of the plugin that wait for the owner.
 const CALLS: usize = 256;
@@ -183,25 +182,6 @@ impl Inherited {
     fn restarting(&self) -> bool {
         !self.record.is_empty() || !self.dump.routes.is_empty()
     }
-
-    /// The links of pods that the kernel has, with the addresses that are routed to them: none when
-    /// the link is down or only half made.
-    fn endpoints(&self) -> Vec<Endpoint> {
-        let links = self.dump.links.iter();
-        let ours = links.filter_map(|link| Some((link, parse_alias(link.alias.as_deref()?)?)));
-        let endpoints = ours.map(|(link, (container, ifname))| {
-            let routes = self.dump.routes.iter().filter(|route| route.forward == Forward::Link(link.index));
-            let mut addresses: Vec<_> = routes.map(|route| route.key.dst.ip()).collect();
-            addresses.sort();
-            Endpoint {
-                id: EndpointId { container: container.to_owned(), ifname: ifname.to_owned() },
-                link: link.name.clone(),
-                addresses,
-                ..Endpoint::default()
-            }
-        });
-        endpoints.collect()
-    }
 }
 
 /// The owner's ways to the API server.
@@ -233,7 +213,7 @@ fn start_owner(
         cni::listen(&run_dir.socket())?
     };
     let record = run_dir.open_record()?;
-    let found = Input::Found { endpoints: inherited.endpoints(), at: time_of_day() };
+    let found = Input::Found { endpoints: found::endpoints(&inherited.dump), at: time_of_day() };
     let mut first: Vec<Input> = options.mtu.map(Input::Mtu).into_iter().collect();
     first.extend(inherited.ended.into_iter().map(Input::Ended));
     first.push(found);

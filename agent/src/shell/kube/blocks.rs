@@ -4,7 +4,7 @@
 //! them is which are taken: it lists their names at the start, when a claim meets one that it did not
 //! know of, and now and then; a claim on stale knowledge is refused by the API server, never granted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::follow::{Change, absorb, follow};
 use super::watch::Blocks;
 use super::{FIELD_MANAGER, bounded, jitter, status_of};
+use crate::node::blockmap::BlockMap;
 use crate::node::cluster::Objects;
 use crate::shell::deltas;
 use crate::shell::owner::NodeReport;
@@ -47,8 +48,6 @@ pub enum Outcome {
     Released(Result<(), ClaimError>),
 }
 
-/// How long our own write may be ahead of the watch.
-const AHEAD: Duration = Duration::from_secs(30);
 /// How often the blocks of others are listed though nothing asks for it.
 const LIST_EVERY: Duration = Duration::from_secs(600);
 /// The least time between two lists.
@@ -76,12 +75,10 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
     let mut own: BoxStream<'static, Change<IPBlock>> = follow(api.clone(), selector).boxed();
     let mut owner = Owner {
         api,
+        map: BlockMap::new(me.clone()),
         me,
         label,
-        own: None,
-        others: None,
-        made: BTreeMap::new(),
-        removed: BTreeMap::new(),
+        own: Objects::default(),
         list_due: Instant::now(),
         listed_at: None,
         list_failing: false,
@@ -118,12 +115,8 @@ struct Owner {
     api: Api<IPBlock>,
     me: NodeName,
     label: String,
-    own: Option<Objects<IPBlock>>,
-    others: Option<BTreeMap<BlockId, NodeName>>,
-    /// Blocks that we claimed and the watch has not shown yet.
-    made: BTreeMap<BlockId, Instant>,
-    /// Blocks that we released and the watch still shows.
-    removed: BTreeMap<BlockId, Instant>,
+    own: Objects<IPBlock>,
+    map: BlockMap,
     list_due: Instant,
     listed_at: Option<Instant>,
     list_failing: bool,
@@ -133,24 +126,15 @@ struct Owner {
 
 impl Owner {
     fn absorb(&mut self, change: Change<IPBlock>) {
-        absorb(self.own.get_or_insert_default(), change);
-        let shown: BTreeSet<BlockId> = self.shown().collect();
-        self.made.retain(|block, at| !shown.contains(block) && at.elapsed() < AHEAD);
-        self.removed.retain(|block, at| shown.contains(block) && at.elapsed() < AHEAD);
-    }
-
-    fn shown(&self) -> impl Iterator<Item = BlockId> {
-        let own = self.own.iter().flat_map(|own| own.values());
+        absorb(&mut self.own, change);
         // The owner in the spec is the truth, the label only finds it.
-        let own = own.filter(|block| block.spec.node == self.me.as_str());
-        own.filter_map(|block| BlockId::new(block.spec.cidr.network()).ok())
+        let own = self.own.values().filter(|block| block.spec.node == self.me.as_str());
+        let own = own.filter_map(|block| BlockId::new(block.spec.cidr.network()).ok());
+        self.map.shown(own.collect(), Instant::now().into_std());
     }
 
     fn publish(&self) {
-        let (Some(_), Some(others)) = (&self.own, &self.others) else { return };
-        let mut blocks = others.clone();
-        let ours = self.shown().filter(|block| !self.removed.contains_key(block));
-        blocks.extend(ours.chain(self.made.keys().copied()).map(|block| (block, self.me.clone())));
+        let Some(blocks) = self.map.owners() else { return };
         self.published.send_if_modified(|published| {
             let changed = published.as_deref() != Some(&blocks);
             if changed {
@@ -172,7 +156,7 @@ impl Owner {
         let object = IPBlock::claim(cidr, self.me.as_str(), pool);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let Err(error) = bounded(self.api.create(&params, &object)).await else {
-            self.became_ours(block);
+            self.map.claimed(block, Instant::now().into_std());
             return Ok(());
         };
         if status_of(&error) != Some(409) {
@@ -186,13 +170,12 @@ impl Owner {
     async fn find_owner(&mut self, block: BlockId) -> Result<(), ClaimError> {
         match bounded(self.api.get_opt(&block.name())).await {
             Ok(Some(object)) if object.spec.node == self.me.as_str() => {
-                self.became_ours(block);
+                self.map.claimed(block, Instant::now().into_std());
                 Ok(())
             }
             Ok(Some(object)) => {
                 tracing::debug!(%block, node = %object.spec.node, "the block is taken");
-                let owner = NodeName::new(object.spec.node);
-                self.others.get_or_insert_default().insert(block, owner);
+                self.map.taken(block, NodeName::new(object.spec.node));
                 self.list_soon();
                 Err(ClaimError::Taken)
             }
@@ -204,14 +187,6 @@ impl Owner {
         }
     }
 
-    fn became_ours(&mut self, block: BlockId) {
-        self.made.insert(block, Instant::now());
-        self.removed.remove(&block);
-        if let Some(others) = &mut self.others {
-            others.remove(&block);
-        }
-    }
-
     async fn release(&mut self, block: BlockId) -> Result<(), ClaimError> {
         let failed = |error: anyhow::Error| {
             tracing::warn!(error = format!("{error:#}"), %block, "releasing a block failed");
@@ -219,7 +194,7 @@ impl Owner {
         };
         let name = block.name();
         let Some(object) = bounded(self.api.get_opt(&name)).await.map_err(failed)? else {
-            self.became_free(block);
+            self.map.released(block, Instant::now().into_std());
             return Ok(());
         };
         if object.spec.node != self.me.as_str() {
@@ -232,13 +207,8 @@ impl Owner {
             Err(error) if status_of(&error) == Some(404) => {}
             Err(error) => return Err(failed(error)),
         }
-        self.became_free(block);
+        self.map.released(block, Instant::now().into_std());
         Ok(())
-    }
-
-    fn became_free(&mut self, block: BlockId) {
-        self.made.remove(&block);
-        self.removed.insert(block, Instant::now());
     }
 
     fn list_soon(&mut self) {
@@ -249,7 +219,7 @@ impl Owner {
     async fn list(&mut self) {
         match self.list_others().await {
             Ok(others) => {
-                self.others = Some(others);
+                self.map.listed(others);
                 let pause = if self.short_of_blocks { LIST_PAUSE } else { LIST_EVERY };
                 self.list_due = Instant::now() + pause.mul_f64(0.75 + jitter(&self.label) / 2.0);
                 self.list_failing = false;
