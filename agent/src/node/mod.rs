@@ -4,11 +4,13 @@
 //! blocks. `intent` reads the cluster, `fib` says which routes are wanted, `status` what is published.
 //! Not here: sockets, files, clocks and netlink, which are the shell's, and BGP, which has a machine of its own.
 
+pub mod asks;
 pub mod blockmap;
 pub mod cluster;
 pub mod fib;
 pub mod found;
 pub mod intent;
+pub mod pods;
 pub mod secret;
 pub mod status;
 #[cfg(test)]
