@@ -72,6 +72,12 @@ pub struct IPBlockStatus {
     /// Who uses which address, sorted by address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allocations: Vec<Allocation>,
+
+    /// Which other network the allocations were copied from, such as calico: the owner has not taken those pods over
+    /// yet, and until it has, it does not write here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub handed_over_by: Option<String>,
 }
 
 /// One address in use.

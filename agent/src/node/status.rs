@@ -224,7 +224,12 @@ fn block_status(block: &BlockUsage) -> IPBlockStatus {
             since: Time(since(endpoint.since)),
         })
     });
-    IPBlockStatus { used: block.used, free: block.free, allocations: allocations.collect() }
+    IPBlockStatus {
+        used: block.used,
+        free: block.free,
+        allocations: allocations.collect(),
+        handed_over_by: None,
+    }
 }
 
 fn since(seconds: Option<u64>) -> Timestamp {
