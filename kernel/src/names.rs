@@ -50,6 +50,12 @@ impl Mac {
         bytes[0] = (bytes[0] & 0b1111_1100) | 0b10;
         Self(bytes)
     }
+
+    /// The IPv6 link-local address that a kernel derives from it (RFC 4291 §2.5.1).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+    }
 }
 
 impl fmt::Display for Mac {
@@ -171,8 +177,6 @@ mod tests {
 
     #[test]
     fn the_ipv6_gateway_is_what_the_kernel_derives_from_the_host_ends_hardware_address() {
-        let [a, b, c, d, e, f] = HOST_MAC.0.map(u16::from);
-        let segments = [0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
-        assert_eq!(Ipv6Addr::from(segments), HOST_LINK_LOCAL);
+        assert_eq!(HOST_MAC.link_local(), HOST_LINK_LOCAL);
     }
 }

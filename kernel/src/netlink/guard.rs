@@ -1,16 +1,18 @@
-//! Puts [`GuardRules`] into the kernel in one transaction, and reads them back.
+//! Puts [`GuardRules`] into the kernel in one transaction, and reads them back; [`admit`] does so with what the link of
+//! one pod may bring.
 //!
-//! The table is ours alone (`inet manx`). What it accepts, the tables of others may still drop.
+//! The tables are ours alone (`inet manx`, `netdev manx`). What they accept, the tables of others may still drop.
 
 use nix::libc;
 
 use crate::guard::GuardRules;
 use crate::names::HOST_LINK_PREFIX;
 
+pub use super::admission::{Audit, Gate, Gates, admit, admitted};
 use super::nftables::{self, Expression, Hook, Table, TableFamily, Transaction};
 use super::socket::{Socket, SocketError};
 
-const TABLE: Table = Table { family: TableFamily::Inet, name: "manx" };
+const TABLE: Table<'static> = Table { family: TableFamily::Inet, name: "manx" };
 const ROUTERS: [(TableFamily, &str, i32); 2] =
     [(TableFamily::Ip, "routers4", libc::NFPROTO_IPV4), (TableFamily::Ip6, "routers6", libc::NFPROTO_IPV6)];
 const COMMENT: &str = "nothing from a pod reaches where routers speak";
@@ -106,7 +108,7 @@ impl Guard {
         self.commit(transaction)
     }
 
-    fn commit(&mut self, transaction: Transaction) -> Result<(), SocketError> {
+    fn commit(&mut self, transaction: Transaction<'_>) -> Result<(), SocketError> {
         self.socket.send(&mut transaction.finish())?.all_done()?;
         Ok(())
     }

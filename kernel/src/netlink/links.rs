@@ -12,9 +12,11 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::guard;
 use super::inspect::{self, End, FoundRoute};
 use super::request::Batch;
 use super::socket::{Answers, RequestError, Socket, SocketError};
+use crate::guard::Admission;
 use crate::model::PROTOCOL;
 use crate::names::{DOOMED_GROUP, alias};
 use crate::netns::{NetNs, NetNsError};
@@ -44,6 +46,14 @@ pub enum LinkError {
     /// A setting of a link cannot be made.
     #[error("a setting of the link cannot be made")]
     Sysctl(#[from] SysctlError),
+    /// What the pod may send cannot be limited.
+    #[error("the guard of {link} cannot be put in place")]
+    Guard {
+        /// The host's end.
+        link: String,
+        /// Why not.
+        source: SocketError,
+    },
     /// The pod's namespace cannot be entered.
     #[error("the pod's namespace cannot be entered")]
     NetNs(#[from] NetNsError),
@@ -105,6 +115,7 @@ pub fn set_up_inside(pod: &mut Socket, netns: &NetNs, link: &PodLink, index: u32
 /// If the kernel refuses, or somebody else's route to one of the addresses is in the way.
 pub fn set_up_outside(host: &mut Socket, link: &PodLink, index: u32) -> Result<(), LinkError> {
     distrust(link)?;
+    admit(link)?;
     let plan = |existing| link.outside(index, existing);
     let ours = |route: &FoundRoute| route.protocol == PROTOCOL;
     let permit_ipv6 = || permit_ipv6(&[&link.link]).map_err(Into::into);
@@ -241,6 +252,17 @@ fn distrust(link: &PodLink) -> Result<(), LinkError> {
         }
     }
     Ok(())
+}
+
+/// The host takes nothing from the link but what the pod itself may send. Where the kernel cannot do that, what
+/// [`distrust`] and the link's settings refuse must do; the agent says so.
+fn admit(link: &PodLink) -> Result<(), LinkError> {
+    let refused = |source| LinkError::Guard { link: link.link.clone(), source };
+    let mut netfilter = match Socket::netfilter() {
+        Err(SocketError::Io { errno: Errno::EPROTONOSUPPORT, .. }) => return Ok(()),
+        other => other?,
+    };
+    guard::admit(&mut netfilter, &Admission::of(link)).map(drop).map_err(refused)
 }
 
 /// Switches IPv6 on where a runtime or an operator has switched it off for new links.

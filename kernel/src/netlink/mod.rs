@@ -6,6 +6,7 @@
 //!
 //! With the feature `async` there are also `monitor`, which tells what changes, and `inventory`.
 
+mod admission;
 mod apply;
 mod decode;
 mod dump;

@@ -77,7 +77,7 @@ impl Nat {
         tables().into_iter().try_for_each(|(_, table)| self.remove_table(table))
     }
 
-    fn replace_table(&mut self, table: Table, rules: &FamilyRules) -> Result<(), SocketError> {
+    fn replace_table(&mut self, table: Table<'_>, rules: &FamilyRules) -> Result<(), SocketError> {
         let mut transaction = Transaction::new(table);
         transaction.no_table();
         transaction.table();
@@ -88,7 +88,7 @@ impl Nat {
         self.commit(transaction)
     }
 
-    fn remove_table(&mut self, table: Table) -> Result<(), SocketError> {
+    fn remove_table(&mut self, table: Table<'_>) -> Result<(), SocketError> {
         let mut transaction = Transaction::new(table);
         transaction.no_table();
         match self.commit(transaction) {
@@ -101,12 +101,12 @@ impl Nat {
         }
     }
 
-    fn commit(&mut self, transaction: Transaction) -> Result<(), SocketError> {
+    fn commit(&mut self, transaction: Transaction<'_>) -> Result<(), SocketError> {
         self.socket.send(&mut transaction.finish())?.all_done()?;
         Ok(())
     }
 
-    fn verify_table(&mut self, table: Table, rules: &FamilyRules) -> Result<bool, SocketError> {
+    fn verify_table(&mut self, table: Table<'_>, rules: &FamilyRules) -> Result<bool, SocketError> {
         let chains = self.socket.dump(&mut nftables::get_chains(table))?;
         let chains: Vec<_> =
             chains.iter().filter(|chain| nftables::table_of(chain).as_deref() == Some(TABLE)).collect();
@@ -123,7 +123,7 @@ impl Nat {
             && nftables::verify_set(&mut self.socket, table, INSIDE, &nftables::elements(&rules.inside))?)
     }
 
-    fn has_no_chains(&mut self, table: Table) -> Result<bool, SocketError> {
+    fn has_no_chains(&mut self, table: Table<'_>) -> Result<bool, SocketError> {
         match self.socket.dump(&mut nftables::get_chains(table)) {
             Ok(chains) => {
                 Ok(!chains.iter().any(|chain| nftables::table_of(&chain).as_deref() == Some(TABLE)))
@@ -137,7 +137,7 @@ impl Nat {
     }
 }
 
-fn tables() -> [(Family, Table); 2] {
+fn tables() -> [(Family, Table<'static>); 2] {
     [(Family::V4, TableFamily::Ip), (Family::V6, TableFamily::Ip6)]
         .map(|(family, table)| (family, Table { family: table, name: TABLE }))
 }

@@ -17,6 +17,7 @@ pub(super) const BODY: usize = 4;
 const ELEMENTS: usize = 1000;
 
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_HANDLE: u16 = 4;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -24,6 +25,7 @@ const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
@@ -49,11 +51,15 @@ const NFT_SET_INTERVAL: u32 = 4;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
+const NFT_PAYLOAD_LL_HEADER: u32 = 0;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_LOOKUP_F_INV: u32 = 1;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
+const NFT_CMP_LT: u32 = 2;
+const NFT_CMP_GTE: u32 = 5;
+const NF_NETDEV_INGRESS: u32 = 0;
 const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
 /// An address family of tables.
@@ -63,6 +69,8 @@ pub(super) enum TableFamily {
     Ip6,
     /// Both; its sets are of addresses of one of them.
     Inet,
+    /// Frames as they come in by a link; without sets.
+    Netdev,
 }
 
 impl TableFamily {
@@ -71,6 +79,7 @@ impl TableFamily {
             Self::Ip => libc::NFPROTO_IPV4,
             Self::Ip6 => libc::NFPROTO_IPV6,
             Self::Inet => libc::NFPROTO_INET,
+            Self::Netdev => libc::NFPROTO_NETDEV,
         };
         [family as u8, 0, 0, 0]
     }
@@ -79,7 +88,7 @@ impl TableFamily {
     fn key(self) -> (u32, u32) {
         match self {
             Self::Ip => (7, 4),
-            Self::Ip6 | Self::Inet => (8, 16),
+            Self::Ip6 | Self::Inet | Self::Netdev => (8, 16),
         }
     }
 
@@ -87,28 +96,28 @@ impl TableFamily {
     pub(super) fn destination(self) -> (u32, u32) {
         match self {
             Self::Ip => (16, 4),
-            Self::Ip6 | Self::Inet => (24, 16),
+            Self::Ip6 | Self::Inet | Self::Netdev => (24, 16),
         }
     }
 }
 
 /// A table, the subject of most messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Table {
+pub(super) struct Table<'a> {
     pub(super) family: TableFamily,
-    pub(super) name: &'static str,
+    pub(super) name: &'a str,
 }
 
 /// Writes one transaction about a table: all of it happens, or nothing.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(super) struct Transaction<'a> {
     batch: Batch,
-    table: Table,
+    table: Table<'a>,
     sets: u32,
 }
 
-impl Transaction {
-    pub(super) fn new(table: Table) -> Self {
+impl<'a> Transaction<'a> {
+    pub(super) fn new(table: Table<'a>) -> Self {
         let mut batch = Batch::new();
         batch.push(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, &subsystem(), |_| {});
         Self { batch, table, sets: 0 }
@@ -130,6 +139,21 @@ impl Transaction {
         let name = self.table.name;
         self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |attributes| {
             attributes.put_str(NFTA_TABLE_NAME, name);
+        });
+    }
+
+    /// Makes the table; if it exists, the transaction fails with `EEXIST`.
+    pub(super) fn new_table(&mut self) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, |attributes| {
+            attributes.put_str(NFTA_TABLE_NAME, name);
+        });
+    }
+
+    /// Removes the table that has this handle; if none has, the transaction fails with `ENOENT`.
+    pub(super) fn no_table_of(&mut self, handle: u64) {
+        self.push(libc::NFT_MSG_DELTABLE, 0, |attributes| {
+            attributes.put(NFTA_TABLE_HANDLE, &handle.to_be_bytes());
         });
     }
 
@@ -158,6 +182,15 @@ impl Transaction {
         self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
             attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, hook.name());
             filter(attributes, hook);
+        });
+    }
+
+    /// Makes a chain that sees what comes in by this link before anybody else, and drops what it does not decide.
+    pub(super) fn ingress(&mut self, chain: &str, link: &str) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
+            ingress(attributes, link);
         });
     }
 
@@ -247,6 +280,16 @@ fn filter(attributes: &mut Attributes<'_>, hook: Hook) {
     attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
 }
 
+fn ingress(attributes: &mut Attributes<'_>, link: &str) {
+    attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
+        attributes
+            .put_be32(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS)
+            .put_be32(NFTA_HOOK_PRIORITY, libc::NF_IP_PRI_RAW as u32)
+            .put_str(NFTA_HOOK_DEV, link);
+    });
+    attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_DROP as u32).put_str(NFTA_CHAIN_TYPE, "filter");
+}
+
 fn postrouting(attributes: &mut Attributes<'_>) {
     attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
         attributes
@@ -301,6 +344,8 @@ pub(super) fn elements(ranges: &[Range]) -> Vec<Element> {
 /// One step of a rule. All work on register 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expression {
+    /// Loads octets of the Ethernet header; of a tagged frame, with its tag.
+    LinkHeader { offset: u32, length: u32 },
     /// Loads octets of the network header.
     NetworkHeader { offset: u32, length: u32 },
     /// Goes on if the set of this name holds the register, or does not.
@@ -319,6 +364,12 @@ pub(super) enum Expression {
     Family,
     /// Goes on if the register begins with these octets, or does not.
     Is { octets: Vec<u8>, holds: bool },
+    /// Goes on if the register, as a number in network byte order, is less than these octets.
+    Below(Vec<u8>),
+    /// Goes on if the register, as a number in network byte order, is not less than these octets.
+    AtLeast(Vec<u8>),
+    /// Loads the 16 bits of the IPv6 fragment header that begin with the offset; ends the rule if there is none.
+    FragmentOffset,
     /// Ends the chain.
     Accept,
     /// Ends the packet.
@@ -330,10 +381,11 @@ pub(super) enum Expression {
 impl Expression {
     fn name(&self) -> &'static str {
         match self {
-            Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
+            Self::LinkHeader { .. } | Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
             Self::Lookup { .. } => "lookup",
             Self::OutLink | Self::InLink | Self::Protocol | Self::Family => "meta",
-            Self::IsNotLink(_) | Self::Is { .. } => "cmp",
+            Self::IsNotLink(_) | Self::Is { .. } | Self::Below(_) | Self::AtLeast(_) => "cmp",
+            Self::FragmentOffset => "exthdr",
             Self::Accept | Self::Drop => "immediate",
             Self::Masquerade => "masq",
         }
@@ -341,6 +393,9 @@ impl Expression {
 
     fn write(&self, attributes: &mut Attributes<'_>) {
         match self {
+            Self::LinkHeader { offset, length } => {
+                payload(attributes, NFT_PAYLOAD_LL_HEADER, *offset, *length);
+            }
             Self::NetworkHeader { offset, length } => {
                 payload(attributes, NFT_PAYLOAD_NETWORK_HEADER, *offset, *length);
             }
@@ -355,26 +410,32 @@ impl Expression {
             Self::InLink => meta(attributes, libc::NFT_META_IIFNAME),
             Self::Protocol => meta(attributes, libc::NFT_META_L4PROTO),
             Self::Family => meta(attributes, libc::NFT_META_NFPROTO),
-            Self::Is { octets, holds } => {
-                let operation = if *holds { NFT_CMP_EQ } else { NFT_CMP_NEQ };
-                attributes.put_be32(1, NFT_REG_1).put_be32(2, operation).nest(3, |attributes| {
-                    attributes.put(NFTA_DATA_VALUE, octets);
-                });
+            Self::Is { octets, holds: true } => compare(attributes, NFT_CMP_EQ, octets),
+            Self::Is { octets, holds: false } => compare(attributes, NFT_CMP_NEQ, octets),
+            Self::Below(octets) => compare(attributes, NFT_CMP_LT, octets),
+            Self::AtLeast(octets) => compare(attributes, NFT_CMP_GTE, octets),
+            Self::FragmentOffset => {
+                attributes.put_be32(1, NFT_REG_1).put_u8(2, libc::IPPROTO_FRAGMENT as u8);
+                attributes.put_be32(3, 2).put_be32(4, 2);
             }
             Self::Accept => verdict(attributes, libc::NF_ACCEPT),
             Self::Drop => verdict(attributes, libc::NF_DROP),
             Self::IsNotLink(name) => {
                 let mut octets = [0; libc::IFNAMSIZ];
                 octets[..name.len()].copy_from_slice(name.as_bytes());
-                attributes.put_be32(1, NFT_REG_1).put_be32(2, NFT_CMP_NEQ).nest(3, |attributes| {
-                    attributes.put(NFTA_DATA_VALUE, &octets);
-                });
+                compare(attributes, NFT_CMP_NEQ, &octets);
             }
             Self::Masquerade => {
                 attributes.put_be32(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
             }
         }
     }
+}
+
+fn compare(attributes: &mut Attributes<'_>, operation: u32, octets: &[u8]) {
+    attributes.put_be32(1, NFT_REG_1).put_be32(2, operation).nest(3, |attributes| {
+        attributes.put(NFTA_DATA_VALUE, octets);
+    });
 }
 
 fn payload(attributes: &mut Attributes<'_>, base: u32, offset: u32, length: u32) {
@@ -406,20 +467,45 @@ fn write_expressions(attributes: &mut Attributes<'_>, expressions: &[Expression]
     }
 }
 
+/// Asks for all tables of the family.
+pub(super) fn get_tables(family: TableFamily) -> Batch {
+    Batch::of(kind(libc::NFT_MSG_GETTABLE), libc::NLM_F_DUMP, &family.body(), |_| {})
+}
+
+/// Name and handle of a table.
+pub(super) fn read_table(message: &Message<'_>) -> Option<(String, u64)> {
+    let (mut name, mut handle) = (None, None);
+    for (kind, value) in message.attributes(BODY) {
+        match kind {
+            NFTA_TABLE_NAME => name = Some(super::request::read_str(value)),
+            NFTA_TABLE_HANDLE => handle = value.first_chunk().map(|octets| u64::from_be_bytes(*octets)),
+            _ => {}
+        }
+    }
+    Some((name?, handle?))
+}
+
+/// Asks for one chain.
+pub(super) fn get_chain(table: Table<'_>, chain: &str) -> Batch {
+    Batch::of(kind(libc::NFT_MSG_GETCHAIN), 0, &table.family.body(), |attributes| {
+        attributes.put_str(NFTA_CHAIN_TABLE, table.name).put_str(NFTA_CHAIN_NAME, chain);
+    })
+}
+
 /// Asks for all chains of the family.
-pub(super) fn get_chains(table: Table) -> Batch {
+pub(super) fn get_chains(table: Table<'_>) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETCHAIN), libc::NLM_F_DUMP, &table.family.body(), |_| {})
 }
 
 /// Asks for the rules of the table.
-pub(super) fn get_rules(table: Table) -> Batch {
+pub(super) fn get_rules(table: Table<'_>) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_RULE_TABLE, table.name);
     })
 }
 
 /// Asks for the elements of a set.
-fn get_elements(table: Table, set: &str) -> Batch {
+fn get_elements(table: Table<'_>, set: &str) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETSETELEM), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, table.name).put_str(NFTA_SET_ELEM_LIST_SET, set);
     })
@@ -449,10 +535,19 @@ pub(super) fn is_filter(message: &Message<'_>, hook: Hook) -> bool {
     holds_all(message.payload.get(BODY..).unwrap_or_default(), &ours, &[NFTA_CHAIN_HOOK])
 }
 
+/// Whether a chain is what [`Transaction::ingress`] makes.
+pub(super) fn is_ingress(message: &Message<'_>, chain: &str, link: &str) -> bool {
+    let ours = Attributes::standalone(|attributes| {
+        attributes.put_str(NFTA_CHAIN_NAME, chain);
+        ingress(attributes, link);
+    });
+    holds_all(message.payload.get(BODY..).unwrap_or_default(), &ours, &[NFTA_CHAIN_HOOK])
+}
+
 /// Whether a set holds these elements and no others.
 pub(super) fn verify_set(
     socket: &mut Socket,
-    table: Table,
+    table: Table<'_>,
     set: &str,
     elements: &[Element],
 ) -> Result<bool, SocketError> {
