@@ -13,6 +13,8 @@ use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
 use manx_ipam::{BlockId, NodeName};
 use serde::{Deserialize, Serialize};
 
+use super::asks::Annotations;
+use super::pods::{NamespaceNotes, Namespaces};
 use super::secret::{Key, SecretKeys, SecretName, Secrets};
 
 /// The objects of one kind by name, shared with readers until the next change.
@@ -35,8 +37,8 @@ pub struct Cluster {
     pub blocks: Arc<BTreeMap<BlockId, NodeName>>,
     /// Blocks are those listed, and nobody claims another.
     pub closed: bool,
-    /// The labels of the namespaces; filled only while a pool selects by them.
-    pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    /// The namespaces, as far as pools and annotations ask for them.
+    pub namespaces: Namespaces,
     /// This node; `None` when there is no such Node object, or it was not seen yet.
     pub node: Option<Arc<OwnNode>>,
     /// The Secrets that peers name.
@@ -92,7 +94,11 @@ struct Copy {
     filters: Vec<Arc<BGPFilter>>,
     networks: Vec<Arc<NodeNetwork>>,
     blocks: Vec<(ipnetwork::IpNetwork, NodeName)>,
+    /// Labels.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Annotations.
+    #[serde(default)]
+    namespace_notes: BTreeMap<String, Annotations>,
     node: Option<OwnNode>,
     #[serde(default)]
     secrets: Vec<(SecretName, BTreeMap<String, Vec<u8>>)>,
@@ -114,7 +120,12 @@ impl Cluster {
             filters: all(&self.filters),
             networks: all(&self.networks),
             blocks: self.blocks.iter().map(|(block, node)| (block.cidr(), node.clone())).collect(),
-            namespaces: (*self.namespaces).clone(),
+            namespaces: self
+                .namespaces
+                .iter()
+                .map(|(name, kept)| (name.clone(), kept.labels.clone()))
+                .collect(),
+            namespace_notes: annotated(&self.namespaces),
             node: self.node.as_deref().cloned(),
             secrets: self.secrets.iter().map(|(name, keys)| (name.clone(), plain(keys))).collect(),
         })
@@ -139,11 +150,27 @@ impl Cluster {
             networks: by_name(copy.networks),
             blocks: Arc::new(blocks),
             closed: false,
-            namespaces: Arc::new(copy.namespaces),
+            namespaces: namespaces(copy.namespaces, copy.namespace_notes),
             node: copy.node.map(Arc::new),
             secrets: Arc::new(copy.secrets.into_iter().map(|(name, keys)| (name, kept(keys))).collect()),
         })
     }
+}
+
+fn annotated(namespaces: &Namespaces) -> BTreeMap<String, Annotations> {
+    let annotated = namespaces.iter().filter(|(_, notes)| !notes.annotations.is_empty());
+    annotated.map(|(name, notes)| (name.clone(), notes.annotations.clone())).collect()
+}
+
+fn namespaces(
+    labels: BTreeMap<String, BTreeMap<String, String>>,
+    mut annotations: BTreeMap<String, Annotations>,
+) -> Namespaces {
+    let notes = labels.into_iter().map(|(name, labels)| {
+        let annotations = annotations.remove(&name).unwrap_or_default();
+        (name, Arc::new(NamespaceNotes { labels, annotations }))
+    });
+    Arc::new(notes.collect())
 }
 
 fn plain(keys: &SecretKeys) -> BTreeMap<String, Vec<u8>> {
@@ -162,6 +189,9 @@ mod tests {
     fn what_was_written_down_is_read_back_whole() {
         let pool = Arc::new(IPPool::example());
         let network = Arc::new(NodeNetwork::example());
+        let pair = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let notes =
+            NamespaceNotes { labels: pair("team", "red"), annotations: pair("manx.dev/ipv4pools", "red") };
         let cluster = Cluster {
             pools: Arc::new(BTreeMap::from([(pool.name_any(), pool)])),
             networks: Arc::new(BTreeMap::from([(network.name_any(), network)])),
@@ -175,6 +205,7 @@ mod tests {
                 addresses: vec!["192.0.2.11".parse().expect("an address")],
                 router: None,
             })),
+            namespaces: Arc::new(BTreeMap::from([("web".to_owned(), Arc::new(notes))])),
             secrets: Arc::new(BTreeMap::from([(
                 SecretName { namespace: "manx-system".to_owned(), name: "tor".to_owned() },
                 kept(BTreeMap::from([("password".to_owned(), b"s3cret".to_vec())])),
@@ -186,6 +217,7 @@ mod tests {
         assert_eq!(again.networks, cluster.networks);
         assert_eq!(again.blocks, cluster.blocks);
         assert_eq!(again.node, cluster.node);
+        assert_eq!(again.namespaces, cluster.namespaces);
         assert_eq!(again.secrets, cluster.secrets);
     }
 }

@@ -4,6 +4,7 @@
 //! blocks. `intent` reads the cluster, `fib` says which routes are wanted, `status` what is published.
 //! Not here: sockets, files, clocks and netlink, which are the shell's, and BGP, which has a machine of its own.
 
+mod adds;
 pub mod asks;
 pub mod blockmap;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod secret;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,11 +29,12 @@ use manx_cni::rpc::{
 use manx_cni::spec::Code;
 use manx_ipam::{
     AssignError, BlockId, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName, PodRef,
-    Recovered, RequestId, Usage, Want,
+    Recovered, RequestId, Usage,
 };
 
 use fib::{LocalRoutes, local_routes};
 use intent::Intent;
+use pods::{LookedUp, PodName, Pods};
 
 /// A fact, a request or an answer.
 #[derive(Debug)]
@@ -89,6 +92,21 @@ pub enum Input {
     RecordFailed,
     /// The MTU that pods get.
     Mtu(u32),
+    /// The pods of this node, as the API server shows them, or that it still answers. Never said where nobody watches:
+    /// then annotations do not count, and no ADD waits for them.
+    Pods {
+        /// All of them.
+        pods: Pods,
+        /// What happens is shown as it happens. While it is not, these are the pods as last seen.
+        live: bool,
+    },
+    /// The answer to [`Output::LookUp`].
+    LookedUp {
+        /// Of which pod.
+        pod: PodName,
+        /// What was found; `None` if the API server did not answer.
+        found: Option<LookedUp>,
+    },
 }
 
 /// Something to do or to answer, to be carried out in order.
@@ -130,15 +148,33 @@ pub enum Output {
     Origins(BTreeMap<Prefix, OriginAttributes>),
     /// What the status shows has changed.
     Changed,
+    /// Ask the API server for this pod and its namespace, and say [`Input::LookedUp`]: a container of the pod starts,
+    /// and the pod was not shown yet.
+    LookUp(PodName),
+    /// For the log: a pod starts as if it had no annotations, since the API server says nothing of it.
+    Unheard(PodName),
     /// Tell the owner of a pod why it does not start.
     PodEvent {
         /// Which pod.
         pod: PodRef,
+        /// In a word.
+        trouble: Trouble,
         /// What is wrong.
         note: String,
     },
     /// For the log and metrics.
     Event(manx_ipam::Event),
+}
+
+/// Why a pod does not start, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// No pool has a free address for it.
+    NoAddress,
+    /// What it asks for cannot be had.
+    Refused,
+    /// What it asks for cannot be read.
+    Annotation,
 }
 
 /// What is owed once an endpoint is freed.
@@ -170,6 +206,8 @@ pub struct Node {
     freeing: BTreeMap<RequestId, Owed>,
     /// Replies that wait for a link to be down.
     unlinking: BTreeMap<EndpointId, Vec<RequestId>>,
+    /// Calls for addresses that wait for what the API server says of their pod.
+    waiting: adds::Waiting,
     origins: BTreeMap<Prefix, OriginAttributes>,
     next_own: u64,
     intent_known: bool,
@@ -194,6 +232,7 @@ impl Node {
             asking: BTreeMap::new(),
             freeing: BTreeMap::new(),
             unlinking: BTreeMap::new(),
+            waiting: adds::Waiting::default(),
             origins: BTreeMap::new(),
             next_own: OWN_REQUESTS,
             intent_known: false,
@@ -212,7 +251,10 @@ impl Node {
     /// Feeds one fact, request or answer.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Timeout => self.ipam.handle(manx_ipam::Input::Timeout, now),
+            Input::Timeout => {
+                self.ipam.handle(manx_ipam::Input::Timeout, now);
+                self.go_on(now);
+            }
             Input::Intent(intent) => self.on_intent(intent, now),
             Input::Blocks(blocks) => {
                 self.ipam.handle(manx_ipam::Input::SetBlocks { blocks: (*blocks).clone() }, now);
@@ -233,6 +275,8 @@ impl Node {
             Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
             Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
             Input::Mtu(mtu) => self.mtu = mtu,
+            Input::Pods { pods, live } => self.on_pods(pods, live, now),
+            Input::LookedUp { pod, found } => self.on_looked_up(&pod, found, now),
         }
         self.drain(now);
     }
@@ -244,7 +288,7 @@ impl Node {
 
     /// When [`Input::Timeout`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ipam.deadline()
+        self.ipam.deadline().into_iter().chain(self.waiting.deadline()).min()
     }
 
     /// The figures of the allocator, for status.
@@ -291,6 +335,7 @@ impl Node {
             self.ipam.handle(manx_ipam::Input::SetPools(intent.pools.clone()), now);
         }
         self.intent = intent;
+        self.go_on(now);
         self.announce();
         self.outputs.push_back(Output::Changed);
     }
@@ -316,34 +361,9 @@ impl Node {
         }
     }
 
-    fn on_add(&mut self, request: RequestId, add: AddRequest, at: u64, now: Instant) {
-        let (v4, v6) = self.families();
-        let namespace = add.pod.as_ref().map(|pod| pod.namespace.as_str());
-        let asked = |family| add.addresses.iter().any(|address| Family::of(*address) == family);
-        let want = Want {
-            // With no pool at all the allocator says which one is missing.
-            v4: v4 || asked(Family::V4) || !v6,
-            v6: v6 || asked(Family::V6),
-            addresses: add.addresses.clone(),
-            pools: self.intent.pod_pools.of_namespace(namespace),
-        };
-        let pod = add.pod.map(|pod| PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid });
-        let endpoint = Endpoint {
-            id: EndpointId { container: add.container, ifname: add.ifname },
-            pod: pod.clone(),
-            link: add.link,
-            addresses: Vec::new(),
-            netns: Some(add.netns),
-            since: Some(at),
-            network: Some(add.network),
-            mac: add.mac,
-        };
-        self.asking.insert(request, pod);
-        self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);
-    }
-
     fn on_del(&mut self, request: RequestId, del: DelRequest, now: Instant) {
         let id = EndpointId { container: del.container, ifname: del.ifname };
+        self.withdraw(&id);
         self.freeing.insert(request, Owed::Reply { id: id.clone(), link: del.link });
         self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
     }
@@ -498,18 +518,6 @@ impl Node {
         }
         self.outputs.push_back(Output::Event(event));
         self.outputs.push_back(Output::Changed);
-    }
-
-    fn refuse(&mut self, request: RequestId, why: &AssignError) {
-        let pod = self.asking.remove(&request).flatten();
-        let out_of_addresses = matches!(
-            why,
-            AssignError::PoolFull { .. } | AssignError::BlockLimit { .. } | AssignError::NoPool { .. }
-        );
-        if let Some(pod) = pod.filter(|_| out_of_addresses) {
-            self.outputs.push_back(Output::PodEvent { pod, note: why.to_string() });
-        }
-        self.reply(request, refusal(code_of(why), &why.to_string(), String::new()));
     }
 
     fn reply(&mut self, request: RequestId, reply: Reply) {

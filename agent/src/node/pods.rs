@@ -67,6 +67,15 @@ pub type Pods = Arc<BTreeMap<PodName, Arc<PodNotes>>>;
 /// All namespaces.
 pub type Namespaces = Arc<BTreeMap<String, Arc<NamespaceNotes>>>;
 
+/// What the API server said when it was asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LookedUp {
+    /// The pod, if there is one.
+    pub pod: Option<PodNotes>,
+    /// Its namespace, if there is one.
+    pub namespace: Option<NamespaceNotes>,
+}
+
 impl PodName {
     /// The name of the pod with this metadata.
     pub fn of(meta: &ObjectMeta) -> Self {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use manx_cni::rpc::PodRef as RpcPod;
 use manx_ipam::{Pool, recover};
 
+use super::intent::{PodPool, PodPools};
+use super::pods::Namespaces;
 use super::*;
 
 const NODE: &str = "node1";
@@ -55,7 +57,8 @@ impl Scene {
             let cidr: ipnetwork::IpNetwork = cidr.parse().expect("a network");
             Pool::new(*name, cidr, if cidr.is_ipv4() { 26 } else { 122 }).expect("a pool")
         };
-        let intent = Intent { pools: pools.iter().map(pool).collect(), ..Intent::default() };
+        let pools: Vec<Pool> = pools.iter().map(pool).collect();
+        let intent = Intent { pod_pools: pod_pools(&pools), pools, ..Intent::default() };
         self.feed(Input::Intent(Arc::new(intent)));
         self.feed(Input::Blocks(Arc::new(self.owners.clone())));
     }
@@ -112,6 +115,18 @@ impl Scene {
     fn position(&self, wanted: impl Fn(&Output) -> bool) -> usize {
         self.seen.iter().position(wanted).expect("it happened")
     }
+}
+
+/// Pools for everybody.
+fn pod_pools(pools: &[Pool]) -> PodPools {
+    let open = |pool: &Pool| PodPool {
+        cidr: pool.cidr,
+        here: true,
+        automatic: pool.automatic,
+        disabled: pool.disabled,
+        namespaces: None,
+    };
+    PodPools::of(pools.iter().map(|pool| (pool.name.clone(), open(pool))), Namespaces::default())
 }
 
 fn add(container: &str) -> AddRequest {
@@ -266,7 +281,7 @@ fn network_and_hardware_address_outlive_a_restart() {
     let mut scene = Scene::new();
     let asked = AddRequest { mac: Some("0a:58:0a:00:00:07".to_owned()), ..add("a") };
     scene.call(Request::Add(asked));
-    let scene = Scene::blank(manx_ipam::recover(&scene.record));
+    let scene = Scene::blank(recover(&scene.record));
     let endpoint = scene.node.ipam.endpoints().next().expect("it is on record");
     assert_eq!(endpoint.network.as_deref(), Some("manx"));
     assert_eq!(endpoint.mac.as_deref(), Some("0a:58:0a:00:00:07"));

@@ -8,11 +8,22 @@ use manx_ipam::Event as Ipam;
 use manx_kernel::fib::{FibEvent, Why};
 
 use super::metrics::Metrics;
+use crate::node::pods::PodName;
 
 /// An error with all of its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Logs that the annotations of a pod do not count, since nobody knows them.
+pub fn log_unheard(pod: &PodName) {
+    let PodName { namespace, name } = pod;
+    tracing::warn!(
+        namespace,
+        pod = name,
+        "the API server says nothing of this pod: it starts without its annotations"
+    );
 }
 
 /// Logs and counts what the speaker tells.

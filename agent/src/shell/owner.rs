@@ -236,7 +236,12 @@ impl Owner {
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
             Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
             Output::Changed => self.changed = true,
-            Output::PodEvent { pod, note } => drop(ports.pod_events.try_send(PodEvent { pod, note })),
+            Output::LookUp(_) => {}
+            Output::Unheard(pod) => events::log_unheard(&pod),
+            Output::PodEvent { pod, trouble, note } => {
+                // One that finds no room is dropped: the runtime tries again, and so does this.
+                drop(ports.pod_events.try_send(PodEvent { pod, trouble, note }));
+            }
             Output::Event(event) => events::log_ipam(&event),
         }
     }

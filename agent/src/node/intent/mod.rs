@@ -5,6 +5,7 @@
 //! Read `peers.rs` for who peers with whom, `policy.rs` for what is believed and told, `pools.rs` for addresses.
 
 mod peers;
+mod pod_pools;
 mod policy;
 mod pools;
 mod session;
@@ -23,7 +24,8 @@ use manx_api::{
 use manx_bgp::{Asn, Local, PeerConfig, PeerId, RouterId};
 use manx_ipam::{NodeName, Pool};
 
-pub use pools::{Announcement, NatIntent, PodPools};
+pub use pod_pools::{PodPool, PodPools};
+pub use pools::{Announcement, NatIntent};
 
 use super::cluster::{Cluster, OwnNode};
 use super::secret::{Key, SecretName};
@@ -229,7 +231,7 @@ impl Intent {
         };
         if let Some(node) = cluster.node.as_deref() {
             intent.pools = pools::for_node(cluster, node, &mut problems);
-            intent.pod_pools = pools::for_pods(cluster, node);
+            intent.pod_pools = PodPools::new(cluster, node);
             let own = OwnAddresses::of(node);
             let reflector = reflects(config, node);
             let view = View { cluster, me, node, config, own, reflector };

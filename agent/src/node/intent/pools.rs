@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_api::{AllowedUse, AssignmentMode, BGPConfigurationSpec, Cidr, IPPool, LabelSelector, selects};
+use manx_api::{AllowedUse, AssignmentMode, BGPConfigurationSpec, Cidr, IPPool, selects};
 use manx_bgp::{Community, ExtendedCommunity, LargeCommunity, OriginAttributes, Prefix};
 use manx_ipam::{BlockId, Pool};
 
@@ -45,48 +45,6 @@ fn read(object: &IPPool) -> Result<Pool, manx_ipam::PoolError> {
     pool.automatic = spec.assignment_mode == AssignmentMode::Automatic;
     pool.reserved = spec.reserved.iter().map(|cidr| cidr.network()).collect();
     Ok(pool)
-}
-
-/// Which pods may have addresses of which pools.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PodPools {
-    /// Automatic pools that select namespaces, with those that they select.
-    restricted: BTreeMap<String, BTreeSet<String>>,
-    /// Automatic pools open to every namespace.
-    open: BTreeSet<String>,
-}
-
-impl PodPools {
-    /// The pools for pods of a namespace. Empty when any automatic pool will do, which is the rule.
-    pub fn of_namespace(&self, namespace: Option<&str>) -> BTreeSet<String> {
-        if self.restricted.is_empty() {
-            return BTreeSet::new();
-        }
-        let chosen = |namespaces: &BTreeSet<String>| namespace.is_some_and(|name| namespaces.contains(name));
-        let restricted = self.restricted.iter().filter(|(_, namespaces)| chosen(namespaces));
-        self.open.iter().chain(restricted.map(|(pool, _)| pool)).cloned().collect()
-    }
-}
-
-pub(super) fn for_pods(cluster: &Cluster, node: &OwnNode) -> PodPools {
-    let mut pools = PodPools::default();
-    for pool in selected(cluster, node).filter(|pool| pool.spec.assignment_mode == AssignmentMode::Automatic)
-    {
-        match &pool.spec.namespace_selector {
-            Some(selector) => {
-                pools.restricted.insert(pool.name_any(), namespaces(cluster, selector));
-            }
-            None => {
-                pools.open.insert(pool.name_any());
-            }
-        }
-    }
-    pools
-}
-
-fn namespaces(cluster: &Cluster, selector: &LabelSelector) -> BTreeSet<String> {
-    let matching = cluster.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
-    matching.map(|(name, _)| name.clone()).collect()
 }
 
 /// What our own announcements carry, by where they lie.

@@ -15,6 +15,7 @@ use manx_bgp::{
 
 use super::*;
 use crate::node::cluster::Objects;
+use crate::node::pods::NamespaceNotes;
 
 /// A cluster that is built up object by object, seen from node1.
 #[derive(Default)]
@@ -606,14 +607,20 @@ fn a_node_uses_the_pools_that_select_it_the_oldest_first() {
 #[test]
 fn a_pool_for_some_namespaces_is_for_their_pods_only() {
     let mut scene = Scene::new();
-    assert_eq!(scene.intent().pod_pools.of_namespace(Some("web")), BTreeSet::new());
+    assert!(scene.intent().pod_pools.open_to_all());
     scene.pool("red", "10.9.0.0/16", |pool| pool.namespace_selector = Some(selector("team", "red")));
-    let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
-    scene.cluster.namespaces = Arc::new(BTreeMap::from([("ours".to_owned(), labels)]));
+    let red = NamespaceNotes {
+        labels: BTreeMap::from([("team".to_owned(), "red".to_owned())]),
+        ..NamespaceNotes::default()
+    };
     let pools = scene.intent().pod_pools;
-    let names = |namespace| pools.of_namespace(namespace).into_iter().collect::<Vec<_>>();
-    assert_eq!(names(Some("ours")), ["red", "v4", "v6"]);
-    assert_eq!(names(Some("web")), ["v4", "v6"]);
+    assert!(!pools.open_to_all());
+    let names = |namespace: Option<&NamespaceNotes>| {
+        let admitted = pools.iter().filter(|(_, pool)| pool.admits(namespace));
+        admitted.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(Some(&red)), ["red", "v4", "v6"]);
+    assert_eq!(names(Some(&NamespaceNotes::default())), ["v4", "v6"]);
     assert_eq!(names(None), ["v4", "v6"]);
 }
 

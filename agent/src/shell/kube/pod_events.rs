@@ -10,6 +10,8 @@ use manx_ipam::PodRef;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::node::Trouble;
+
 /// The least time between two events about one pod: a runtime tries again every few seconds.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Pods remembered for that; beyond it the oldest knowledge goes.
@@ -20,6 +22,8 @@ const REMEMBERED: usize = 1024;
 pub struct PodEvent {
     /// Which pod.
     pub pod: PodRef,
+    /// The same in a word.
+    pub trouble: Trouble,
     /// What is wrong.
     pub note: String,
 }
@@ -29,7 +33,7 @@ pub async fn run(client: Client, node: String, mut events: mpsc::Receiver<PodEve
     let reporter = Reporter { controller: "manx-agent".to_owned(), instance: Some(node) };
     let recorder = Recorder::new(client, reporter);
     let mut told: BTreeMap<PodRef, Instant> = BTreeMap::new();
-    while let Some(PodEvent { pod, note }) = events.recv().await {
+    while let Some(PodEvent { pod, trouble, note }) = events.recv().await {
         told.retain(|_, at| at.elapsed() < PAUSE);
         if told.contains_key(&pod) || told.len() >= REMEMBERED {
             continue;
@@ -37,7 +41,7 @@ pub async fn run(client: Client, node: String, mut events: mpsc::Receiver<PodEve
         told.insert(pod.clone(), Instant::now());
         let event = Event {
             type_: EventType::Warning,
-            reason: "NoAddress".to_owned(),
+            reason: reason(trouble).to_owned(),
             note: Some(note),
             action: "AssignAddress".to_owned(),
             secondary: None,
@@ -47,6 +51,14 @@ pub async fn run(client: Client, node: String, mut events: mpsc::Receiver<PodEve
         if let Ok(Err(error)) = published {
             tracing::debug!(%error, pod = pod.name, "the event about a pod was not taken");
         }
+    }
+}
+
+fn reason(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::NoAddress => "NoAddress",
+        Trouble::Refused => "AddressRefused",
+        Trouble::Annotation => "BadAnnotation",
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::follow::{Change, absorb, follow};
 use crate::node::cluster::{Cluster, Objects, OwnNode};
 use crate::node::intent::{BgpIntent, Intent, Problem};
+use crate::node::pods::{NamespaceNotes, Namespaces};
 use crate::node::secret::Secrets;
 use crate::shell::record::{read_bounded, write_whole};
 
@@ -215,7 +216,7 @@ impl Owner {
                 take_in(&mut cluster.networks, change, |network| network.status = None)
             }
             Update::Node(change) => own_node(&mut cluster.node, change),
-            Update::Namespaces(change) => (None, labels(&mut cluster.namespaces, change)),
+            Update::Namespaces(change) => (None, note(&mut cluster.namespaces, change)),
         };
         kind.is_some_and(|kind| self.seen.insert(kind)) || news
     }
@@ -296,19 +297,14 @@ fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> (Option<&'
     (whole.then_some("Node"), news)
 }
 
-fn labels(known: &mut Arc<BTreeMap<String, BTreeMap<String, String>>>, change: Change<Namespace>) -> bool {
+fn note(known: &mut Namespaces, change: Change<Namespace>) -> bool {
     let before = Arc::clone(known);
     let known = Arc::make_mut(known);
+    let read = |object: &Namespace| Arc::new(NamespaceNotes::read(object.meta()));
     match change {
-        Change::All(all) => {
-            *known = all.into_iter().map(|(name, object)| (name, object.labels().clone())).collect();
-        }
-        Change::Applied(object) => {
-            known.insert(object.name_any(), object.labels().clone());
-        }
-        Change::Deleted(name) => {
-            known.remove(&name);
-        }
+        Change::All(all) => *known = all.iter().map(|(name, object)| (name.clone(), read(object))).collect(),
+        Change::Applied(object) => drop(known.insert(object.name_any(), read(&object))),
+        Change::Deleted(name) => drop(known.remove(&name)),
     }
     *before != *known
 }
