@@ -27,6 +27,9 @@ use crate::node::intent::{Intent, Problem};
 
 /// The least time between two published reports.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
+/// How long changes of pods and of the kernel are gathered before they are acted upon: a plugin in the middle of its
+/// work makes and removes the same routes, and would wait for us in the kernel. Routes that BGP learned never wait.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// What the owner tells of itself.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +107,7 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
         mtus: BTreeMap::new(),
         names: BTreeMap::new(),
         addresses: Vec::new(),
+        uplinks: BTreeSet::new(),
         nat: Upkeep::new(),
         guard: Upkeep::new(),
         guarded: links.guarded.clone(),
@@ -125,6 +129,8 @@ struct Owner {
     names: BTreeMap<u32, String>,
     /// This node's own.
     addresses: Vec<IpAddr>,
+    /// The links that have them, by name. Finding them out means reading every link of the node.
+    uplinks: BTreeSet<String>,
     nat: Upkeep<Nat>,
     guard: Upkeep<Guard>,
     /// Ports of this process that pods may not reach.
@@ -138,20 +144,28 @@ impl Owner {
     async fn run(mut self, mut links: Links, mut monitor: Monitor) {
         let mut published = Instant::now();
         let mut dirty = true;
+        // Until then what happens to pods' links is only noted.
+        let mut settled: Option<Instant> = None;
         loop {
-            dirty |= self.drain();
+            if settled.is_none_or(|settled| settled <= Instant::now()) {
+                settled = None;
+                dirty |= self.drain();
+            }
             if dirty && published.elapsed() >= PUBLISH_PAUSE {
                 self.publish(&links);
                 (published, dirty) = (Instant::now(), false);
             }
             let publish_at = dirty.then_some(published + PUBLISH_PAUSE);
-            let wake = [self.fib.deadline(), publish_at, self.nat.deadline(), self.guard.deadline()]
+            let wake = [self.fib.deadline(), publish_at, settled, self.nat.deadline(), self.guard.deadline()]
                 .into_iter()
                 .flatten()
                 .min();
             tokio::select! {
                 () = links.stop.cancelled() => return,
-                Ok(()) = links.local.changed() => self.on_local(&mut links),
+                Ok(()) = links.local.changed() => {
+                    self.on_local(&mut links);
+                    settled.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
                 event = monitor.next() => match event {
                     Ok(event) => {
                         // What we no longer want is no surprise when it vanishes.
@@ -159,6 +173,7 @@ impl Owner {
                             self.on_local(&mut links);
                         }
                         self.observe(event, &links);
+                        settled.get_or_insert_with(|| Instant::now() + SETTLE);
                     }
                     Err(error) => {
                         tracing::error!(%error, "changes of the kernel cannot be seen; they are found by looking");
@@ -167,7 +182,10 @@ impl Owner {
                 },
                 Ok(()) = links.intent.changed() => self.on_intent(&mut links),
                 () = sleep_until(wake) => self.on_time(),
-                Some(batch) = links.learned.recv() => self.learn(batch),
+                Some(batch) = links.learned.recv() => {
+                    self.learn(batch);
+                    settled = None;
+                }
             }
         }
     }
@@ -215,7 +233,10 @@ impl Owner {
     fn observe(&mut self, event: Event, links: &Links) {
         match &event {
             Event::Link(link) => {
-                self.names.insert(link.index, link.name.clone());
+                let renamed = self.names.insert(link.index, link.name.clone());
+                if renamed.is_some_and(|before| before != link.name) {
+                    self.find_uplinks();
+                }
                 if self.mtus.insert(link.name.clone(), link.mtu) != Some(link.mtu) {
                     self.tell_mtu(links);
                 }
@@ -225,7 +246,10 @@ impl Owner {
                     self.mtus.remove(&name);
                 }
             }
-            Event::Address(_) | Event::AddressGone(_) => self.tell_mtu(links),
+            Event::Address(found) | Event::AddressGone(found) if self.addresses.contains(&found.address.ip()) => {
+                self.find_uplinks();
+                self.tell_mtu(links);
+            }
             _ => {}
         }
         self.fib.handle(Input::Observed(event), Instant::now());
@@ -238,14 +262,18 @@ impl Owner {
         let addresses = intent.addresses();
         if addresses != self.addresses {
             self.addresses = addresses;
+            self.find_uplinks();
             self.tell_mtu(links);
         }
     }
 
+    fn find_uplinks(&mut self) {
+        self.uplinks = host::uplinks(&self.addresses);
+    }
+
     /// The smallest MTU of the links that carry this node's addresses.
     fn tell_mtu(&self, links: &Links) {
-        let uplinks = host::uplinks(&self.addresses);
-        let mtu = uplinks.iter().filter_map(|name| self.mtus.get(name)).min().copied();
+        let mtu = self.uplinks.iter().filter_map(|name| self.mtus.get(name)).min().copied();
         links.mtu.send_if_modified(|told| {
             let changed = mtu.is_some() && *told != mtu;
             if changed {
@@ -269,6 +297,7 @@ impl Owner {
             if let Input::Dumped(Some(dump)) = &answer {
                 self.mtus = dump.links.iter().map(|link| (link.name.clone(), link.mtu)).collect();
                 self.names = dump.links.iter().map(|link| (link.index, link.name.clone())).collect();
+                self.find_uplinks();
                 self.dumped = true;
             }
             self.fib.handle(answer, Instant::now());
