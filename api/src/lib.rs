@@ -63,7 +63,7 @@ pub use peer::{
     AddPath, BGPPeer, BGPPeerSpec, BGPPeerStatus, LocalAs, NextHopMode, PeerRange, PeerTarget, Role,
     SecretKeyRef, SourceAddress,
 };
-pub use pool::{AllowedUse, AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus, PoolAnnouncement};
+pub use pool::{AllowedUse, AssignmentMode, BlockSource, IPPool, IPPoolSpec, IPPoolStatus, PoolAnnouncement};
 pub use selector::{LabelSelector, Operator, Requirement, selects};
 
 /// The API group of every kind here.

@@ -29,6 +29,7 @@ use crate::{Cidr, Community, LabelSelector};
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "MODE", type_ = "string", json_path = ".spec.assignmentMode", priority = 1),
+    printcolumn(name = "PRIORITY", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(name = "DISABLED", type_ = "boolean", json_path = ".spec.disabled", priority = 1),
     printcolumn(name = "CAPACITY", type_ = "integer", json_path = ".status.capacity", priority = 1),
     printcolumn(name = "FREE", type_ = "integer", json_path = ".status.free", priority = 1)
@@ -109,6 +110,26 @@ pub struct IPPoolSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub reserved: Vec<Cidr>,
+
+    /// Which pool gives first where a pod may have addresses of several: the one with the highest number, and of
+    /// equal ones the oldest.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub priority: i32,
+
+    /// Which blocks a node may claim.
+    #[serde(default)]
+    pub block_source: BlockSource,
+
+    /// Most blocks of this pool that a node may have. Unset: as many as it may have in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_blocks_per_node: Option<u32>,
+
+    /// How long an address that was freed rests before another pod gets it, in seconds. Unset: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub cooldown_seconds: Option<u32>,
 }
 
 /// What the blocks of a pool are announced with.
@@ -137,6 +158,16 @@ pub enum AssignmentMode {
     Automatic,
     /// Only pods that ask for this pool or for an address in it.
     Manual,
+}
+
+/// Which blocks of a pool a node may claim.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BlockSource {
+    /// Any block that no other node has.
+    #[default]
+    Claim,
+    /// Only blocks inside the podCIDRs of its Node object.
+    NodePodCIDRs,
 }
 
 /// What addresses of a pool may be used for.
@@ -168,7 +199,7 @@ pub struct IPPoolStatus {
     #[serde(default)]
     pub blocks: i64,
 
-    /// Ready, Overlap and Terminating.
+    /// Ready, Overlap, Terminating and NearlyFull.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -189,6 +220,10 @@ impl IPPoolSpec {
             assignment_mode: AssignmentMode::Automatic,
             allowed_uses: pods_only(),
             reserved: Vec::new(),
+            priority: 0,
+            block_source: BlockSource::Claim,
+            max_blocks_per_node: None,
+            cooldown_seconds: None,
         }
     }
 

@@ -12,6 +12,7 @@
 //! one eagerly.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use sha1::{Digest, Sha1};
@@ -40,6 +41,16 @@ pub struct Pool {
     pub closed: bool,
     /// Addresses never to be handed out. What lies outside the pool has no effect.
     pub reserved: Vec<IpNetwork>,
+    /// Where this node's blocks must lie: inside one of these networks; `None`: anywhere in the pool. Blocks of
+    /// this node elsewhere keep their endpoints, get no new ones and are released once empty.
+    pub within: Option<Vec<IpNetwork>>,
+    /// Most blocks of this pool that the node takes, besides [`Limits::max_blocks`](crate::Limits).
+    pub max_blocks: Option<usize>,
+    /// How long its addresses rest, where that differs from [`Limits::cooldown`](crate::Limits).
+    pub cooldown: Option<Duration>,
+    /// Only requests that name it are served from it, though it is automatic: it is not for every pod. A node
+    /// keeps room in it once somebody has asked.
+    pub restricted: bool,
 }
 
 impl Pool {
@@ -70,6 +81,10 @@ impl Pool {
             automatic: true,
             closed: false,
             reserved: Vec::new(),
+            within: None,
+            max_blocks: None,
+            cooldown: None,
+            restricted: false,
         })
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
@@ -57,6 +58,9 @@ pub struct OwnNode {
     /// Its BGP identity where it was given as such; as a rule it follows from the addresses and the configuration.
     #[serde(default)]
     pub router: Option<OwnRouter>,
+    /// The podCIDRs of its Node object, for pools that follow them.
+    #[serde(default)]
+    pub pod_cidrs: Vec<IpNetwork>,
 }
 
 /// A BGP identity that was given.
@@ -81,8 +85,18 @@ impl OwnNode {
             labels: node.labels().clone(),
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
             router: None,
+            pod_cidrs: pod_cidrs(node),
         }
     }
+}
+
+/// What the Node object lists in `podCIDRs`, or in the older `podCIDR`; what is no network is left out.
+fn pod_cidrs(node: &Node) -> Vec<IpNetwork> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let listed = spec.pod_cidrs.iter().flatten();
+    let all: Vec<&String> = listed.chain(spec.pod_cidr.as_ref().filter(|_| spec.pod_cidrs.is_none())).collect();
+    let networks = all.into_iter().filter_map(|text| text.parse::<IpNetwork>().ok());
+    networks.filter_map(|network| IpNetwork::new(network.network(), network.prefix()).ok()).collect()
 }
 
 /// The form in which a [`Cluster`] is kept in a file.
@@ -93,7 +107,7 @@ struct Copy {
     peers: Vec<Arc<BGPPeer>>,
     filters: Vec<Arc<BGPFilter>>,
     networks: Vec<Arc<NodeNetwork>>,
-    blocks: Vec<(ipnetwork::IpNetwork, NodeName)>,
+    blocks: Vec<(IpNetwork, NodeName)>,
     /// Labels.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Annotations.
@@ -204,6 +218,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 addresses: vec!["192.0.2.11".parse().expect("an address")],
                 router: None,
+                pod_cidrs: vec!["10.244.3.0/24".parse().expect("a network")],
             })),
             namespaces: Arc::new(BTreeMap::from([("web".to_owned(), Arc::new(notes))])),
             secrets: Arc::new(BTreeMap::from([(

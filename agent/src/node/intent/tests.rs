@@ -51,6 +51,7 @@ impl Scene {
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             addresses: addresses.map(|address| address.parse().expect("an address")).into(),
             router: None,
+            pod_cidrs: Vec::new(),
         }));
         self
     }

@@ -51,6 +51,7 @@ pub(super) fn node(
             labels: network.labels().clone(),
             addresses: addresses.collect(),
             router: Some(router),
+            pod_cidrs: Vec::new(),
         };
         return (Some(node), Vec::new());
     }
