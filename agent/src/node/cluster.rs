@@ -94,7 +94,8 @@ impl OwnNode {
 fn pod_cidrs(node: &Node) -> Vec<IpNetwork> {
     let Some(spec) = &node.spec else { return Vec::new() };
     let listed = spec.pod_cidrs.iter().flatten();
-    let all: Vec<&String> = listed.chain(spec.pod_cidr.as_ref().filter(|_| spec.pod_cidrs.is_none())).collect();
+    let all: Vec<&String> =
+        listed.chain(spec.pod_cidr.as_ref().filter(|_| spec.pod_cidrs.is_none())).collect();
     let networks = all.into_iter().filter_map(|text| text.parse::<IpNetwork>().ok());
     networks.filter_map(|network| IpNetwork::new(network.network(), network.prefix()).ok()).collect()
 }
