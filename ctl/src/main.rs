@@ -4,6 +4,7 @@
 //! one agent knows, it asks that agent, on its node.
 
 mod agent;
+mod migrate;
 mod report;
 mod table;
 
@@ -53,6 +54,9 @@ enum Command {
         #[command(flatten)]
         at: agent::Address,
     },
+    /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
+    #[command(subcommand)]
+    Migrate(migrate::From),
 }
 
 /// How much is shown.
@@ -92,15 +96,21 @@ async fn run(command: Command) -> Result<ExitCode> {
             let file = at.get("/bgp/mrt").await?;
             std::fs::write(&output, &file).with_context(|| format!("cannot write {}", output.display()))?;
         }
+        Command::Migrate(from) => return migrate::run(from).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads all objects of ours, from the cluster of the current kubeconfig context.
-async fn read() -> Result<Cluster> {
-    let client = kube::Client::try_default()
+/// A client of the cluster of the current kubeconfig context.
+pub(crate) async fn client() -> Result<kube::Client> {
+    kube::Client::try_default()
         .await
-        .context("no cluster to ask: set KUBECONFIG, or run where a service account is mounted")?;
+        .context("no cluster to ask: set KUBECONFIG, or run where a service account is mounted")
+}
+
+/// Reads all objects of ours.
+async fn read() -> Result<Cluster> {
+    let client = client().await?;
     Ok(Cluster {
         nodes: list::<NodeNetwork>(&client).await?,
         pools: list::<IPPool>(&client).await?,
@@ -108,7 +118,8 @@ async fn read() -> Result<Cluster> {
     })
 }
 
-async fn list<K>(client: &kube::Client) -> Result<Vec<K>>
+/// All objects of a kind of ours.
+pub(crate) async fn list<K>(client: &kube::Client) -> Result<Vec<K>>
 where
     K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>
         + Clone
@@ -122,7 +133,7 @@ where
 }
 
 /// Writes to standard output; a reader that has gone away, such as `head`, is no error.
-fn write_out(text: &[u8]) -> Result<()> {
+pub(crate) fn write_out(text: &[u8]) -> Result<()> {
     use std::io::Write;
     match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
