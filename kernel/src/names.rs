@@ -33,6 +33,10 @@ pub const DOOMED_GROUP: u32 = 179_179;
 /// Longest container id that still fits into an alias beside the longest interface name.
 pub const CONTAINER_ID_MAX: usize = 200;
 
+/// Stands in an alias for the container of a link that another network made and of which nobody says whose it is; what
+/// would be the interface's name is the link's. No runtime gives such an id.
+pub const UNKNOWN_CONTAINER: &str = "?";
+
 /// An Ethernet hardware address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);

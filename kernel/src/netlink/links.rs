@@ -123,6 +123,21 @@ pub fn set_up_outside(host: &mut Socket, link: &PodLink, index: u32) -> Result<(
     Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)
 }
 
+/// Makes a link ours that another network's plugin made: as [`set_up_outside`], but whoever made the routes to the
+/// pod's addresses, they are replaced in place as long as they lead to this very link. The MTU must be the link's.
+///
+/// # Errors
+/// If the kernel refuses, or a route to one of the addresses leads elsewhere.
+pub fn take_over(host: &mut Socket, link: &PodLink, index: u32) -> Result<(), LinkError> {
+    distrust(link)?;
+    admit(link)?;
+    let plan = |existing| link.outside(index, existing);
+    let ours = |route: &FoundRoute| route.protocol == PROTOCOL || route.link == Some(index);
+    let permit_ipv6 = || permit_ipv6(&[&link.link]).map_err(Into::into);
+    let doing = format!("take over {}", link.link);
+    Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)
+}
+
 /// Makes the kernel notice that the pod's end has carrier, once both ends are up.
 ///
 /// The end that came up first is switched on by a worker in the kernel's own time; until then every packet that the

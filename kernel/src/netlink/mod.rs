@@ -12,6 +12,7 @@ mod decode;
 mod dump;
 mod encode;
 pub mod guard;
+pub mod guests;
 pub mod inspect;
 #[cfg(feature = "async")]
 pub mod inventory;
