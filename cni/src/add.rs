@@ -22,6 +22,7 @@ const IPV6_MTU: u32 = 1280;
 
 /// Makes the link and returns the result for the runtime.
 pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
+    check_previous(target, config)?;
     let mut sockets = Sockets::open(target)?;
     let request = request(target, config);
     let ended = DelRequest {
@@ -49,6 +50,18 @@ pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
         return Err(error);
     }
     Ok(success(target, config, &link))
+}
+
+/// A plugin before this one must not have made the interface that this one is to make.
+fn check_previous(target: &Target, config: &NetConf) -> Result<(), Error> {
+    let previous = config.previous.iter().flat_map(|previous| &previous.interfaces);
+    let mut same = previous.filter(|link| link.name == target.ifname && link.sandbox == target.netns);
+    same.next().map_or(Ok(()), |_| {
+        let msg =
+            format!("a plugin before this one has already made {} (it is in prevResult)", target.ifname);
+        Err(Error::new(Code::LINK_EXISTS, msg)
+            .details("put manx-cni first, or give one of them another name"))
+    })
 }
 
 /// The host's end of the link of a target, by name.

@@ -1,14 +1,17 @@
 //! CHECK: is everything still as ADD made it?
 //!
 //! Three witnesses are compared: the result of ADD that the runtime kept, the agent's record, and the kernel on both
-//! sides of the link. All differences are gathered before the answer, so that an operator sees the whole of it.
+//! sides of the link. All differences are gathered before the answer, so that an operator sees the whole of it. What
+//! goes with a link that is down (its routes, its neighbours) is not told beside it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+use manx_cni::rpc::Assignment;
 use manx_cni::spec::{Code, Error, Interface, NetConf, Success, Target};
 use manx_kernel::model::PROTOCOL;
-use manx_kernel::names::{HOST_MAC, Mac, alias};
+use manx_kernel::names::{DOOMED_GROUP, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
 use manx_kernel::netlink::inspect::{self, End, FoundRoute};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use manx_kernel::pod::{PodLink, gateway, whole};
@@ -27,12 +30,7 @@ pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
         return differences.verdict(target);
     };
     let previous = config.previous.clone().unwrap_or_default();
-    let told = differences.against_result(target, &previous, &assignment.addresses);
-    let mac =
-        assigned_mac(&assignment).or(told).unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname));
-    differences.unless(told.is_none_or(|told| told == mac), || {
-        format!("prevResult has another hardware address of {} than {mac}", target.ifname)
-    });
+    let mac = differences.against_result(target, &previous, &assignment);
     let link = PodLink {
         container: target.container.clone(),
         ifname: target.ifname.clone(),
@@ -71,20 +69,29 @@ impl Differences {
         Err(Error::new(Code::CHECK_FAILED, msg).details(self.0.join("; ")))
     }
 
-    /// Compares the result of ADD with the agent's record; returns the hardware address that the result gives.
-    fn against_result(&mut self, target: &Target, previous: &Success, recorded: &[IpAddr]) -> Option<Mac> {
-        let ours = |link: &Interface| link.name == target.ifname && link.sandbox == target.netns;
-        let Some(index) = previous.interfaces.iter().position(ours) else {
+    /// Compares the result of ADD with the agent's record; returns the hardware address that the pod's end has.
+    fn against_result(&mut self, target: &Target, previous: &Success, recorded: &Assignment) -> Mac {
+        let host = link_name(target);
+        let known = previous.interfaces.iter().any(|link| link.name == host && !link.is_inside());
+        self.unless(known, || format!("prevResult has no link {host} of the node"));
+        let decided = assigned_mac(recorded);
+        let of_pod = || Mac::of_pod(&target.container, &target.ifname);
+        let Some(index) = own_interface(target, previous) else {
             self.add(format!("prevResult has no interface {}", target.ifname));
-            return None;
+            return decided.unwrap_or_else(of_pod);
         };
-        let told: BTreeSet<IpAddr> =
-            previous.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address.ip()).collect();
-        let recorded: BTreeSet<IpAddr> = recorded.iter().copied().collect();
+        let told: BTreeSet<IpNetwork> =
+            previous.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address).collect();
+        let recorded: BTreeSet<IpNetwork> = recorded.addresses.iter().copied().map(whole).collect();
         self.unless(told == recorded, || {
-            format!("prevResult has the addresses {told:?}, the agent's record {recorded:?}")
+            format!("prevResult has the addresses {}, the agent's record {}", list(&told), list(&recorded))
         });
-        previous.interfaces[index].mac.as_deref().and_then(|mac| mac.parse().ok())
+        let told = previous.interfaces[index].mac.as_deref().and_then(|mac| mac.parse().ok());
+        let mac = decided.or(told).unwrap_or_else(of_pod);
+        self.unless(told.is_none_or(|told| told == mac), || {
+            format!("prevResult has another hardware address of {} than {mac}", target.ifname)
+        });
+        mac
     }
 
     /// Compares the pod's end with what it should be; returns its index.
@@ -94,6 +101,9 @@ impl Differences {
             return Ok(None);
         };
         self.end(&link.ifname, &end, link.mac, link.mtu);
+        if !end.up {
+            return Ok(Some(end.index));
+        }
         let addresses = inspect::addresses(pod, end.index)?;
         for &address in &link.addresses {
             self.unless(addresses.contains(&whole(address)), || format!("the pod has lost {address}"));
@@ -122,14 +132,40 @@ impl Differences {
             return Ok(());
         }
         self.unless(pod.is_none() || end.peer == pod, || format!("{} leads to another pod", link.link));
+        self.group(&end);
         self.end(&link.link, &end, HOST_MAC, link.mtu);
-        self.neighbours(host, &end, link.addresses.iter().copied(), link.mac)?;
-        let routes = inspect::routes(host, Some(end.index))?;
-        for &address in &link.addresses {
-            let right = |route: &FoundRoute| route.dst == whole(address) && route.protocol == PROTOCOL;
-            self.unless(routes.iter().any(right), || format!("the node has lost its route to {address}"));
+        if end.up {
+            self.neighbours(host, &end, link.addresses.iter().copied(), link.mac)?;
+            let routes = inspect::routes(host, Some(end.index))?;
+            for &address in &link.addresses {
+                let right = |route: &FoundRoute| route.dst == whole(address) && route.protocol == PROTOCOL;
+                self.unless(routes.iter().any(right), || format!("the node has lost its route to {address}"));
+            }
+            self.own_link_local(host, link, &end)?;
         }
         self.settings(link);
+        Ok(())
+    }
+
+    fn group(&mut self, end: &End) {
+        match end.group {
+            LINK_GROUP => {}
+            DOOMED_GROUP => {
+                self.add(format!("{} is about to be removed (link group {DOOMED_GROUP})", end.name))
+            }
+            other => self.add(format!("{} is in link group {other} in place of {LINK_GROUP}", end.name)),
+        }
+    }
+
+    /// The address by which a pod with IPv6 knows its node. The kernel makes it once the link has carrier.
+    fn own_link_local(&mut self, host: &mut Socket, link: &PodLink, end: &End) -> Result<(), SocketError> {
+        if !end.running || !link.addresses.iter().any(IpAddr::is_ipv6) {
+            return Ok(());
+        }
+        let addresses = inspect::addresses(host, end.index)?;
+        self.unless(addresses.iter().any(|address| address.ip() == HOST_LINK_LOCAL), || {
+            format!("{} has lost {HOST_LINK_LOCAL}", link.link)
+        });
         Ok(())
     }
 
@@ -156,18 +192,35 @@ impl Differences {
         Ok(())
     }
 
-    /// The settings of the host's end that keep a pod from harming its node.
+    /// The settings of the host's end, and the one of all links that could take away from them.
     fn settings(&mut self, link: &PodLink) {
-        let mut wanted =
-            vec![(sysctl::ipv4(&link.link, "rp_filter"), "1"), (sysctl::ipv4(&link.link, "forwarding"), "1")];
-        if link.addresses.iter().any(IpAddr::is_ipv6) {
-            wanted.push((sysctl::ipv6(&link.link, "accept_ra"), "0"));
-        }
-        for (key, value) in wanted {
+        let has_ipv6 = sysctl::has_ipv6();
+        for (key, value) in link.settings() {
+            if !has_ipv6 && key.starts_with("net/ipv6/") {
+                continue;
+            }
             match sysctl::read(&key) {
                 Ok(found) => self.unless(found == value, || format!("{key} is {found} in place of {value}")),
                 Err(error) => self.add(error.to_string()),
             }
         }
+        // The larger of both values counts, and the loose check is the larger number.
+        let all = sysctl::ipv4("all", "rp_filter");
+        self.unless(sysctl::read(&all).is_ok_and(|value| matches!(&*value, "0" | "1")), || {
+            format!("{all} makes the source check of every link loose")
+        });
     }
+}
+
+/// The pod's end in a result: of that name and in a namespace, best of all in the one of the call. The path may be
+/// another than at the time of ADD, when the runtime was restarted.
+fn own_interface(target: &Target, previous: &Success) -> Option<usize> {
+    let position = |ours: &dyn Fn(&Interface) -> bool| previous.interfaces.iter().position(ours);
+    position(&|link| link.name == target.ifname && link.sandbox == target.netns)
+        .or_else(|| position(&|link| link.name == target.ifname && link.is_inside()))
+}
+
+fn list(networks: &BTreeSet<IpNetwork>) -> String {
+    let texts: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "(none)".into() } else { texts.join(", ") }
 }

@@ -23,7 +23,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use manx_cni::spec::{CONFIG_MAX, Call, Code, Error, NetConf, Version, version_answer};
+use manx_cni::spec::{CONFIG_MAX, Call, Code, Error, NetConf, Verb, Version, version_answer};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
@@ -34,10 +34,13 @@ mod del;
 mod gc;
 mod status;
 
+/// When the system ends this process, whatever it is waiting for: all waits that are foreseen are over by then.
+const LIFETIME_SECONDS: u32 = 90;
 /// How long the runtime may take to write the whole configuration.
 const STDIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    nix::unistd::alarm::set(LIFETIME_SECONDS);
     let (version, outcome) = run();
     let failed = outcome.is_err();
     let answer = outcome.unwrap_or_else(|error| Some(error.to_json(version)));
@@ -50,9 +53,14 @@ fn main() -> ExitCode {
 
 /// Does what the runtime wants; returns what to print, and the version in which an error is to be printed.
 fn run() -> (Version, Result<Option<Value>, Error>) {
-    let parsed = Call::parse(|name| std::env::var_os(name)).and_then(|call| Ok((call, read_stdin()?)));
-    let (call, stdin) = match parsed {
-        Ok(parsed) => parsed,
+    let call = match Call::parse(|name| std::env::var_os(name)) {
+        Ok(call) => call,
+        Err(error) => return (Version::NEWEST, Err(error)),
+    };
+    let stdin = match read_stdin() {
+        Ok(stdin) => stdin,
+        // A pod must be able to stop whatever its runtime writes.
+        Err(_) if call.verb() == Verb::Del => Vec::new(),
         Err(error) => return (Version::NEWEST, Err(error)),
     };
     if call == Call::Version {
@@ -74,7 +82,7 @@ fn carry_out(call: &Call, config: &NetConf) -> Result<Option<Value>, Error> {
         Call::Del(target) => del::del(target, config)?,
         Call::Gc => gc::gc(config)?,
         Call::Status => status::status(config)?,
-        Call::Version => {}
+        Call::DelNothing | Call::Version => {}
     }
     Ok(None)
 }

@@ -1,4 +1,4 @@
-//! The CNI specification, 0.3.0 to 1.1.0, as far as a plugin that makes interfaces needs it: what the runtime passes
+//! The CNI specification, 0.1.0 to 1.1.0, as far as a plugin that makes interfaces needs it: what the runtime passes
 //! in ([`Call`] from the environment, [`NetConf`] from standard input) and what it gets back ([`Success`], [`Error`],
 //! the answer to VERSION).
 //!

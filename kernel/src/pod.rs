@@ -26,6 +26,7 @@ use nix::libc;
 use crate::model::{PROTOCOL, RouteKey};
 use crate::names::{GATEWAY_V4, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
 use crate::netlink::request::{Attributes, Batch};
+use crate::sysctl;
 
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
@@ -35,6 +36,10 @@ const NDTA_NAME: u16 = 1;
 const NDTPA_IFINDEX: u16 = 1;
 const NDTA_PARMS: u16 = 6;
 const NDTPA_PROXY_DELAY: u16 = 13;
+
+/// IPv6 settings of a host end that are 0 before it is up: the host believes nothing that a pod says about the
+/// network, and does not probe for its own link-local address.
+pub const DISTRUST: [&str; 2] = ["accept_ra", "accept_dad"];
 
 /// IPv4 settings of a host end, by their number in `IFLA_INET_CONF`.
 mod inet_conf {
@@ -110,7 +115,7 @@ impl PodLink {
         };
         for &address in &self.addresses {
             let gateway = gateway(address);
-            put_address(&mut batch, index, address);
+            put_address(&mut batch, index, address, host_bits(address));
             if gateway.is_ipv4() {
                 route(&mut batch, whole(gateway), Way::OnLink);
             } else {
@@ -123,7 +128,8 @@ impl PodLink {
         batch
     }
 
-    /// The requests to be sent on the host, where the link's end has this index.
+    /// The requests to be sent on the host, where the link's end has this index. The last one asks for the
+    /// link as it then is.
     ///
     /// The settings come in a message of their own ahead of the one that brings the link up: within one message the
     /// kernel would do it the other way round, and the pod's first packets could meet a link without source check.
@@ -141,12 +147,27 @@ impl PodLink {
             });
         });
         batch.push(libc::RTM_SETLINK, 0, &link_body(index, UP, UP), |_| {});
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            // The kernel does this by itself, but in its own time, and not again once somebody took it away.
+            put_address(&mut batch, index, HOST_LINK_LOCAL.into(), 64);
+        }
         for &address in &self.addresses {
             put_neighbour(&mut batch, index, address, self.mac);
             let to_pod = RouteRequest { dst: whole(address), way: Way::OnLink, protocol: PROTOCOL };
             to_pod.put(&mut batch, index, existing);
         }
+        // Somebody else may have been at it, and the kernel acts on its carrier when it is asked for it.
+        batch.push(libc::RTM_GETLINK, 0, &link_body(index, 0, 0), |end| {
+            end.put_u32(libc::IFLA_EXT_MASK, libc::RTEXT_FILTER_SKIP_STATS as u32);
+        });
         batch
+    }
+
+    /// The request that gives an end its hardware address back. The kernel forgets the neighbours of the link with it.
+    pub fn readdress(index: u32, mac: Mac) -> Batch {
+        Batch::of(libc::RTM_SETLINK, 0, &link_body(index, 0, 0), |end| {
+            end.put(libc::IFLA_ADDRESS, &mac.0);
+        })
     }
 
     /// Destinations of the routes that [`PodLink::inside`] makes, with metric [`default_metric`].
@@ -161,6 +182,22 @@ impl PodLink {
     /// Destinations of the routes that [`PodLink::outside`] makes, with metric [`default_metric`].
     pub fn destinations_outside(&self) -> Vec<IpNetwork> {
         self.addresses.iter().copied().map(whole).collect()
+    }
+
+    /// The settings that the host's end has once it is set up, by their path below `/proc/sys`. Those of IPv6 are not
+    /// there in a kernel without it.
+    pub fn settings(&self) -> Vec<(String, &'static str)> {
+        let link = &*self.link;
+        let v4 = [("forwarding", "1"), ("proxy_arp", "1"), ("rp_filter", "1")];
+        let v4 = v4.into_iter().chain([("accept_redirects", "0"), ("send_redirects", "0")]);
+        let mut settings: Vec<_> = v4.map(|(name, value)| (sysctl::ipv4(link, name), value)).collect();
+        settings.push((format!("net/ipv4/neigh/{link}/proxy_delay"), "0"));
+        settings.extend(DISTRUST.map(|name| (sysctl::ipv6(link, name), "0")));
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            settings.push((sysctl::ipv6(link, "disable_ipv6"), "0"));
+            settings.push((sysctl::ipv6(link, "addr_gen_mode"), "0"));
+        }
+        settings
     }
 
     fn put_settings(&self, families: &mut Attributes<'_>) {
@@ -227,10 +264,11 @@ pub(crate) fn host_bits(address: IpAddr) -> u8 {
 
 const REPLACE: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
-/// The pod's address. Addresses are assigned uniquely, so there is no reason to probe for a second owner, which would keep an IPv6 address from use for a second.
-fn put_address(batch: &mut Batch, index: u32, address: IpAddr) {
+/// An address of an end. They are unique, so there is no reason to probe for a second owner, which would keep an IPv6
+/// address from use for a second.
+fn put_address(batch: &mut Batch, index: u32, address: IpAddr, bits: u8) {
     let no_probe = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
-    let mut body = [family(address), host_bits(address), no_probe, 0, 0, 0, 0, 0];
+    let mut body = [family(address), bits, no_probe, 0, 0, 0, 0, 0];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     batch.push(libc::RTM_NEWADDR, REPLACE, &body, |end| {
         end.put_ip(libc::IFA_LOCAL, address).put_ip(libc::IFA_ADDRESS, address);

@@ -59,6 +59,11 @@ pub fn ipv4(link: &str, setting: &str) -> String {
     format!("net/ipv4/conf/{link}/{setting}")
 }
 
+/// Whether the kernel has IPv6 at all; it may still be switched off on single links.
+pub fn has_ipv6() -> bool {
+    fs::metadata(path("net/ipv6/conf")).is_ok()
+}
+
 fn path(key: &str) -> String {
     format!("/proc/sys/{key}")
 }

@@ -28,8 +28,8 @@ use manx_cni::rpc::{
 };
 use manx_cni::spec::Code;
 use manx_ipam::{
-    AssignError, BlockId, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName, PodRef,
-    Recovered, RequestId, Usage,
+    AssignError, BlockId, BlockUsage, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName,
+    PodRef, Recovered, RequestId, Standing, Usage,
 };
 
 use fib::{LocalRoutes, local_routes};
@@ -353,12 +353,21 @@ impl Node {
                 let reply = if obstacles.is_empty() {
                     Reply::Ready
                 } else {
-                    refusal(Code::NOT_AVAILABLE, "this node cannot take pods now", obstacles.join("; "))
+                    refusal(self.severity(), "this node cannot take pods now", obstacles.join("; "))
                 };
                 self.reply(request, reply);
             }
             Request::Gc(gc) => self.on_gc(request, gc, now),
         }
+    }
+
+    /// How bad it is that no pod can start: running pods are cut off as well where their block is somebody else's.
+    fn severity(&self) -> Code {
+        let lost = |block: &BlockUsage| {
+            block.used > 0 && matches!(block.standing, Standing::Foreign | Standing::Vanished)
+        };
+        let cut_off = self.ipam.usage().blocks.iter().any(lost);
+        if cut_off { Code::NOT_AVAILABLE_LIMITED } else { Code::NOT_AVAILABLE }
     }
 
     fn on_del(&mut self, request: RequestId, del: DelRequest, now: Instant) {

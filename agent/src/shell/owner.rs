@@ -263,11 +263,8 @@ impl Owner {
 
     fn reply(&mut self, request: RequestId, reply: Reply) {
         let reply = match reply {
-            Reply::Assigned(_) if self.record_broken => Reply::Error(RpcError {
-                code: Code::TRY_AGAIN.0,
-                msg: "the agent's record of endpoints cannot be written".to_owned(),
-                details: "look for a full or read-only run directory on the node".to_owned(),
-            }),
+            Reply::Assigned(_) if self.record_broken => no_record(Code::TRY_AGAIN),
+            Reply::Ready if self.record_broken => no_record(Code::NOT_AVAILABLE),
             reply => reply,
         };
         if let Some(waiting) = self.waiting.remove(&request) {
@@ -285,6 +282,14 @@ impl Owner {
         };
         ports.report.send_replace(Arc::new(report));
     }
+}
+
+fn no_record(code: Code) -> Reply {
+    Reply::Error(RpcError {
+        code: code.0,
+        msg: "the agent's record of endpoints cannot be written".to_owned(),
+        details: "look for a full or read-only run directory on the node".to_owned(),
+    })
 }
 
 async fn sleep_until(when: Option<Instant>) {

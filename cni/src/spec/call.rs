@@ -20,6 +20,8 @@ pub enum Call {
     Check(Target),
     /// Remove the link.
     Del(Target),
+    /// Remove the link of something that no ADD can ever have made one for, so that there is none.
+    DelNothing,
     /// Can this node take pods?
     Status,
     /// Remove what the runtime no longer knows.
@@ -44,7 +46,7 @@ impl Verb {
     /// The oldest version of the specification that has the verb.
     pub fn since(self) -> Version {
         match self {
-            Self::Add | Self::Del | Self::Version => Version::V0_3_0,
+            Self::Add | Self::Del | Self::Version => Version::V0_1_0,
             Self::Check => Version::V0_4_0,
             Self::Status | Self::Gc => Version::V1_1_0,
         }
@@ -110,7 +112,7 @@ impl Call {
         match &*command {
             "ADD" => Ok(Self::Add(target(Verb::Add, get)?)),
             "CHECK" => Ok(Self::Check(target(Verb::Check, get)?)),
-            "DEL" => Ok(Self::Del(target(Verb::Del, get)?)),
+            "DEL" => del(get),
             "STATUS" => Ok(Self::Status),
             "GC" => Ok(Self::Gc),
             "VERSION" => Ok(Self::Version),
@@ -123,7 +125,7 @@ impl Call {
         match self {
             Self::Add(_) => Verb::Add,
             Self::Check(_) => Verb::Check,
-            Self::Del(_) => Verb::Del,
+            Self::Del(_) | Self::DelNothing => Verb::Del,
             Self::Status => Verb::Status,
             Self::Gc => Verb::Gc,
             Self::Version => Verb::Version,
@@ -136,7 +138,9 @@ impl Call {
 fn target(verb: Verb, get: impl Fn(&str) -> Result<Option<String>, Error>) -> Result<Target, Error> {
     let container = get("CNI_CONTAINERID")?;
     let ifname = get("CNI_IFNAME")?;
-    let netns = get("CNI_NETNS")?;
+    let netns = get("CNI_NETNS");
+    // A path that is not UTF-8 leads nowhere that DEL would have to go.
+    let netns = if verb == Verb::Del { netns.unwrap_or_default() } else { netns? };
     let absent = [
         ("CNI_CONTAINERID", container.is_none()),
         ("CNI_IFNAME", ifname.is_none()),
@@ -151,6 +155,16 @@ fn target(verb: Verb, get: impl Fn(&str) -> Result<Option<String>, Error>) -> Re
     let args = get("CNI_ARGS").and_then(|args| PodArgs::parse(&args.unwrap_or_default()));
     let args = if verb == Verb::Del { args.unwrap_or_default() } else { args? };
     Ok(Target { container, ifname, netns, args })
+}
+
+/// A DEL of what ADD refused must succeed, or the pod could never go.
+fn del(get: impl Fn(&str) -> Result<Option<String>, Error>) -> Result<Call, Error> {
+    let present = |name| get(name).map_or(true, |value| value.is_some());
+    match target(Verb::Del, &get) {
+        Ok(target) => Ok(Call::Del(target)),
+        Err(_) if present("CNI_CONTAINERID") && present("CNI_IFNAME") => Ok(Call::DelNothing),
+        Err(error) => Err(error),
+    }
 }
 
 /// Checks a container id against the specification, and that it fits into a link's alias.
@@ -398,6 +412,17 @@ mod tests {
         for args in ["what=ever", "IP=none", "K8S_POD_NAME=b"] {
             let call = parse(&[("CNI_COMMAND", "DEL"), ("CNI_ARGS", args)]);
             assert!(matches!(call, Ok(Call::Del(target)) if target.args == PodArgs::default()), "{args}");
+        }
+    }
+
+    #[test]
+    fn del_of_what_add_refuses_has_nothing_to_do_but_a_name_must_be_there() {
+        for (name, value) in [("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "eth%d"), ("CNI_IFNAME", "a b")] {
+            let call = parse(&[("CNI_COMMAND", "DEL"), (name, value)]);
+            assert_eq!(call, Ok(Call::DelNothing), "{value}");
+        }
+        for name in ["CNI_CONTAINERID", "CNI_IFNAME"] {
+            assert!(parse(&[("CNI_COMMAND", "DEL"), (name, "")]).is_err(), "{name}");
         }
     }
 

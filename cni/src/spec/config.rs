@@ -47,8 +47,37 @@ impl NetConf {
     /// Reads a configuration for a verb.
     ///
     /// # Errors
-    /// If it is not JSON, is of a version without the verb, or lacks or has what makes the verb impossible.
+    /// If it is not JSON, is of a version without the verb, or lacks or has what makes the verb impossible. Never for
+    /// DEL.
     pub fn parse(verb: Verb, stdin: &[u8]) -> Result<Self, Error> {
+        match Self::parse_strictly(verb, stdin) {
+            // All that DEL has to know is in its environment. A configuration that was spoilt after ADD must not keep
+            // a pod from stopping.
+            Err(_) if verb == Verb::Del => Ok(Self::of_del(stdin)),
+            parsed => parsed,
+        }
+    }
+
+    /// What can be made of a configuration that is not one.
+    fn of_del(stdin: &[u8]) -> Self {
+        let config: Value = serde_json::from_slice(stdin).unwrap_or_default();
+        let object = config.as_object().cloned().unwrap_or_default();
+        let fields = Fields { path: "", object: &object };
+        let version = fields.text("cniVersion").ok().flatten().and_then(|text| text.parse().ok());
+        Self {
+            version: version.unwrap_or(Version::NEWEST),
+            name: fields.name().unwrap_or_default(),
+            run_dir: fields.run_dir().unwrap_or_else(|_| DEFAULT_RUN_DIR.into()),
+            mtu: None,
+            addresses: Vec::new(),
+            mac: None,
+            dns: Dns::default(),
+            previous: None,
+            valid: Vec::new(),
+        }
+    }
+
+    fn parse_strictly(verb: Verb, stdin: &[u8]) -> Result<Self, Error> {
         let config: Value = serde_json::from_slice(stdin).map_err(|error| {
             Error::new(Code::DECODE, "the network configuration on standard input is not JSON")
                 .details(format!("line {} column {}", error.line(), error.column()))
@@ -84,7 +113,7 @@ impl NetConf {
             config.addresses = fields.addresses()?;
             config.mac = fields.mac()?;
             config.dns = fields.typed("dns", "CNI name service")?.unwrap_or_default();
-            config.previous = fields.typed("prevResult", "CNI result")?;
+            config.previous = fields.previous()?;
         }
         if verb == Verb::Check && config.previous.is_none() {
             return Err(invalid("prevResult", "is missing: CHECK compares the pod with it"));
@@ -166,6 +195,16 @@ impl<'a> Fields<'a> {
                 ))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn previous(&self) -> Result<Option<Success>, Error> {
+        let previous: Option<Success> = self.typed("prevResult", "CNI result")?;
+        match previous {
+            Some(previous) if !previous.is_consistent() => {
+                Err(invalid("prevResult", "has an address of an interface that it does not have"))
+            }
+            previous => Ok(previous),
         }
     }
 
@@ -298,7 +337,7 @@ mod tests {
     fn what_is_wrong_is_named_with_the_code_of_the_specification() {
         let cases = [
             (json!({ "cniVersion": null }), 1, "cniVersion is missing"),
-            (json!({ "cniVersion": "0.2.0" }), 1, "\"0.2.0\""),
+            (json!({ "cniVersion": "1.2.0" }), 1, "\"1.2.0\""),
             (json!({ "cniVersion": 1 }), 6, "\"cniVersion\""),
             (json!({ "name": null }), 7, "\"name\""),
             (json!({ "name": "" }), 7, "\"name\""),
@@ -318,6 +357,16 @@ mod tests {
             (json!({ "runtimeConfig": { "mac": "01:00:5e:00:00:01" } }), 7, "\"runtimeConfig.mac\""),
             (json!({ "args": { "cni": [] } }), 6, "\"args.cni\""),
             (json!({ "prevResult": { "ips": "none" } }), 6, "\"prevResult\""),
+            (
+                json!({ "prevResult": { "ips": [{ "address": "10.0.0.1/24", "interface": -1 }] } }),
+                6,
+                "\"prevResult\"",
+            ),
+            (
+                json!({ "prevResult": { "ips": [{ "address": "10.0.0.1/24", "interface": 0 }] } }),
+                7,
+                "\"prevResult\"",
+            ),
             (json!({ "dns": 5 }), 6, "\"dns\""),
         ];
         for (changes, code, text) in cases {
@@ -383,6 +432,17 @@ mod tests {
             let valid = parse(Verb::Gc, json!({ key: list })).unwrap().valid;
             assert_eq!(valid, [Attachment { container: "c1".into(), ifname: "eth0".into() }]);
         }
+    }
+
+    #[test]
+    fn del_reads_what_it_can_out_of_anything() {
+        let default = PathBuf::from(DEFAULT_RUN_DIR);
+        for stdin in ["", "{", "[]", "5", r#"{"runDir":"relative"}"#, r#"{"cniVersion":"9.9.9","name":5}"#] {
+            let config = NetConf::parse(Verb::Del, stdin.as_bytes()).expect(stdin);
+            assert_eq!(config.run_dir, default, "{stdin}");
+        }
+        let config = NetConf::parse(Verb::Del, br#"{"cniVersion":"9","runDir":"/run/other"}"#).unwrap();
+        assert_eq!(config.run_dir, PathBuf::from("/run/other"));
     }
 
     #[test]

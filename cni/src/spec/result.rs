@@ -112,8 +112,16 @@ impl Dns {
 }
 
 impl Success {
+    /// Whether every address that names an interface names one that is there.
+    pub fn is_consistent(&self) -> bool {
+        self.ips.iter().filter_map(|ip| ip.interface).all(|index| index < self.interfaces.len())
+    }
+
     /// The JSON that a runtime of this version expects.
     pub fn to_json(&self, version: Version) -> Value {
+        if version < Version::V0_3_0 {
+            return self.to_oldest_json(version);
+        }
         json!({
             "cniVersion": version.as_str(),
             "interfaces": self.interfaces.iter().map(|link| link.to_json(version)).collect::<Vec<_>>(),
@@ -124,7 +132,29 @@ impl Success {
     }
 }
 
+impl Success {
+    /// Before 0.3.0 a result has one address of each family, each with its own routes, and no interfaces.
+    fn to_oldest_json(&self, version: Version) -> Value {
+        let mut object = json!({ "cniVersion": version.as_str(), "dns": &self.dns });
+        for (key, is_v4) in [("ip4", true), ("ip6", false)] {
+            let Some(ip) = self.ips.iter().rev().find(|ip| ip.address.is_ipv4() == is_v4) else { continue };
+            let routes = self.routes.iter().filter(|route| route.dst.is_ipv4() == is_v4);
+            let routes: Vec<Value> = routes.map(|route| route.to_json(version)).collect();
+            object[key] = json!({ "ip": ip.address, "routes": routes });
+            if let Some(gateway) = ip.gateway {
+                object[key]["gateway"] = json!(gateway);
+            }
+        }
+        object
+    }
+}
+
 impl Interface {
+    /// Whether it is in a namespace rather than on the host.
+    pub fn is_inside(&self) -> bool {
+        self.sandbox.as_deref().is_some_and(|path| !path.is_empty())
+    }
+
     fn to_json(&self, version: Version) -> Value {
         without(json!(self), &["mtu", "socketPath", "pciID"], version < Version::V1_1_0)
     }
@@ -173,6 +203,32 @@ mod tests {
     }
 
     #[test]
+    fn before_0_3_a_result_has_one_address_of_each_family() {
+        for version in [Version::V0_1_0, Version::V0_2_0] {
+            let expected = json!({
+                "cniVersion": version.as_str(),
+                "ip4": {
+                    "ip": "10.244.0.7/32", "gateway": "169.254.1.1",
+                    "routes": [{ "dst": "0.0.0.0/0", "gw": "169.254.1.1" }],
+                },
+                "ip6": { "ip": "fd00::7/128", "routes": [] },
+                "dns": {},
+            });
+            assert_eq!(dual_stack().to_json(version), expected);
+        }
+    }
+
+    #[test]
+    fn an_address_of_an_interface_that_is_not_there_is_noticed() {
+        let mut result = dual_stack();
+        assert!(result.is_consistent());
+        result.ips[0].interface = Some(2);
+        assert!(!result.is_consistent());
+        result.ips[0].interface = None;
+        assert!(result.is_consistent());
+    }
+
+    #[test]
     fn before_1_0_each_address_says_its_family() {
         for version in [Version::V0_3_0, Version::V0_3_1, Version::V0_4_0] {
             let ips = &dual_stack().to_json(version)["ips"];
@@ -205,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_result_of_any_version_is_read_back() {
-        for version in Version::ALL {
+        for version in Version::ALL.into_iter().filter(|version| *version >= Version::V0_3_0) {
             let result = dual_stack();
             let read: Success = serde_json::from_value(result.to_json(version)).unwrap();
             assert_eq!(read.ips, result.ips, "{version}");

@@ -10,7 +10,11 @@ use super::{Code, Error};
 /// A version of the CNI specification that this plugin speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// 0.3.0
+    /// 0.1.0: one address of each family
+    V0_1_0,
+    /// 0.2.0: VERSION
+    V0_2_0,
+    /// 0.3.0: several plugins in a chain
     V0_3_0,
     /// 0.3.1
     V0_3_1,
@@ -24,7 +28,8 @@ pub enum Version {
 
 impl Version {
     /// All of them, oldest first.
-    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     /// The newest.
     pub const NEWEST: Self = Self::V1_1_0;
@@ -32,6 +37,8 @@ impl Version {
     /// As it is written in `cniVersion`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
             Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
@@ -98,7 +105,7 @@ mod tests {
         let error = "1.2.0".parse::<Version>().unwrap_err();
         assert_eq!(error.code, Code::INCOMPATIBLE_VERSION);
         assert_eq!(error.msg, "cniVersion \"1.2.0\" is not supported");
-        assert_eq!(error.details, "supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
+        assert_eq!(error.details, "supported are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
     }
 
     #[test]
@@ -118,7 +125,7 @@ mod tests {
         ] {
             let answer = version_answer(stdin);
             assert_eq!(answer["cniVersion"], version);
-            assert_eq!(answer["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+            assert_eq!(answer["supportedVersions"], json!(Version::ALL.map(Version::as_str)));
         }
     }
 }

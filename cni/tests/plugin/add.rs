@@ -176,6 +176,18 @@ fn a_pod_cannot_send_from_an_ipv4_address_that_is_not_its_own() {
 fn every_version_of_the_specification_gets_its_own_shape() {
     let Some(node) = Node::new() else { return };
     let _agent = Agent::start(&node, &[&[V4, V6]]);
+    for version in ["0.1.0", "0.2.0"] {
+        let sandbox = node.sandbox("c1");
+        let of_family = |address: &str, any: &str, gateway: &str| json!({ "ip": address, "gateway": gateway, "routes": [{ "dst": any, "gw": gateway }] });
+        let expected = json!({
+            "cniVersion": version,
+            "ip4": of_family("10.244.3.7/32", "0.0.0.0/0", "169.254.1.1"),
+            "ip6": of_family("fd00:10:244::307/128", "::/0", "fe80::ecee:eeff:feee:eeee"),
+            "dns": {},
+        });
+        assert_eq!(node.call_with("ADD", &sandbox, json!({ "cniVersion": version })).ok(), expected);
+        node.call_with("DEL", &sandbox, json!({ "cniVersion": version })).ok();
+    }
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let sandbox = node.sandbox("c1");
         let result = node.call_with("ADD", &sandbox, json!({ "cniVersion": version })).ok();
@@ -413,6 +425,64 @@ fn a_result_of_plugins_before_is_passed_on_with_ours_behind() {
     assert_eq!(result["ips"][0], json!({ "interface": 0, "address": "10.9.9.9/24" }));
     assert_eq!(result["ips"][1]["interface"], 2);
     assert_eq!(result["dns"], json!({ "nameservers": ["10.96.0.10"] }));
+}
+
+#[test]
+fn a_previous_result_that_cannot_be_right_is_refused_before_anything_is_changed() {
+    let Some(node) = Node::new() else { return };
+    let agent = Agent::start(&node, &[&[V4]]);
+    let sandbox = node.sandbox("c1");
+    let before = (node.space.photograph(), sandbox.space.photograph());
+    let inside = json!([{ "name": "eth0", "sandbox": sandbox.space.path() }]);
+    let cases = [
+        (json!("s3cret"), 6, "prevResult"),
+        (json!({ "ips": [{ "address": "s3cret" }] }), 6, "prevResult"),
+        (json!({ "ips": [{ "address": "10.9.9.9/24", "interface": -1 }] }), 6, "prevResult"),
+        (json!({ "ips": [{ "address": "10.9.9.9/24", "interface": 7 }] }), 7, "prevResult"),
+        (json!({ "interfaces": { "name": "x" } }), 6, "prevResult"),
+        (json!({ "interfaces": [{ "name": ["s3cret"] }] }), 6, "prevResult"),
+        (json!({ "routes": [{ "dst": "nowhere" }] }), 6, "prevResult"),
+        (json!({ "interfaces": inside }), 102, "has already made eth0"),
+    ];
+    for (previous, code, text) in cases {
+        let answer = node.call_with("ADD", &sandbox, json!({ "prevResult": previous }));
+        assert!(!format!("{answer:?}").contains("s3cret"), "{answer:?}");
+        let failed = answer.failed();
+        assert!(failed.0 == code && failed.1.contains(text), "{previous}: {failed:?}");
+    }
+    assert_eq!((node.space.photograph(), sandbox.space.photograph()), before);
+    assert!(agent.seen().is_empty());
+}
+
+#[test]
+fn a_hardware_address_of_the_host_end_that_was_changed_is_given_back_by_add() {
+    let Some(node) = Node::new() else { return };
+    let _agent = Agent::start(&node, &[&[V4, V6]]);
+    let sandbox = node.sandbox("c1");
+    let result = node.call("ADD", &sandbox).ok();
+    node.space.run(&format!("ip link set {LINK} address 0a:00:00:00:00:02"));
+    assert!(!echo(&sandbox.space, &node.space, V4, NODE_V4), "the pod still knows its node by the old one");
+    assert_eq!(node.call("ADD", &sandbox).ok(), result);
+    outside_is_right(&node, result["interfaces"][1]["mac"].as_str().expect("text"));
+    assert!(echo(&sandbox.space, &node.space, V4, NODE_V4));
+}
+
+#[test]
+fn an_ipv6_address_of_the_host_end_is_there_whatever_the_node_does_with_new_links() {
+    let Some(node) = Node::new() else { return };
+    let _agent = Agent::start(&node, &[&[V4, V6], &["10.244.3.8", "fd00:10:244::308"]]);
+    for (setting, value) in
+        [("addr_gen_mode", "1"), ("addr_gen_mode", "3"), ("accept_dad", "2"), ("accept_ra", "2")]
+    {
+        node.space.run(&format!("sysctl -qw net.ipv6.conf.default.{setting}={value}"));
+        let sandbox = node.sandbox("c1");
+        let result = node.call("ADD", &sandbox).ok();
+        let addresses = node.space.run(&format!("ip -6 address show dev {LINK}"));
+        assert!(addresses.contains("fe80::ecee:eeff:feee:eeee/64"), "{setting} {value}: {addresses}");
+        assert_eq!(addresses.matches("inet6").count(), 1, "{setting} {value}: {addresses}");
+        outside_is_right(&node, result["interfaces"][1]["mac"].as_str().expect("text"));
+        node.call("DEL", &sandbox).ok();
+    }
 }
 
 #[test]

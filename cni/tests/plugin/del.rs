@@ -188,3 +188,55 @@ fn a_del_that_can_leave_no_note_fails_so_that_it_is_repeated() {
     let (code, text) = node.call("DEL", &node.sandbox("c1")).failed();
     assert_eq!(code, 11, "{text}");
 }
+
+#[test]
+fn it_succeeds_as_soon_as_a_note_can_be_left_or_the_agent_is_back() {
+    let Some(node) = Node::new() else { return };
+    let sandbox = node.sandbox("c1");
+    let in_the_way = tombstone::directory(&node.run_dir);
+    std::fs::write(&in_the_way, "").expect("a file");
+    node.call("DEL", &sandbox).failed();
+    let agent = Agent::start(&node, &[&[V4]]);
+    node.call("DEL", &sandbox).ok();
+    drop(agent);
+    node.call("DEL", &sandbox).failed();
+    std::fs::remove_file(&in_the_way).expect("it was there");
+    node.call("DEL", &sandbox).ok();
+}
+
+#[test]
+fn whatever_the_runtime_writes_a_pod_can_stop() {
+    let Some(node) = Node::new() else { return };
+    let agent = Agent::start(&node, &[&[V4, V6]]);
+    let sandbox = node.sandbox("c1");
+    let spoilt = [
+        json!({ "cniVersion": "9.9.9" }),
+        json!({ "cniVersion": null }),
+        json!({ "name": "../x" }),
+        json!({ "type": "/bin/sh" }),
+        json!({ "ipam": 5, "mtu": "x", "dns": 7 }),
+        json!({ "prevResult": { "interfaces": 5 } }),
+        json!({ "prevResult": "[[[[" }),
+    ];
+    for changes in spoilt {
+        node.call("ADD", &sandbox).ok();
+        assert!(node.call_with("DEL", &sandbox, changes.clone()).ok().is_null());
+        assert!(node.pod_link().is_none() && agent.known().is_empty(), "{changes}");
+    }
+}
+
+#[test]
+fn del_of_what_add_refuses_for_its_names_succeeds() {
+    let Some(node) = Node::new() else { return };
+    let before = node.space.photograph();
+    let sandbox = node.sandbox("c1");
+    for (name, value) in
+        [("CNI_IFNAME", "eth%d"), ("CNI_IFNAME", "a-name-that-is-too-long"), ("CNI_CONTAINERID", "../../etc")]
+    {
+        let mut variables = crate::node::variables("DEL", &sandbox);
+        variables.insert(name, value.to_owned());
+        node.exec(env!("CARGO_BIN_EXE_manx-cni"), &variables, &node.config(json!({})).to_string()).ok();
+    }
+    assert_eq!(node.space.photograph(), before);
+    assert_eq!(tombstone::list(&node.run_dir).expect("readable"), []);
+}

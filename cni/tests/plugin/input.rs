@@ -88,7 +88,7 @@ fn a_wrong_configuration_changes_nothing_and_is_never_repeated() {
         (r#"{"password": "s3cret""#.into(), 6),
         ("[]".into(), 6),
         (config(json!({ "cniVersion": null })), 1),
-        (config(json!({ "cniVersion": "0.2.0" })), 1),
+        (config(json!({ "cniVersion": "1.2.0" })), 1),
         (config(json!({ "cniVersion": "s3cret!" })), 1),
         (config(json!({ "name": "s3cret !" })), 7),
         (config(json!({ "type": "../s3cret" })), 7),

@@ -12,3 +12,4 @@ mod del;
 mod input;
 mod node;
 mod other;
+mod patience;

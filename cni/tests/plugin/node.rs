@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -310,6 +310,12 @@ pub(crate) enum Mood {
     Well,
     /// It takes connections and never answers.
     Silent,
+    /// It takes the request and answers with half a line.
+    Halting,
+    /// It takes the request and answers with one blank after the other.
+    Dripping,
+    /// It takes the request and answers with more than any line may have.
+    Babbling,
     /// It closes connections without an answer.
     Curt,
     /// It refuses everything.
@@ -428,10 +434,33 @@ impl State {
         let reply = match mood {
             Mood::Refusing(error) => Reply::Error(error.clone()),
             Mood::Confused => Reply::Collected(Vec::new()),
+            Mood::Halting | Mood::Dripping | Mood::Babbling => return Self::stammer(stream, mood),
             _ => self.reply(&request, mood),
         };
         self.seen.lock().expect("no panic").push(request);
         let _ = stream.write_all(&encode(&reply));
+    }
+
+    /// Answers on a thread of its own that ends when the plugin has had enough.
+    fn stammer(mut stream: UnixStream, mood: &Mood) {
+        let (piece, pause) = match mood {
+            Mood::Halting => (b"{\"assig".to_vec(), Duration::MAX),
+            Mood::Dripping => (b" ".to_vec(), Duration::from_millis(300)),
+            _ => (vec![b' '; 64 << 10], Duration::ZERO),
+        };
+        std::thread::spawn(move || {
+            while stream.write_all(&piece).is_ok() {
+                stream
+                    .set_read_timeout(
+                        Some(pause.min(Duration::from_secs(60))).filter(|pause| !pause.is_zero()),
+                    )
+                    .expect("a timeout");
+                // The plugin says no more: this waits until it goes, or for the pause.
+                if !pause.is_zero() && matches!(stream.read(&mut [0; 1]), Ok(0)) {
+                    return;
+                }
+            }
+        });
     }
 
     fn reply(&self, request: &Request, mood: &Mood) -> Reply {

@@ -19,7 +19,7 @@ fn version_lists_what_is_spoken_and_needs_nothing() {
     let Some(node) = Node::new() else { return };
     for (stdin, version) in [(r#"{"cniVersion":"0.3.1"}"#, "0.3.1"), ("", "1.1.0")] {
         let answer = bare(&node, "VERSION", stdin).ok();
-        let supported = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+        let supported = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
         assert_eq!(answer, json!({ "cniVersion": version, "supportedVersions": supported }));
     }
 }

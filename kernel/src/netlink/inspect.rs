@@ -36,6 +36,8 @@ pub struct End {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it is up and has carrier, and the kernel has acted on that.
+    pub running: bool,
     /// Index of the other end, in the other end's namespace.
     pub peer: Option<u32>,
     /// Number under which this namespace knows the other end's; none if both are in this one.
@@ -161,8 +163,13 @@ pub fn namespace_number(socket: &mut Socket, netns: impl AsFd) -> Result<Option<
 pub(super) fn read_end(message: &Message<'_>) -> Option<End> {
     let body: [u8; 16] = message.body().filter(|_| message.kind == libc::RTM_NEWLINK)?;
     let flags = read_u32(&body[8..])?;
-    let mut end =
-        End { index: read_u32(&body[4..])?, up: flags & libc::IFF_UP as u32 != 0, ..End::default() };
+    let has = |flag: i32| flags & flag as u32 != 0;
+    let mut end = End {
+        index: read_u32(&body[4..])?,
+        up: has(libc::IFF_UP),
+        running: has(libc::IFF_RUNNING),
+        ..End::default()
+    };
     for (kind, value) in message.attributes(16) {
         match kind {
             libc::IFLA_IFNAME => end.name = read_str(value),

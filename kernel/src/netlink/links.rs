@@ -15,13 +15,16 @@ use nix::libc;
 use super::guard;
 use super::inspect::{self, End, FoundRoute};
 use super::request::Batch;
-use super::socket::{Answers, RequestError, Socket, SocketError};
+use super::socket::{Answers, Replies, RequestError, Socket, SocketError};
 use crate::guard::Admission;
 use crate::model::PROTOCOL;
-use crate::names::{DOOMED_GROUP, alias};
+use crate::names::{DOOMED_GROUP, HOST_MAC, alias};
 use crate::netns::{NetNs, NetNsError};
-use crate::pod::{Existing, PodLink, default_metric, link_body};
+use crate::pod::{DISTRUST, Existing, PodLink, default_metric, link_body};
 use crate::sysctl::{self, SysctlError};
+
+/// How often the hardware address of a host's end is given back before that is somebody else's war.
+const READDRESS_ATTEMPTS: usize = 5;
 
 /// A pod's link could not be made, repaired or removed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum LinkError {
         /// The destination.
         dst: IpNetwork,
     },
+    /// A pod has an IPv6 address and the node's kernel has no IPv6.
+    #[error("the kernel of this node has no IPv6 (ipv6.disable=1?), so that it can have no pods with IPv6")]
+    NoIpv6,
     /// A setting of a link cannot be made.
     #[error("a setting of the link cannot be made")]
     Sysctl(#[from] SysctlError),
@@ -57,6 +63,12 @@ pub enum LinkError {
     /// The pod's namespace cannot be entered.
     #[error("the pod's namespace cannot be entered")]
     NetNs(#[from] NetNsError),
+    /// Somebody else keeps giving the link another hardware address.
+    #[error(
+        "something on this node keeps changing the hardware address of {0}: exempt cali* from udev, NetworkManager \
+         and systemd-networkd"
+    )]
+    Contested(String),
     /// The link was removed by somebody else meanwhile.
     #[error("the link {0} vanished while it was being set up")]
     Vanished(String),
@@ -104,10 +116,12 @@ pub fn set_up_inside(pod: &mut Socket, netns: &NetNs, link: &PodLink, index: u32
     let permit_ipv6 =
         || netns.within(|| permit_ipv6(&["all", "default", "lo", &link.ifname]))?.map_err(Into::into);
     let doing = format!("set up {} in the pod", link.ifname);
-    Setup { plan, destinations: link.destinations_inside(), ours, permit_ipv6, doing }.run(pod)
+    Setup { plan, destinations: link.destinations_inside(), ours, permit_ipv6, doing }.run(pod)?;
+    Ok(())
 }
 
-/// Sets up the host's end, or repairs it: settings, neighbours and the routes to the pod's addresses.
+/// Sets up the host's end, or repairs it: settings, neighbours and the routes to the pod's addresses. Its hardware
+/// address is read back: pods know their node by it.
 ///
 /// The calling thread and `host` must be in the host's namespace.
 ///
@@ -116,11 +130,23 @@ pub fn set_up_inside(pod: &mut Socket, netns: &NetNs, link: &PodLink, index: u32
 pub fn set_up_outside(host: &mut Socket, link: &PodLink, index: u32) -> Result<(), LinkError> {
     distrust(link)?;
     admit(link)?;
-    let plan = |existing| link.outside(index, existing);
-    let ours = |route: &FoundRoute| route.protocol == PROTOCOL;
-    let permit_ipv6 = || permit_ipv6(&[&link.link]).map_err(Into::into);
-    let doing = format!("set up {} on the host", link.link);
-    Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)
+    for _ in 0..READDRESS_ATTEMPTS {
+        let plan = |existing| link.outside(index, existing);
+        let ours = |route: &FoundRoute| route.protocol == PROTOCOL;
+        let permit_ipv6 = || permit_ipv6(&[&link.link]).map_err(Into::into);
+        let doing = format!("set up {} on the host", link.link);
+        let setup = Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing };
+        let replies = setup.run(host)?;
+        let end = replies.iter().find_map(|message| inspect::read_end(&message));
+        if end.is_none_or(|end| end.mac == Some(HOST_MAC)) {
+            return Ok(());
+        }
+        // The neighbours go with the address, so that all is put again.
+        let readdressed = host.send(&mut PodLink::readdress(index, HOST_MAC))?.all_done();
+        let doing = || format!("give {} the hardware address {HOST_MAC} again", link.link);
+        readdressed.map_err(|source| LinkError::Refused { doing: doing(), source })?;
+    }
+    Err(LinkError::Contested(link.link.clone()))
 }
 
 /// Makes a link ours that another network's plugin made: as [`set_up_outside`], but whoever made the routes to the
@@ -220,19 +246,15 @@ where
 {
     /// Sends the plan. If IPv6 is switched off on the link, it is switched on and the plan sent again; if routes
     /// are in the way, the plan is sent again to replace them, provided that all of them are ours.
-    fn run(self, socket: &mut Socket) -> Result<(), LinkError> {
+    fn run(self, socket: &mut Socket) -> Result<Replies, LinkError> {
         let mut existing = Existing::Refuse;
         let mut ipv6_permitted = false;
         loop {
-            let refusals: Vec<RequestError> = socket
-                .send(&mut (self.plan)(existing))?
-                .results
-                .into_iter()
-                .filter_map(Result::err)
-                .collect();
+            let Answers { results, replies } = socket.send(&mut (self.plan)(existing))?;
+            let refusals: Vec<RequestError> = results.into_iter().filter_map(Result::err).collect();
             let Some(worst) = refusals.iter().find(|r| r.errno != Errno::EEXIST).or_else(|| refusals.first())
             else {
-                return Ok(());
+                return Ok(replies);
             };
             if refusals.iter().any(|refusal| refusal.errno == Errno::EACCES) && !ipv6_permitted {
                 (self.permit_ipv6)()?;
@@ -259,10 +281,11 @@ where
 /// (also where pods have no IPv6 address), and no probing for the host end's own link-local address.
 fn distrust(link: &PodLink) -> Result<(), LinkError> {
     let wants_ipv6 = link.addresses.iter().any(IpAddr::is_ipv6);
-    for setting in ["accept_ra", "accept_dad"] {
+    for setting in DISTRUST {
         match sysctl::write(&sysctl::ipv6(&link.link, setting), "0") {
             // The kernel has no IPv6 here, and so nothing to distrust.
             Err(error) if error.is_unknown() && !wants_ipv6 => return Ok(()),
+            Err(error) if error.is_unknown() && !sysctl::has_ipv6() => return Err(LinkError::NoIpv6),
             other => other?,
         }
     }
