@@ -27,10 +27,21 @@ use crate::{Address, CLAIM_FINALIZER};
     derive = "PartialEq",
     doc = "Addresses that follow the pod of this name for as long as the claim lives. Agents make one at the first start of a pod that asks for it, and people may make one ahead.",
     printcolumn(name = "ADDRESSES", type_ = "string", json_path = ".spec.addresses"),
-    printcolumn(name = "NODE", type_ = "string", json_path = ".status.node", description = "where the pod of this name has them now"),
+    printcolumn(
+        name = "NODE",
+        type_ = "string",
+        json_path = ".status.node",
+        description = "where the pod of this name has them now"
+    ),
     printcolumn(name = "SINCE", type_ = "date", json_path = ".status.since"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "RESERVED", type_ = "string", json_path = ".status.reserved", priority = 1, description = "addresses that nobody else can get any more")
+    printcolumn(
+        name = "RESERVED",
+        type_ = "string",
+        json_path = ".status.reserved",
+        priority = 1,
+        description = "addresses that nobody else can get any more"
+    )
 )]
 #[x_kube(
     validation = (

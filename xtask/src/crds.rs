@@ -103,7 +103,9 @@ mod tests {
         let files = generated(&Root::find().expect("the workspace")).expect("plain data");
         let manual =
             files.iter().find(|(path, _)| path.ends_with("docs/crds.md")).and_then(|(_, text)| text.as_ref());
-        for kind in ["IPPool", "IPBlock", "IPClaim", "BGPConfiguration", "BGPPeer", "BGPFilter", "NodeNetwork"] {
+        for kind in
+            ["IPPool", "IPBlock", "IPClaim", "BGPConfiguration", "BGPPeer", "BGPFilter", "NodeNetwork"]
+        {
             assert!(
                 files.values().flatten().any(|text| text.contains(&format!("    kind: {kind}\n"))),
                 "{kind}"

@@ -23,9 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use manx_bgp::{OriginAttributes, Prefix};
-use manx_cni::rpc::{
-    AddRequest, Assignment, Attachment, DelRequest, GcRequest, Remover, Reply, Request, RpcError,
-};
+use manx_cni::rpc::{Assignment, Attachment, DelRequest, GcRequest, Remover, Reply, Request, RpcError};
 use manx_cni::spec::Code;
 use manx_ipam::{
     AssignError, BlockId, BlockUsage, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName,

@@ -246,7 +246,9 @@ impl Owner {
                     self.mtus.remove(&name);
                 }
             }
-            Event::Address(found) | Event::AddressGone(found) if self.addresses.contains(&found.address.ip()) => {
+            Event::Address(found) | Event::AddressGone(found)
+                if self.addresses.contains(&found.address.ip()) =>
+            {
                 self.find_uplinks();
                 self.tell_mtu(links);
             }
