@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manx_cni::rpc::PodRef as RpcPod;
+use manx_cni::rpc::{AddRequest, PodRef as RpcPod};
 use manx_ipam::{Pool, recover};
 
 use super::intent::{PodPool, PodPools};
