@@ -161,7 +161,8 @@ pub fn take_over(host: &mut Socket, link: &PodLink, index: u32) -> Result<(), Li
     let ours = |route: &FoundRoute| route.protocol == PROTOCOL || route.link == Some(index);
     let permit_ipv6 = || permit_ipv6(&[&link.link]).map_err(Into::into);
     let doing = format!("take over {}", link.link);
-    Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)
+    Setup { plan, destinations: link.destinations_outside(), ours, permit_ipv6, doing }.run(host)?;
+    Ok(())
 }
 
 /// Makes the kernel notice that the pod's end has carrier, once both ends are up.
