@@ -6,7 +6,7 @@ use super::Finding;
 use crate::chore::{Root, output};
 
 /// Each crate (by folder) with the crates that it may depend on; `tests` may depend on any.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("api", &[]),
     ("bgp", &[]),
     ("ipam", &[]),
@@ -15,7 +15,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("schema", &[]),
     ("agent", &["api", "bgp", "ipam", "kernel", "cni", "schema"]),
     ("ctl", &["api"]),
-    ("fuzz", &["bgp"]),
+    ("fuzz", &["bgp", "sim"]),
+    ("sim", &["agent", "api", "bgp", "cni", "ipam", "kernel"]),
     ("xtask", &["api"]),
 ];
 
