@@ -5,6 +5,7 @@
 
 mod frames;
 mod namespace;
+mod pods;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,11 +15,9 @@ use frames::{ARP, ICMPV6, IP, IPV6, UDP, Wire, ethernet, v4, v6};
 use manx_kernel::guard::Admission;
 use manx_kernel::names::{HOST_LINK_LOCAL, HOST_MAC, Mac};
 use manx_kernel::netlink::guard::{Audit, Gate, Gates, admit, admitted};
-use manx_kernel::netlink::links;
 use manx_kernel::netlink::socket::Socket;
-use manx_kernel::netns::NetNs;
-use manx_kernel::pod::PodLink;
-use namespace::{Elsewhere, command, ip, nft};
+use namespace::{command, ip, nft};
+use pods::Pod;
 
 const MAC: Mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 0, 7]);
 const BROADCAST: Mac = Mac([0xff; 6]);
@@ -34,40 +33,15 @@ fn admission(link: &str, addresses: &[&str]) -> Admission {
     Admission { link: link.to_owned(), mac: MAC, addresses }
 }
 
-/// A pod on this node, with its link made as the plugin makes it.
-struct Pod {
-    home: Elsewhere,
-    link: PodLink,
+/// What the attacker does.
+trait Attacker {
+    fn send(&self, frames: Vec<Vec<u8>>);
+    /// Takes the guard away, as if there had never been one.
+    fn unguard(&self);
+    fn guard(&self);
 }
 
-impl Pod {
-    fn new(link: &str, mac: Mac, addresses: &[&str]) -> Self {
-        let home = Elsewhere::new();
-        let netns = NetNs::open(home.path.as_ref()).expect("a namespace");
-        let Admission { addresses, .. } = admission(link, addresses);
-        let link = PodLink {
-            container: format!("container-of-{link}"),
-            ifname: "eth0".into(),
-            link: link.into(),
-            addresses,
-            mtu: 1500,
-            mac,
-        };
-        let mut host = Socket::route().expect("a socket");
-        let mut inside = netns.within(Socket::route).expect("entered").expect("a socket");
-        let ends = links::create(&mut host, &link, &netns).expect("made").expect("the names are free");
-        links::set_up_inside(&mut inside, &netns, &link, ends.pod).expect("set up");
-        links::set_up_outside(&mut host, &link, ends.host).expect("set up");
-        links::await_carrier(&mut inside, &link).expect("carrier");
-        // The kernel gives the host's end its address in its own time.
-        let own = format!("-6 route show table local dev {} fe80::ecee:eeff:feee:eeee", link.link);
-        let begin = namespace::now();
-        while ip(&own).is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(10), "the gateway has no address on {}", link.link);
-        }
-        Self { home, link }
-    }
-
+impl Attacker for Pod {
     fn send(&self, frames: Vec<Vec<u8>>) {
         self.home.run(move || {
             let wire = Wire::open("eth0");
@@ -75,7 +49,6 @@ impl Pod {
         });
     }
 
-    /// Takes the guard away, as if there had never been one.
     fn unguard(&self) {
         nft(&format!("delete table netdev manx-{}", self.link.link));
     }

@@ -8,6 +8,7 @@
 
 mod admission;
 mod apply;
+pub mod conntrack;
 mod decode;
 mod dump;
 mod encode;

@@ -291,8 +291,23 @@ impl Socket {
     }
 
     fn dump_once(&mut self, request: &mut Batch) -> Result<Option<Replies>, SocketError> {
-        let sequence = self.transmit(request, false)?;
         let mut replies = Replies::default();
+        let steady = self.visit(request, |message| replies.push(message, 0))?;
+        Ok(steady.then_some(replies))
+    }
+
+    /// Dumps a table once and shows each message to `each` as it comes. False if the kernel says that the table
+    /// changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::Refused`] when the kernel does not give this dump, or what befell the socket.
+    pub fn visit(
+        &mut self,
+        request: &mut Batch,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<bool, SocketError> {
+        let sequence = self.transmit(request, false)?;
         let mut steady = true;
         loop {
             let length = self.receive(MsgFlags::empty())?;
@@ -301,10 +316,10 @@ impl Socket {
                 match message.kind as i32 {
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => {
                         outcome(&message)?;
-                        return Ok(steady.then_some(replies));
+                        return Ok(steady);
                     }
                     libc::NLMSG_NOOP => {}
-                    _ => replies.push(&message, 0),
+                    _ => each(&message),
                 }
             }
         }
