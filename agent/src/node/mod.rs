@@ -19,6 +19,7 @@ mod tests;
 pub mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -131,12 +132,15 @@ pub enum Output {
         reply: Reply,
     },
     /// Take the link of this attachment down and say [`Input::LinkDown`], then delete it and say
-    /// [`Input::LinkGone`]. A link of the name whose alias names another attachment is left alone.
+    /// [`Input::LinkGone`]. A link of the name whose alias names another attachment is left alone. Connections of its
+    /// addresses are to be forgotten in between.
     Unlink {
         /// Whose it is.
         id: EndpointId,
         /// Its name.
         link: String,
+        /// All addresses that wait for it to be gone.
+        addresses: Vec<IpAddr>,
     },
     /// The tombstone of this attachment is no longer needed.
     Buried(Attachment),
@@ -182,7 +186,7 @@ enum Owed {
     Reply { id: EndpointId, link: String },
     /// A tombstone is to be removed; the plugin removed the link.
     Tombstone { attachment: Attachment, link: String },
-    /// Nothing: the endpoint's link had vanished.
+    /// Nothing to anybody: the endpoint's link had vanished.
     Nothing { id: EndpointId },
 }
 
@@ -239,7 +243,8 @@ impl Node {
             outputs: VecDeque::new(),
         };
         for endpoint in leaving {
-            node.outputs.push_back(Output::Unlink { id: endpoint.id, link: endpoint.link });
+            let Endpoint { id, link, addresses, .. } = endpoint;
+            node.outputs.push_back(Output::Unlink { id, link, addresses });
         }
         node.drain(now);
         node.routes();
@@ -457,12 +462,12 @@ impl Node {
                 }
                 manx_ipam::Output::Refused { request, why } => self.refuse(request, &why),
                 manx_ipam::Output::Freed { request, endpoint } => {
-                    unlinks.extend(self.on_freed(request, endpoint, now));
+                    unlinks.extend(self.on_freed(request, endpoint));
                 }
                 manx_ipam::Output::Collected(endpoint) => {
                     let Endpoint { id, link, .. } = endpoint;
                     collected.push(Attachment { container: id.container.clone(), ifname: id.ifname.clone() });
-                    unlinks.push(Output::Unlink { id, link });
+                    unlinks.push(self.unlink(id, link));
                 }
                 manx_ipam::Output::Owned(owned) => {
                     self.owned = owned;
@@ -493,24 +498,30 @@ impl Node {
     }
 
     /// An endpoint is over: gives what follows once its routes are gone.
-    fn on_freed(&mut self, request: RequestId, endpoint: Option<Endpoint>, now: Instant) -> Vec<Output> {
-        let link_of = |named: String| endpoint.map_or(named, |endpoint| endpoint.link);
+    fn on_freed(&mut self, request: RequestId, endpoint: Option<Endpoint>) -> Vec<Output> {
+        let link_of = |named: String| endpoint.as_ref().map_or(named, |endpoint| endpoint.link.clone());
         match self.freeing.remove(&request) {
             Some(Owed::Reply { id, link }) => {
                 self.unlinking.entry(id.clone()).or_default().push(request);
-                vec![Output::Unlink { id, link: link_of(link) }]
+                vec![self.unlink(id, link_of(link))]
             }
             Some(Owed::Tombstone { attachment, link }) => {
                 let id =
                     EndpointId { container: attachment.container.clone(), ifname: attachment.ifname.clone() };
-                vec![Output::Unlink { id, link: link_of(link) }, Output::Buried(attachment)]
+                vec![self.unlink(id, link_of(link)), Output::Buried(attachment)]
             }
             Some(Owed::Nothing { id }) => {
-                self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
-                Vec::new()
+                endpoint.as_ref().map(|endpoint| self.unlink(id, endpoint.link.clone())).into_iter().collect()
             }
             None => Vec::new(),
         }
+    }
+
+    /// What is to be done with the link of an endpoint that is over. Said again, it names the same addresses again.
+    fn unlink(&self, id: EndpointId, link: String) -> Output {
+        let of_it = self.ipam.leaving().filter(|endpoint| endpoint.id == id);
+        let addresses = of_it.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        Output::Unlink { id, link, addresses }
     }
 
     fn on_event(&mut self, event: manx_ipam::Event) {

@@ -194,10 +194,14 @@ fn a_repeated_add_gets_the_same_address_and_the_mtu_of_the_uplink() {
 #[test]
 fn a_del_is_answered_when_the_link_is_down_and_not_before() {
     let mut scene = Scene::new();
-    scene.assigned("a");
+    let addresses = scene.assigned("a").addresses;
     let request = scene.call(Request::Del(del("a")));
-    assert!(scene.seen.contains(&Output::Unlink { id: id("a"), link: "cali-a".to_owned() }));
+    let unlink = Output::Unlink { id: id("a"), link: "cali-a".to_owned(), addresses };
+    assert!(scene.seen.contains(&unlink));
     assert_eq!(scene.reply(request), None);
+    scene.seen.clear();
+    scene.call(Request::Del(del("a")));
+    assert!(scene.seen.contains(&unlink), "said again, it names the same addresses");
     scene.feed(Input::LinkDown { id: id("a") });
     assert_eq!(scene.reply(request), Some(&Reply::Deleted { link_removed_by: Remover::Agent }));
 }
@@ -206,7 +210,11 @@ fn a_del_is_answered_when_the_link_is_down_and_not_before() {
 fn a_del_of_what_nobody_knows_still_looks_for_the_link() {
     let mut scene = Scene::new();
     let request = scene.call(Request::Del(del("ghost")));
-    assert!(scene.seen.contains(&Output::Unlink { id: id("ghost"), link: "cali-ghost".to_owned() }));
+    assert!(scene.seen.contains(&Output::Unlink {
+        id: id("ghost"),
+        link: "cali-ghost".to_owned(),
+        addresses: Vec::new(),
+    }));
     scene.feed(Input::LinkGone { id: id("ghost") });
     assert_eq!(scene.reply(request), Some(&Reply::Deleted { link_removed_by: Remover::Agent }));
 }
@@ -234,11 +242,11 @@ fn a_check_tells_what_is_known_and_changes_nothing() {
 fn a_gc_frees_what_is_not_in_its_list_and_says_so() {
     let mut scene = Scene::new();
     scene.assigned("a");
-    scene.assigned("b");
+    let addresses = scene.assigned("b").addresses;
     let gc = GcRequest { network: "manx".to_owned(), valid: vec![attachment("a")] };
     let request = scene.call(Request::Gc(gc));
     assert_eq!(scene.reply(request), Some(&Reply::Collected(vec![attachment("b")])));
-    assert!(scene.seen.contains(&Output::Unlink { id: id("b"), link: "cali-b".to_owned() }));
+    assert!(scene.seen.contains(&Output::Unlink { id: id("b"), link: "cali-b".to_owned(), addresses }));
 }
 
 #[test]
@@ -303,7 +311,7 @@ fn both_families_are_given_when_there_are_pools_of_both() {
     let mut scene = Scene::blank(Recovered::default());
     scene.configure(&[("v4", "10.244.0.0/24"), ("v6", "fd00:10:244::/112")]);
     let addresses = scene.assigned("a").addresses;
-    assert_eq!(addresses.iter().map(std::net::IpAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(addresses.iter().map(IpAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

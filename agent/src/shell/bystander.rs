@@ -19,8 +19,7 @@ pub(super) fn start(mut links: Links) -> anyhow::Result<std::thread::JoinHandle<
     links.report.send_replace(Arc::new(KernelReport {
         stats: Some(Stats::default()),
         in_sync: true,
-        nat_error: None,
-        guard_error: None,
+        ..KernelReport::default()
     }));
     std::thread::Builder::new()
         .name("bystander".to_owned())

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bgp::LearnedReceiver;
+use super::gates::{Guarded, Keeper};
 use super::tables::{self, Upkeep};
 use super::{events, host};
 use crate::node::fib::{Changes, Learned, LocalRoutes, Wanted};
@@ -42,13 +43,19 @@ pub struct KernelReport {
     pub nat_error: Option<String>,
     /// Why pods are not kept from BGP, if they are not.
     pub guard_error: Option<String>,
+    /// The guards of pods' links.
+    pub guarded: Guarded,
 }
 
 impl KernelReport {
     /// What is wrong that the condition of the configuration tells.
-    pub fn problem(&self) -> Option<Problem> {
-        let text = |error| format!("pods are not kept from the ports of BGP: {error}");
-        self.guard_error.as_ref().map(|error| Problem::new("Kernel", "nftables", text(error)))
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        let ports = self.guard_error.as_ref().map(|error| {
+            let text = format!("pods are not kept from the ports of BGP: {error}");
+            Problem::new("Kernel", "nftables", text)
+        });
+        let links = self.guarded.error.as_ref().map(|error| Problem::new("Kernel", "ingress", error.clone()));
+        ports.into_iter().chain(links)
     }
 }
 
@@ -110,6 +117,7 @@ pub fn start(links: Links, metric: u32) -> anyhow::Result<std::thread::JoinHandl
         uplinks: BTreeSet::new(),
         nat: Upkeep::new(),
         guard: Upkeep::new(),
+        gates: Keeper::new(Instant::now()),
         guarded: links.guarded.clone(),
         failing: false,
         dumped: false,
@@ -133,6 +141,7 @@ struct Owner {
     uplinks: BTreeSet<String>,
     nat: Upkeep<Nat>,
     guard: Upkeep<Guard>,
+    gates: Keeper,
     /// Ports of this process that pods may not reach.
     guarded: BTreeSet<u16>,
     /// The last exchange with the kernel failed.
@@ -156,10 +165,8 @@ impl Owner {
                 (published, dirty) = (Instant::now(), false);
             }
             let publish_at = dirty.then_some(published + PUBLISH_PAUSE);
-            let wake = [self.fib.deadline(), publish_at, settled, self.nat.deadline(), self.guard.deadline()]
-                .into_iter()
-                .flatten()
-                .min();
+            let tables = [self.nat.deadline(), self.guard.deadline(), self.gates.deadline()];
+            let wake = [self.fib.deadline(), publish_at, settled].into_iter().chain(tables).flatten().min();
             tokio::select! {
                 () = links.stop.cancelled() => return,
                 Ok(()) = links.local.changed() => {
@@ -197,6 +204,7 @@ impl Owner {
         }
         self.nat.on_time(now);
         self.guard.on_time(now);
+        self.gates.on_time(now);
     }
 
     fn on_local(&mut self, links: &mut Links) {
@@ -339,6 +347,7 @@ impl Owner {
             in_sync: self.fib.in_sync(),
             nat_error: self.nat.error(),
             guard_error: self.guard.error(),
+            guarded: self.gates.known(),
         }));
     }
 }

@@ -3,16 +3,21 @@
 //! Deleting a link waits for a grace period of the kernel, some 20 ms, however many links go at once. So
 //! one thread only takes links down, which is what a plugin waits for, and another deletes all that
 //! gathered meanwhile. Both work synchronously on sockets of their own.
+//!
+//! What else the kernel keeps of a link and its addresses goes right after it: the guard of the link, and tracked
+//! connections. Only then is the link said to be gone, and its addresses may be given again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use manx_ipam::EndpointId;
 use manx_kernel::names::LINK_GROUP;
-use manx_kernel::netlink::inspect;
+use manx_kernel::netlink::guard::Gates;
 use manx_kernel::netlink::links::{LinkError, doom, find, remove_doomed};
 use manx_kernel::netlink::socket::Socket;
+use manx_kernel::netlink::{conntrack, inspect};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::deltas;
@@ -22,6 +27,8 @@ use super::events::chain;
 const BATCH: usize = 256;
 /// How long a link may be without its alias before it counts as left half made, and how often that is looked at.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often tracked connections are tried to be removed again before their addresses are given all the same.
+const PURGES: u32 = 5;
 /// The pause before a deletion that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -34,8 +41,17 @@ pub enum News {
     Gone,
 }
 
-/// Orders: the link of this name is to go, if it is this attachment's.
-pub type Orders = deltas::Receiver<EndpointId, String>;
+/// A link that is to go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its name.
+    pub link: String,
+    /// The addresses that wait for it to be gone.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Orders: the link is to go, if it is this attachment's.
+pub type Orders = deltas::Receiver<EndpointId, Leaving>;
 
 /// Starts both threads. They end when the orders do.
 ///
@@ -50,7 +66,9 @@ pub fn start(orders: Orders, news: deltas::Sender<EndpointId, News>) -> anyhow::
         taker.run(orders, &mut forwarded).await;
     })?;
     let socket = Socket::route().context("opening a netlink socket")?;
-    spawn("reaper", reap(socket, dooms, gone_news))
+    let gates = Gates::open().context("opening a netfilter socket")?;
+    let reaper = Reaper { socket, gates, news: gone_news, pending: BTreeMap::new() };
+    spawn("reaper", reaper.run(dooms))
 }
 
 fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
@@ -69,7 +87,7 @@ fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow:
 struct Taker {
     socket: Socket,
     news: deltas::Sender<EndpointId, News>,
-    doomed: deltas::Sender<EndpointId, String>,
+    doomed: deltas::Sender<EndpointId, Leaving>,
 }
 
 impl Taker {
@@ -82,8 +100,8 @@ impl Taker {
                 biased;
                 batch = orders.recv(BATCH) => {
                     let Some(batch) = batch else { return };
-                    for (id, link) in batch {
-                        self.take_down(id, link);
+                    for (id, leaving) in batch {
+                        self.take_down(id, leaving);
                     }
                 }
                 Some(batch) = gone.recv(BATCH) => {
@@ -96,10 +114,10 @@ impl Taker {
         }
     }
 
-    fn take_down(&mut self, id: EndpointId, link: String) {
-        let found = find(&mut self.socket, &link, &id.container, &id.ifname).map_err(LinkError::from);
+    fn take_down(&mut self, id: EndpointId, leaving: Leaving) {
+        let found = find(&mut self.socket, &leaving.link, &id.container, &id.ifname).map_err(LinkError::from);
         let taken = match found {
-            Ok(None) => return self.news.send(id, News::Gone),
+            Ok(None) => Ok(()),
             Ok(Some(end)) => doom(&mut self.socket, end.index),
             Err(error) => Err(error),
         };
@@ -108,12 +126,12 @@ impl Taker {
             Err(error) => {
                 tracing::error!(
                     error = chain(&error),
-                    link,
+                    link = leaving.link,
                     "a link cannot be taken down; deleting it is tried on"
                 );
             }
         }
-        self.doomed.send(id, link);
+        self.doomed.send(id, leaving);
     }
 
     /// Dooms links of our group that had no alias at the last look either: a plugin was killed while it made them.
@@ -130,7 +148,8 @@ impl Taker {
         for (index, name) in nameless.iter().filter(|(index, _)| before.contains(index)) {
             tracing::warn!(link = name, "removing a link that was left half made");
             if doom(&mut self.socket, *index).is_ok() {
-                self.doomed.send(EndpointId::default(), name.clone());
+                self.doomed
+                    .send(EndpointId::default(), Leaving { link: name.clone(), addresses: Vec::new() });
             }
         }
         nameless.into_keys().collect()
@@ -138,41 +157,106 @@ impl Taker {
 }
 
 /// Deletes all doomed links whenever there are some.
-async fn reap(
-    mut socket: Socket,
-    mut doomed: deltas::Receiver<EndpointId, String>,
+struct Reaper {
+    socket: Socket,
+    /// None on a kernel that cannot filter at the ingress of links.
+    gates: Option<Gates>,
     news: deltas::Sender<EndpointId, News>,
-) {
-    // Links that an earlier agent had taken down.
-    let mut pending: BTreeMap<EndpointId, String> = BTreeMap::new();
-    let mut next: Option<Instant> = Some(Instant::now());
-    loop {
-        tokio::select! {
-            batch = doomed.recv(BATCH) => {
-                let Some(batch) = batch else { return };
-                pending.extend(batch);
+    /// What is not gone yet, and how often its connections could not be forgotten.
+    pending: BTreeMap<EndpointId, (Leaving, u32)>,
+}
+
+impl Reaper {
+    async fn run(mut self, mut doomed: deltas::Receiver<EndpointId, Leaving>) {
+        // Links that an earlier agent had taken down.
+        let mut next: Option<Instant> = Some(Instant::now());
+        loop {
+            tokio::select! {
+                batch = doomed.recv(BATCH) => {
+                    let Some(batch) = batch else { return };
+                    self.pending.extend(batch.into_iter().map(|(id, leaving)| (id, (leaving, 0))));
+                }
+                () = sleep_until(next) => {}
             }
-            () = sleep_until(next) => {}
+            let done = self.reap();
+            next = (!done).then(|| Instant::now() + RETRY);
         }
-        next = None;
-        if let Err(error) = remove_doomed(&mut socket) {
+    }
+
+    /// Deletes what is doomed; false if something is left to do.
+    fn reap(&mut self) -> bool {
+        // Listed before any link goes: a guard that is made afterwards is another link's, and not in the list.
+        let guards = self.guards();
+        if let Err(error) = remove_doomed(&mut self.socket) {
             tracing::error!(error = chain(&error), "links that were taken down cannot be deleted");
-            next = Some(Instant::now() + RETRY);
-            continue;
+            return false;
         }
-        for (id, link) in std::mem::take(&mut pending) {
-            match find(&mut socket, &link, &id.container, &id.ifname) {
-                Ok(None) => news.send(id, News::Gone),
-                Ok(Some(end)) => {
-                    let _tried_again = doom(&mut socket, end.index);
-                    pending.insert(id, link);
-                    next = Some(Instant::now() + RETRY);
-                }
-                Err(_) => {
-                    pending.insert(id, link);
-                    next = Some(Instant::now() + RETRY);
-                }
+        let (gone, pending): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|(id, (leaving, _))| self.is_gone(id, leaving));
+        self.pending = pending;
+        self.forget_guards(&guards, gone.values().map(|(leaving, _)| &leaving.link));
+        let forgotten = forget_connections(gone.values().map(|(leaving, _)| leaving));
+        for (id, (leaving, failures)) in gone {
+            if forgotten || failures >= PURGES {
+                self.news.send(id, News::Gone);
+            } else {
+                self.pending.insert(id, (leaving, failures + 1));
             }
+        }
+        self.pending.is_empty()
+    }
+
+    /// Whether the link is not there any more. One that is there is doomed again.
+    fn is_gone(&mut self, id: &EndpointId, leaving: &Leaving) -> bool {
+        match find(&mut self.socket, &leaving.link, &id.container, &id.ifname) {
+            Ok(None) => true,
+            Ok(Some(end)) => {
+                let _tried_again = doom(&mut self.socket, end.index);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The guards of links, by the links' names.
+    fn guards(&mut self) -> BTreeMap<String, u64> {
+        let handles = self.gates.as_mut().map(Gates::handles);
+        handles.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Removes the guards of links that are gone, unless another link has the name by now. What fails is left to the
+    /// audit.
+    fn forget_guards<'a>(&mut self, guards: &BTreeMap<String, u64>, links: impl Iterator<Item = &'a String>) {
+        let Some(gates) = &mut self.gates else { return };
+        for (link, handle) in links.filter_map(|link| Some((link, guards.get(link)?))) {
+            if let Ok(None) = inspect::end(&mut self.socket, link) {
+                let _left_to_the_audit = gates.forget(*handle);
+            }
+        }
+    }
+}
+
+/// Forgets the connections of all these addresses; false if that failed.
+fn forget_connections<'a>(leaving: impl Iterator<Item = &'a Leaving>) -> bool {
+    let addresses: BTreeSet<IpAddr> = leaving.flat_map(|leaving| leaving.addresses.iter().copied()).collect();
+    match conntrack::purge(&addresses) {
+        Ok(0) => true,
+        Ok(connections) => {
+            tracing::debug!(
+                connections,
+                addresses = addresses.len(),
+                "connections of freed addresses are forgotten"
+            );
+            true
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = chain(&error),
+                ?addresses,
+                "tracked connections of freed addresses cannot be removed: who gets these may get old traffic"
+            );
+            false
         }
     }
 }

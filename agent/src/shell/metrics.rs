@@ -270,6 +270,13 @@ fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
     shown.number("nat_in_place", "Whether the NAT rules are in place", u8::from(kernel.nat_error.is_none()));
     let guarded = u8::from(kernel.guard_error.is_none());
     shown.number("guard_in_place", "Whether pods are kept from the ports of BGP", guarded);
+    let links = &kernel.guarded;
+    shown.number("guard_links", "Links of pods that take only what their pods may send", links.links);
+    shown.number(
+        "guard_mended",
+        "Guards of pods' links found missing or changed, since the start",
+        links.mended_total,
+    );
 }
 
 /// The reports from which metrics and readiness are made.
@@ -346,7 +353,7 @@ mod tests {
         let mut node = NodeReport::default();
         node.usage.pools.push(manx_ipam::PoolUsage { pool: "default".to_owned(), ..Default::default() });
         let stats = Stats { blocked: BTreeMap::from([(Why::NextHop, 1)]), ..Stats::default() };
-        let kernel = KernelReport { stats: Some(stats), in_sync: true, nat_error: None, guard_error: None };
+        let kernel = KernelReport { stats: Some(stats), in_sync: true, ..KernelReport::default() };
         Metrics::default().render(&node, &sessions, &kernel, 0)
     }
 

@@ -7,6 +7,7 @@ mod bystander;
 pub mod cni;
 pub mod deltas;
 pub mod events;
+pub mod gates;
 pub mod health;
 pub mod host;
 pub mod kernel;

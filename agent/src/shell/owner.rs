@@ -18,7 +18,7 @@ use super::cni::Call;
 use super::kube::blocks::{Order, Outcome};
 use super::kube::pod_events::PodEvent;
 use super::kube::watch::Blocks;
-use super::links::News;
+use super::links::{Leaving, News};
 use super::record::{Record, RunDir};
 use super::{deltas, events};
 use crate::node::fib::LocalRoutes;
@@ -60,7 +60,7 @@ pub struct Ports {
     /// Claims and releases.
     pub orders: deltas::Sender<BlockId, Order>,
     /// Links that are to go.
-    pub unlink: deltas::Sender<EndpointId, String>,
+    pub unlink: deltas::Sender<EndpointId, Leaving>,
     /// Routes of our own.
     pub routes: watch::Sender<Arc<LocalRoutes>>,
     /// What we announce.
@@ -231,7 +231,7 @@ impl Owner {
             }
             Output::Release(block) => ports.orders.send(block, Order::Release),
             Output::Reply { request, reply } => self.reply(request, reply),
-            Output::Unlink { id, link } => ports.unlink.send(id, link),
+            Output::Unlink { id, link, addresses } => ports.unlink.send(id, Leaving { link, addresses }),
             Output::Buried(attachment) => self.clear_tombstone(&attachment, ports),
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
             Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),

@@ -161,7 +161,7 @@ impl Gates {
     /// # Errors
     /// When the kernel cannot be asked, or refuses.
     pub fn audit(&mut self) -> Result<Audit, SocketError> {
-        let tables = self.tables()?;
+        let tables = self.handles()?;
         let ends = inspect::ends(&mut self.route)?;
         let mut audit = Audit { swept: self.sweep(&tables, &ends)?, ..Audit::default() };
         let ours = |end: &&End| {
@@ -184,8 +184,11 @@ impl Gates {
         Ok(audit)
     }
 
-    /// Our tables: the link of each, and its handle.
-    fn tables(&mut self) -> Result<BTreeMap<String, u64>, SocketError> {
+    /// The links that have a table of ours, and the handle of each: one that is made anew has another.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn handles(&mut self) -> Result<BTreeMap<String, u64>, SocketError> {
         let tables = self.netfilter.dump(&mut nftables::get_tables(TableFamily::Netdev))?;
         let ours = |message: &_| {
             let (name, handle) = nftables::read_table(message)?;
@@ -194,20 +197,26 @@ impl Gates {
         Ok(tables.iter().filter_map(|message| ours(&message)).collect())
     }
 
+    /// Removes the table of this handle. False if there is none any more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget(&mut self, handle: u64) -> Result<bool, SocketError> {
+        let mut transaction = Transaction::new(table(PREFIX));
+        transaction.no_table_of(handle);
+        match self.netfilter.send(&mut transaction.finish())?.all_done() {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
     /// Removes tables without a link, and counts them.
     fn sweep(&mut self, tables: &BTreeMap<String, u64>, ends: &[End]) -> Result<usize, SocketError> {
         let links: BTreeSet<&str> = ends.iter().map(|end| end.name.as_str()).collect();
         let mut swept = 0;
-        for handle in
-            tables.iter().filter(|(link, _)| !links.contains(link.as_str())).map(|(_, handle)| handle)
-        {
-            let mut transaction = Transaction::new(table(PREFIX));
-            transaction.no_table_of(*handle);
-            match self.netfilter.send(&mut transaction.finish())?.all_done() {
-                Ok(_) => swept += 1,
-                Err(refusal) if refusal.errno == Errno::ENOENT => {}
-                Err(refusal) => return Err(refusal.into()),
-            }
+        for (_, handle) in tables.iter().filter(|(link, _)| !links.contains(link.as_str())) {
+            swept += usize::from(self.forget(*handle)?);
         }
         Ok(swept)
     }

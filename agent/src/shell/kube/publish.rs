@@ -73,7 +73,7 @@ impl Sources {
         let sessions = Arc::clone(&self.sessions.borrow_and_update());
         let kernel = Arc::clone(&self.kernel.borrow_and_update());
         let intent = intent?;
-        let problems = intent.problems.union(&sessions.problems).cloned().chain(kernel.problem()).collect();
+        let problems = intent.problems.union(&sessions.problems).cloned().chain(kernel.problems()).collect();
         Some(Look { intent, node, sessions, kernel, problems })
     }
 }
