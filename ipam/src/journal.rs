@@ -6,8 +6,9 @@
 //! and a damaged one elsewhere is counted and left out. What the entries mean is in
 //! [`ledger`](crate::ledger).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -31,7 +32,7 @@ pub(crate) enum Entry {
     /// The endpoint is over; its link may still exist.
     Free(EndpointId),
     /// The link of a freed endpoint is gone.
-    Gone(EndpointId),
+    Gone(Gone),
     /// The block is this node's.
     Own(BlockId),
     /// The block is about to be released: it must not be used again without a new claim.
@@ -42,6 +43,29 @@ pub(crate) enum Entry {
     Leaving(Endpoint),
     /// In a rewritten record: addresses that were used and are not any more, least recently used first.
     Freed(Vec<IpAddr>),
+    /// In a rewritten record: of the addresses freed so far these still rest, and since when, in milliseconds on the
+    /// machine's clock; `None`: unknown.
+    Resting(Vec<(IpAddr, Option<u64>)>),
+}
+
+/// An endpoint whose link is gone. The fields of the id are its own: older records have no more than these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    pub(crate) container: String,
+    pub(crate) ifname: String,
+    /// When, in milliseconds on the machine's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<u64>,
+}
+
+impl Gone {
+    pub(crate) fn new(id: EndpointId, at: Option<u64>) -> Self {
+        Self { container: id.container, ifname: id.ifname, at }
+    }
+
+    pub(crate) fn id(&self) -> EndpointId {
+        EndpointId { container: self.container.clone(), ifname: self.ifname.clone() }
+    }
 }
 
 /// What a record says.
@@ -52,8 +76,15 @@ pub struct Recovered {
     /// Endpoints that were freed and whose link may still exist: remove it and say
     /// [`Input::LinkGone`](crate::Input::LinkGone).
     pub leaving: Vec<Endpoint>,
-    /// Addresses that were used and are not any more, least recently used first. Their cooldown starts again.
+    /// Addresses that were used and are not any more, least recently used first.
     pub freed: Vec<IpAddr>,
+    /// Those of them that still rested, and since when on the clock of [`Self::uptime`]; `None`: unknown, so that
+    /// they rest anew.
+    pub resting: BTreeMap<IpAddr, Option<Duration>>,
+    /// What the machine's monotonic clock shows now, as time since its boot: to be set by who read the record, so that
+    /// a cooldown goes on over a restart of the agent whatever becomes of the time of day. The record says nothing of
+    /// it, and a time ahead of it is of an earlier boot: unknown.
+    pub uptime: Duration,
     /// Blocks of this node.
     pub blocks: BTreeSet<BlockId>,
     /// Blocks that were being released.
@@ -102,9 +133,18 @@ pub(crate) fn entries(recovered: &Recovered) -> Vec<Entry> {
     let blocks = recovered.blocks.iter().map(|block| Entry::Own(*block));
     let releasing = recovered.releasing.iter().map(|block| Entry::Release(*block));
     let freed = recovered.freed.chunks(LIST).map(|list| Entry::Freed(list.to_vec()));
+    let times = recovered.resting.iter();
+    let times = times.map(|(address, since)| (*address, since.map(millis)));
+    // Without any freed address there is nothing to be said of them.
+    let resting = (!recovered.freed.is_empty()).then(|| Entry::Resting(times.collect()));
     let leaving = recovered.leaving.iter().cloned().map(Entry::Leaving);
     let live = recovered.endpoints.iter().cloned().map(Entry::Assign);
-    blocks.chain(releasing).chain(freed).chain(leaving).chain(live).collect()
+    blocks.chain(releasing).chain(freed).chain(resting).chain(leaving).chain(live).collect()
+}
+
+/// A time on the machine's clock as it is recorded.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The entry on a line, if the line is whole.

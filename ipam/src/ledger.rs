@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::journal::{Entry, Recovered, entries};
@@ -36,6 +37,8 @@ pub(crate) struct Ledger {
     uses: BTreeMap<IpAddr, Use>,
     freed: BTreeMap<u64, IpAddr>,
     next_freed: u64,
+    /// Freed addresses that rest, and since when in milliseconds on the machine's clock, if that is known.
+    resting: BTreeMap<IpAddr, Option<u64>>,
     blocks: BTreeMap<BlockId, Title>,
 }
 
@@ -54,12 +57,16 @@ impl Ledger {
         match entry {
             Entry::Assign(endpoint) => return self.assign(endpoint),
             Entry::Free(id) => self.free(id),
-            Entry::Gone(id) => return self.gone(id),
+            Entry::Gone(gone) => return self.gone(&gone.id(), gone.at),
             Entry::Own(block) => drop(self.blocks.insert(*block, Title::Owned)),
             Entry::Release(block) => drop(self.blocks.insert(*block, Title::Releasing)),
             Entry::Disown(block) => self.disown(block),
             Entry::Leaving(endpoint) => self.leave(endpoint.clone()),
-            Entry::Freed(addresses) => addresses.iter().for_each(|address| self.retire(*address)),
+            Entry::Freed(addresses) => addresses.iter().for_each(|address| self.retire(*address, None)),
+            Entry::Resting(resting) => {
+                let freed = |address: &IpAddr| matches!(self.uses.get(address), Some(Use::Freed(_)));
+                self.resting = resting.iter().copied().filter(|(address, _)| freed(address)).collect();
+            }
         }
         Vec::new()
     }
@@ -104,6 +111,28 @@ impl Ledger {
         self.freed.values().copied()
     }
 
+    /// The freed addresses that rest, and since when in milliseconds on the machine's clock, if that is known.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = (IpAddr, Option<u64>)> {
+        self.resting.iter().map(|(address, since)| (*address, *since))
+    }
+
+    /// Since when an address rests.
+    pub(crate) fn resting_since(&self, address: IpAddr) -> Option<u64> {
+        *self.resting.get(&address)?
+    }
+
+    /// A freed address rests since `since`, as far as anybody knows. Not an entry: it is said of a ledger just read.
+    pub(crate) fn rests_since(&mut self, address: IpAddr, since: u64) {
+        if let Some(known) = self.resting.get_mut(&address) {
+            *known = Some(since);
+        }
+    }
+
+    /// A freed address has rested. Not an entry: it follows from the time.
+    pub(crate) fn rested(&mut self, address: IpAddr) {
+        self.resting.remove(&address);
+    }
+
     /// Whether the record says that the block is this node's.
     pub(crate) fn owns(&self, block: &BlockId) -> bool {
         self.blocks.get(block) == Some(&Title::Owned)
@@ -114,6 +143,7 @@ impl Ledger {
         if let Some(Use::Freed(turn)) = self.uses.get(&address) {
             self.freed.remove(turn);
             self.uses.remove(&address);
+            self.resting.remove(&address);
         }
     }
 
@@ -131,6 +161,11 @@ impl Ledger {
             endpoints: self.endpoints().cloned().collect(),
             leaving: self.leaving().cloned().collect(),
             freed: self.freed().collect(),
+            resting: self
+                .resting()
+                .map(|(address, since)| (address, since.map(Duration::from_millis)))
+                .collect(),
+            uptime: Duration::ZERO,
             blocks: titled(Title::Owned),
             releasing: titled(Title::Releasing),
             damaged: 0,
@@ -142,6 +177,7 @@ impl Ledger {
         for address in &endpoint.addresses {
             if let Some(Use::Freed(turn)) = self.uses.insert(*address, Use::Live(endpoint.id.clone())) {
                 self.freed.remove(&turn);
+                self.resting.remove(address);
             }
         }
         let dropped: Vec<IpAddr> = before
@@ -150,7 +186,7 @@ impl Ledger {
             .filter(|address| !endpoint.addresses.contains(address))
             .filter(|address| self.uses.get(address) == Some(&Use::Live(endpoint.id.clone())))
             .collect();
-        dropped.iter().for_each(|address| self.retire(*address));
+        dropped.iter().for_each(|address| self.retire(*address, None));
         dropped
     }
 
@@ -166,7 +202,10 @@ impl Ledger {
             match self.uses.get(address) {
                 Some(Use::Live(holder)) if *holder != endpoint.id => continue,
                 Some(Use::Leaving(_)) => continue,
-                Some(Use::Freed(turn)) => drop(self.freed.remove(turn)),
+                Some(Use::Freed(turn)) => {
+                    self.freed.remove(turn);
+                    self.resting.remove(address);
+                }
                 Some(Use::Live(_)) | None => {}
             }
             self.uses.insert(*address, Use::Leaving(endpoint.id.clone()));
@@ -174,24 +213,25 @@ impl Ledger {
         self.leaving.entry(endpoint.id.clone()).or_default().push(endpoint);
     }
 
-    fn gone(&mut self, id: &EndpointId) -> Vec<IpAddr> {
+    fn gone(&mut self, id: &EndpointId, at: Option<u64>) -> Vec<IpAddr> {
         let left = self.leaving.remove(id).unwrap_or_default();
         let freed: Vec<IpAddr> = left
             .into_iter()
             .flat_map(|endpoint| endpoint.addresses)
             .filter(|address| matches!(self.uses.get(address), Some(Use::Leaving(holder)) if holder == id))
             .collect();
-        freed.iter().for_each(|address| self.retire(*address));
+        freed.iter().for_each(|address| self.retire(*address, at));
         freed
     }
 
-    /// Puts an address behind all others that are free.
-    fn retire(&mut self, address: IpAddr) {
+    /// Puts an address behind all others that are free, to rest.
+    fn retire(&mut self, address: IpAddr, at: Option<u64>) {
         if let Some(Use::Freed(turn)) = self.uses.insert(address, Use::Freed(self.next_freed)) {
             self.freed.remove(&turn);
         }
         self.freed.insert(self.next_freed, address);
         self.next_freed += 1;
+        self.resting.insert(address, at);
     }
 
     /// The history of a block's addresses is of no use without the block, unless some of them are still out.

@@ -123,23 +123,50 @@ impl Pool {
         self.cidr.contains(other.cidr.network()) || other.cidr.contains(self.cidr.network())
     }
 
-    /// Every block once, in an order of this node's own, made as it is asked for.
+    /// Whether this node may have `block` for new endpoints: it is one of the pool's, and lies where this node's
+    /// blocks must lie.
+    pub fn reaches(&self, block: &BlockId) -> bool {
+        let inside =
+            |range: &IpNetwork| range.contains(block.first()) && range.prefix() <= block.cidr().prefix();
+        self.has_block(block) && self.within.as_ref().is_none_or(|ranges| ranges.iter().any(inside))
+    }
+
+    /// Every block that this node may claim once, in an order of its own, made as it is asked for.
     ///
     /// Nodes that start together begin at different places and go on with different strides, so that they
     /// seldom want the same block; a node that starts again wants the same blocks again.
     pub fn claim_order(&self, node: &NodeName) -> impl Iterator<Item = BlockId> + use<> {
-        let window = self.index_bits().min(WINDOW_BITS);
-        ClaimOrder {
-            family: self.family(),
-            base: to_bits(self.cidr.network()),
-            block_len: self.block_len.min(self.family().bits()),
-            mask: host_mask(window),
-            window,
-            windows: host_mask(self.index_bits() - window),
-            start: seed("start", &self.name, node),
-            stride: seed("stride", &self.name, node) | 1,
-            next: Some((0, 0)),
-        }
+        let ranges = match &self.within {
+            None => vec![self.cidr],
+            Some(ranges) => ranges.iter().filter_map(|range| self.common(*range)).collect(),
+        };
+        let (family, block_len) = (self.family(), self.block_len.min(self.family().bits()));
+        let (start, stride) = (seed("start", &self.name, node), seed("stride", &self.name, node) | 1);
+        ranges.into_iter().flat_map(move |range| {
+            let index_bits = block_len.saturating_sub(range.prefix());
+            let window = index_bits.min(WINDOW_BITS);
+            ClaimOrder {
+                family,
+                base: to_bits(range.network()),
+                block_len,
+                mask: host_mask(window),
+                window,
+                windows: host_mask(index_bits - window),
+                start,
+                stride,
+                next: Some((0, 0)),
+            }
+        })
+    }
+
+    /// What the pool has in common with a network, if whole blocks fit in there.
+    fn common(&self, network: IpNetwork) -> Option<IpNetwork> {
+        let narrower = match network.prefix() > self.cidr.prefix() {
+            true if self.cidr.contains(network.network()) => network,
+            false if network.contains(self.cidr.network()) => self.cidr,
+            _ => return None,
+        };
+        (narrower.prefix() <= self.block_len).then_some(narrower)
     }
 
     /// Bits that number a block within the pool.

@@ -24,6 +24,7 @@ struct Naive {
     live: BTreeMap<EndpointId, Endpoint>,
     leaving: Vec<Endpoint>,
     freed: Vec<IpAddr>,
+    resting: BTreeMap<IpAddr, Option<Duration>>,
     blocks: BTreeSet<BlockId>,
 }
 
@@ -35,6 +36,7 @@ impl Naive {
             endpoints: self.live.values().cloned().collect(),
             leaving,
             freed: self.freed.clone(),
+            resting: self.resting.clone(),
             blocks: self.blocks.clone(),
             ..Recovered::default()
         }
@@ -61,6 +63,7 @@ fn play(steps: &[Step]) -> Vec<(Entry, Naive)> {
                     |a: &IpAddr| naive.live.values().chain(&naive.leaving).any(|e| e.addresses.contains(a));
                 let Some(free) = (0..=255).map(address).find(|a| !used(a)) else { continue };
                 naive.freed.retain(|freed| *freed != free);
+                naive.resting.remove(&free);
                 naive.live.insert(id(n), endpoint(n, vec![free]));
                 Entry::Assign(endpoint(n, vec![free]))
             }
@@ -71,8 +74,11 @@ fn play(steps: &[Step]) -> Vec<(Entry, Naive)> {
             }
             Step::Gone(n) => {
                 let gone: Vec<Endpoint> = naive.leaving.extract_if(.., |e| e.id == id(n)).collect();
-                naive.freed.extend(gone.into_iter().flat_map(|e| e.addresses));
-                Entry::Gone(id(n))
+                let at = (n > 0).then(|| u64::from(n) * 100);
+                let freed: Vec<IpAddr> = gone.into_iter().flat_map(|e| e.addresses).collect();
+                naive.resting.extend(freed.iter().map(|freed| (*freed, at.map(Duration::from_millis))));
+                naive.freed.extend(freed);
+                Entry::Gone(Gone::new(id(n), at))
             }
             Step::Own(n) => {
                 let block = BlockId::around(address(n), 30);
@@ -164,8 +170,11 @@ fn a_record_of_another_format_is_left_alone_and_counted() {
 fn the_lines_are_as_documented() {
     let block = Entry::Own("10.0.0.64/26".parse().unwrap());
     assert_eq!(String::from_utf8(encode(&block)).unwrap(), "149b4bc2 {\"own\":\"10.0.0.64/26\"}\n");
-    let text = String::from_utf8(encode(&Entry::Gone(id(7)))).unwrap();
-    assert!(text.ends_with(" {\"gone\":{\"container\":\"c7\",\"ifname\":\"eth0\"}}\n"), "{text}");
+    let gone = |at| String::from_utf8(encode(&Entry::Gone(Gone::new(id(7), at)))).unwrap();
+    let old = gone(None);
+    assert!(old.ends_with(" {\"gone\":{\"container\":\"c7\",\"ifname\":\"eth0\"}}\n"), "{old}");
+    let new = gone(Some(1500));
+    assert!(new.ends_with(" {\"gone\":{\"container\":\"c7\",\"ifname\":\"eth0\",\"at\":1500}}\n"), "{new}");
 }
 
 #[test]
@@ -174,7 +183,7 @@ fn an_address_given_on_after_a_lost_free_belongs_to_its_latest_holder() {
     record.extend(encode(&Entry::Assign(endpoint(1, vec![address(1)]))));
     record.extend(encode(&Entry::Assign(endpoint(2, vec![address(1)]))));
     record.extend(encode(&Entry::Free(id(1))));
-    record.extend(encode(&Entry::Gone(id(1))));
+    record.extend(encode(&Entry::Gone(Gone::new(id(1), None))));
     let recovered = recover(&record);
     assert_eq!(recovered.freed, Vec::<IpAddr>::new(), "the second endpoint still has it");
     assert_eq!(recovered.endpoints, [endpoint(2, vec![address(1)])]);

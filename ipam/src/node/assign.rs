@@ -6,13 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
+
+use ipnetwork::IpNetwork;
 
 use super::NodeIpam;
 use super::door::{AssignError, Event, Output, Want};
 use super::held::{Title, covering};
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::journal::Entry;
+use crate::journal::{Entry, Gone};
 use crate::ledger::Use;
 use crate::name::{BlockId, Family, RequestId};
 use crate::pool::Pool;
@@ -70,9 +73,8 @@ impl NodeIpam {
 
     pub(super) fn on_link_gone(&mut self, id: &EndpointId) {
         if self.ledger.is_leaving(id) {
-            let end = self.now + self.limits.cooldown;
-            let freed = self.write(&Entry::Gone(id.clone()));
-            self.cooling.extend(freed.into_iter().map(|address| (end, address)));
+            let freed = self.write(&Entry::Gone(Gone::new(id.clone(), Some(self.uptime()))));
+            freed.into_iter().for_each(|address| self.rest(address));
         } else if self.ledger.endpoint(id).is_some() {
             self.unlinked.insert(id.clone());
         }
@@ -126,6 +128,7 @@ impl NodeIpam {
                 Ok(addresses) => {
                     let endpoint = Endpoint { addresses, ..waiting.endpoint };
                     self.occupy(&endpoint);
+                    self.note_given(&endpoint);
                     self.answer(Output::Assigned { request: waiting.request, endpoint });
                 }
                 Err(lacks) => {
@@ -175,7 +178,7 @@ impl NodeIpam {
                 held.block.take(*address);
             }
         }
-        self.cooling.retain(|(_, address)| !endpoint.addresses.contains(address));
+        endpoint.addresses.iter().for_each(|address| self.cooling.remove(*address));
         self.answer(Output::EndpointsChanged);
     }
 
@@ -220,9 +223,9 @@ impl NodeIpam {
         if pools.is_empty() {
             return Err(Lack::Never(self.no_pool(family, named)));
         }
-        let in_pool = |pool: &Pool| {
+        let in_pool = |pool: Arc<Pool>| {
             let usable =
-                self.held.iter().filter(|(block, held)| pool.has_block(block) && self.assignable(held));
+                self.held.iter().filter(|(block, held)| pool.reaches(block) && self.assignable(held));
             let fullest =
                 usable.filter(|(_, held)| held.block.free() > 0).min_by_key(|(_, held)| held.block.free());
             fullest.and_then(|(_, held)| held.block.next())
@@ -234,7 +237,7 @@ impl NodeIpam {
     /// An address that was asked for by value. It need not have rested: who asks for it expects its history.
     fn pick_exact(&self, address: IpAddr, named: &BTreeSet<String>) -> Result<IpAddr, Lack> {
         let Some(pools) = &self.pools else { return Err(Lack::Unknown) };
-        let allowed = |pool: &&Pool| named.is_empty() || named.contains(&pool.name);
+        let allowed = |pool: &&Arc<Pool>| named.is_empty() || named.contains(&pool.name);
         let pool = pools.iter().filter(allowed).find(|pool| pool.cidr.contains(address));
         let pool = pool.ok_or(Lack::Never(AssignError::OutsidePools { address }))?;
         if pool.disabled {
@@ -251,6 +254,10 @@ impl NodeIpam {
             Some(Use::Freed(_)) | None => {}
         }
         let block = BlockId::around(address, pool.block_len);
+        if let Some(within) = pool.within.as_ref().filter(|_| !pool.reaches(&block)) {
+            let (pool, within) = (pool.name.clone(), list(within));
+            return Err(Lack::Never(AssignError::OutsidePodCidrs { address, pool, within }));
+        }
         match self.held.get(&block) {
             Some(held) if self.assignable(held) => return Ok(address),
             Some(_) | None if self.known.is_none() => return Err(Lack::Unknown),
@@ -280,13 +287,13 @@ impl NodeIpam {
         match lack {
             Lack::Never(_) => false,
             Lack::Leaving { .. } | Lack::Unknown => true,
-            Lack::Block { block, .. } => self.held.contains_key(block) || !self.at_limit(block.family()),
+            Lack::Block { block, .. } => self.held.contains_key(block) || self.may_grow(block),
             Lack::Room(family) => {
                 let pools = self.eligible(*family, &waiting.want.pools);
                 let coming = pools.iter().any(|pool| self.pool_paused(&pool.name));
                 coming
                     || self.held.iter().any(|(block, held)| {
-                        pools.iter().any(|pool| pool.has_block(block))
+                        pools.iter().any(|pool| pool.reaches(block))
                             && match held.title {
                                 Title::Claiming | Title::Remembered | Title::Vanished | Title::Releasing => {
                                     true
@@ -302,9 +309,8 @@ impl NodeIpam {
     /// Whether an address of a block may be free again by then.
     fn rests_until(&self, block: &BlockId, until: Instant) -> bool {
         let leaving = || self.ledger.uses_in(block).any(|(_, usage)| matches!(usage, Use::Leaving(_)));
-        let soon = self.now + self.limits.cooldown <= until;
-        self.cooling.iter().any(|(end, address)| *end <= until && block.contains(*address))
-            || (soon && leaving())
+        let soon = self.now + self.cooldown(block.first()) <= until;
+        self.cooling.within(block).any(|(_, end)| end <= until) || (soon && leaving())
     }
 
     /// The lack in words for whoever asked.
@@ -330,14 +336,31 @@ impl NodeIpam {
     fn shortage(&self, family: Family, pools: &BTreeSet<String>, pending: bool) -> AssignError {
         let failing = pools.iter().find(|pool| self.backoff.contains_key(*pool));
         match (failing, pools.first()) {
-            (Some(pool), _) => AssignError::ClaimFailed { family, pool: pool.clone() },
-            (None, Some(pool)) if pending => AssignError::ClaimPending { family, pool: pool.clone() },
-            (None, _) if self.at_limit(family) => {
-                AssignError::BlockLimit { family, limit: self.limits.max_blocks }
+            (Some(pool), _) => return AssignError::ClaimFailed { family, pool: pool.clone() },
+            (None, Some(pool)) if pending => {
+                return AssignError::ClaimPending { family, pool: pool.clone() };
             }
-            (None, _) => AssignError::PoolFull { family, pools: join(pools.iter().map(String::as_str)) },
+            _ if self.at_limit(family) => {
+                return AssignError::BlockLimit { family, limit: self.limits.max_blocks };
+            }
+            _ => {}
         }
+        let tried = || self.pools.iter().flatten().filter(|pool| pools.contains(&pool.name));
+        let limited = tried().find(|pool| self.at_pool_limit(pool));
+        if let Some((pool, limit)) = limited.and_then(|pool| Some((pool, pool.max_blocks?))) {
+            return AssignError::PoolBlockLimit { family, pool: pool.name.clone(), limit };
+        }
+        let bound = tried().find_map(|pool| Some((pool, pool.within.as_ref()?)));
+        if let Some((pool, within)) = bound.filter(|_| pools.len() == 1) {
+            return AssignError::PodCidrsFull { family, pool: pool.name.clone(), within: list(within) };
+        }
+        AssignError::PoolFull { family, pools: join(pools.iter().map(String::as_str)) }
     }
+}
+
+fn list(networks: &[IpNetwork]) -> String {
+    let texts: Vec<String> = networks.iter().map(IpNetwork::to_string).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {

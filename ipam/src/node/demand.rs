@@ -1,36 +1,48 @@
 //! Which blocks this node wants, and which it can spare.
 //!
-//! A node keeps room ahead of need: per family as many free addresses as [`Limits::headroom`](crate::Limits)
-//! says, at most one block's worth, plus one for each request that waits. It claims one block at a time per
-//! pool. What it has beyond that it returns, once the block has been empty for a while.
+//! A node keeps room ahead of need, [`Limits::headroom`](crate::Limits) free addresses per family, and more of small
+//! blocks while pods start in numbers, plus one for each request that waits. The room is to be in the pool that is
+//! preferred: what a later one has counts only where those before it have no block left. Pools that only some pods may
+//! use get room of their own once one of them has. What a node has beyond that it returns, once the block has been
+//! empty for a while.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::NodeIpam;
 use super::assign::Lack;
 use super::door::{Event, Output};
 use super::held::{Asked, Held, Title, overlapping};
 use crate::block::Block;
+use crate::endpoint::Endpoint;
 use crate::name::{BlockId, Family};
 use crate::pool::Pool;
 
-/// What came of the wish for a block.
+/// Claims of a pool's blocks that are out at a time.
+const CLAIMS_AT_ONCE: usize = 4;
+/// For how long a start of a pod lets expect another one.
+const STREAM: Duration = Duration::from_secs(10);
+
+/// What came of the wish for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Supply {
-    /// A claim is out, or will be.
+    /// There is room, or will be once claims are answered.
+    Enough,
+    /// Claims are out, or will be.
     Coming,
-    /// No pool has a block left.
-    Exhausted,
     /// The node may have no more.
     Limit,
+    /// No pool has a block left.
+    Exhausted,
 }
 
 impl NodeIpam {
-    /// The pools that may serve a family: those named, or the automatic ones if none is named.
-    pub(super) fn eligible(&self, family: Family, named: &BTreeSet<String>) -> Vec<&Pool> {
-        let allowed =
-            |pool: &Pool| if named.is_empty() { pool.automatic } else { named.contains(&pool.name) };
+    /// The pools that may serve a family: those named, or the automatic ones for every pod if none is named.
+    pub(super) fn eligible(&self, family: Family, named: &BTreeSet<String>) -> Vec<Arc<Pool>> {
+        let allowed = |pool: &Pool| if named.is_empty() { is_open(pool) } else { named.contains(&pool.name) };
         let all = self.pools.iter().flatten();
-        all.filter(|pool| pool.family() == family && !pool.disabled && allowed(pool)).collect()
+        all.filter(|pool| pool.family() == family && !pool.disabled && allowed(pool)).cloned().collect()
     }
 
     /// Whether addresses may be given from a block.
@@ -47,30 +59,45 @@ impl NodeIpam {
             return;
         }
         self.claim_vanished();
-        let none = BTreeSet::new();
         for family in Family::ALL {
-            let exhausted = self.room(family) < self.room_wanted(family)
-                && matches!(self.supply(family, &none), Supply::Exhausted);
-            if exhausted && self.exhausted.insert(family) {
-                self.tell(Event::Exhausted { family });
-            } else if !exhausted && self.exhausted.remove(&family) {
-                self.tell(Event::ExhaustedEnded { family });
+            let open = self.eligible(family, &BTreeSet::new());
+            self.keep_room(family, &open);
+            for pool in self.rooms_apart(family) {
+                let wanted = self.room_wanted(std::slice::from_ref(&pool));
+                self.supply(family, &[pool], wanted);
             }
         }
-        for (family, named) in self.named_wishes() {
-            self.supply(family, &named);
+        for ((family, named), number) in self.named_wishes() {
+            let pools = self.eligible(family, &named);
+            self.supply(family, &pools, number);
         }
         for block in self.blocks_wished() {
-            let family = block.family();
-            if self
-                .pool_of(&block)
-                .is_some_and(|pool| !pool.closed && !self.claiming(&[pool.name.clone()].into()))
-                && self.block_count(family) < self.limits.max_blocks
+            let free = |pool: &Pool| !pool.closed && !self.claiming(&[pool.name.clone()].into());
+            if self.pool_of(&block).is_some_and(free)
+                && self.may_grow(&block)
                 && self.claimable(&block)
                 && !self.paused(&block)
             {
                 self.claim(block);
             }
+        }
+    }
+
+    /// Keeps room for pods that may use every open pool, and tells when there is none to be had.
+    fn keep_room(&mut self, family: Family, pools: &[Arc<Pool>]) {
+        let queue = self.queue(family);
+        let least = self.least_room(pools) + queue;
+        let short = self.room(pools) < least;
+        let supply = self.supply(family, pools, least);
+        let exhausted = short && matches!(supply, Supply::Exhausted | Supply::Limit);
+        if exhausted && self.exhausted.insert(family) {
+            self.tell(Event::Exhausted { family });
+        } else if !exhausted && self.exhausted.remove(&family) {
+            self.tell(Event::ExhaustedEnded { family });
+        }
+        let wanted = self.room_wanted(pools) + queue;
+        if wanted > least {
+            self.supply(family, pools, wanted);
         }
     }
 
@@ -87,6 +114,9 @@ impl NodeIpam {
         idle.sort();
         for (_, block) in idle {
             if self.can_spare(&block) {
+                if let Some(pool) = self.pool_of(&block).map(|pool| pool.name.clone()) {
+                    self.patience.entry(pool).or_default().returned(self.now);
+                }
                 self.entitle(block, Title::Releasing);
             }
         }
@@ -122,52 +152,135 @@ impl NodeIpam {
         self.block_count(family) >= self.limits.max_blocks
     }
 
-    /// Free addresses for requests that name no pool.
-    fn room(&self, family: Family) -> u64 {
-        let pools = self.eligible(family, &BTreeSet::new());
-        let usable = self.held.iter().filter(|(block, held)| {
-            block.family() == family
-                && self.assignable(held)
-                && pools.iter().any(|pool| pool.has_block(block))
-        });
+    /// Whether the node has all blocks of a pool that it may have.
+    pub(super) fn at_pool_limit(&self, pool: &Pool) -> bool {
+        let counted = self.held.iter().filter(|(block, held)| counts(held) && pool.has_block(block));
+        pool.max_blocks.is_some_and(|most| counted.count() >= most)
+    }
+
+    /// Whether a block would be within the limits.
+    pub(super) fn may_grow(&self, block: &BlockId) -> bool {
+        !self.at_limit(block.family()) && self.pool_of(block).is_some_and(|pool| !self.at_pool_limit(pool))
+    }
+
+    /// How long an empty block is kept.
+    pub(super) fn patience(&self, block: &BlockId) -> Duration {
+        let usual = self.limits.release_after;
+        let pool = self.pool_of(block).and_then(|pool| self.patience.get(&pool.name));
+        pool.map_or(usual, |patience| patience.time(usual))
+    }
+
+    /// Remembers that addresses were given.
+    pub(super) fn note_given(&mut self, endpoint: &Endpoint) {
+        for address in &endpoint.addresses {
+            let pool = self.pools.iter().flatten().find(|pool| pool.cidr.contains(*address));
+            let Some(name) = pool.map(|pool| pool.name.clone()) else { continue };
+            let given = self.given.entry(name).or_default();
+            given.push_back(self.now);
+            if given.len() > self.limits.headroom as usize {
+                given.pop_front();
+            }
+        }
+    }
+
+    /// Pools that only some pods may use, and some do here.
+    fn rooms_apart(&self, family: Family) -> Vec<Arc<Pool>> {
+        let all = self.pools.iter().flatten();
+        let apart = all.filter(|pool| pool.family() == family && !pool.disabled && !is_open(pool));
+        apart.filter(|pool| self.is_used(pool)).cloned().collect()
+    }
+
+    fn is_used(&self, pool: &Pool) -> bool {
+        let mut held = self.held.iter();
+        held.any(|(block, held)| held.busy() && self.assignable(held) && pool.reaches(block))
+    }
+
+    /// Free addresses of some pools.
+    fn room(&self, pools: &[Arc<Pool>]) -> u64 {
+        pools.iter().map(|pool| self.room_in(pool)).sum()
+    }
+
+    fn room_in(&self, pool: &Pool) -> u64 {
+        let usable = self.held.iter().filter(|(block, held)| self.assignable(held) && pool.reaches(block));
         usable.map(|(_, held)| u64::from(held.block.free())).sum()
     }
 
-    /// How many of those there should be.
-    fn room_wanted(&self, family: Family) -> u64 {
-        let pools = self.eligible(family, &BTreeSet::new());
-        let Some(pool) = pools.first() else { return 0 };
-        let one_block = BlockId::around(pool.cidr.network(), pool.block_len).size();
-        let waits = |lack: &Lack| matches!(lack, Lack::Room(lacking) if *lacking == family);
-        let waiting = self.waiting.iter().filter(|waiting| waiting.want.pools.is_empty());
-        let queue = waiting.filter(|waiting| waiting.lacks.iter().any(waits)).count();
-        u64::from(self.limits.headroom.min(one_block)) + queue as u64
+    /// The claims of a pool's blocks that are out, and the addresses that they will bring.
+    fn coming(&self, pool: &Pool) -> (usize, u64) {
+        let claims =
+            self.held.iter().filter(|(block, held)| held.title == Title::Claiming && pool.reaches(block));
+        claims.fold((0, 0), |(claims, room), (_, held)| (claims + 1, room + u64::from(held.block.free())))
     }
 
-    /// Claims the next block for a family, unless one is on its way.
-    fn supply(&mut self, family: Family, named: &BTreeSet<String>) -> Supply {
-        let pools: Vec<Pool> = self.eligible(family, named).into_iter().cloned().collect();
-        if self.claiming(&pools.iter().map(|pool| pool.name.clone()).collect()) {
-            return Supply::Coming;
-        }
-        if self.at_limit(family) {
-            return Supply::Limit;
-        }
-        let mut paused = false;
+    /// Free addresses that there should be while no pod starts.
+    fn least_room(&self, pools: &[Arc<Pool>]) -> u64 {
+        let Some(pool) = pools.first() else { return 0 };
+        let one_block = BlockId::around(pool.cidr.network(), pool.block_len).size();
+        u64::from(self.limits.headroom.min(one_block))
+    }
+
+    /// Free addresses that there should be.
+    fn room_wanted(&self, pools: &[Arc<Pool>]) -> u64 {
+        let lately = |given: &&std::time::Instant| self.now.saturating_duration_since(**given) < STREAM;
+        let given = pools.iter().filter_map(|pool| self.given.get(&pool.name)).flatten();
+        let stream = given.filter(lately).count() as u64;
+        self.least_room(pools).max(stream.min(self.limits.headroom.into()))
+    }
+
+    /// Requests that name no pool and wait for an address.
+    fn queue(&self, family: Family) -> u64 {
+        let waits = |lack: &Lack| matches!(lack, Lack::Room(lacking) if *lacking == family);
+        let waiting = self.waiting.iter().filter(|waiting| waiting.want.pools.is_empty());
+        waiting.filter(|waiting| waiting.lacks.iter().any(waits)).count() as u64
+    }
+
+    /// Claims blocks until these pools have that much room, as far as can be foreseen.
+    fn supply(&mut self, family: Family, pools: &[Arc<Pool>], wanted: u64) -> Supply {
+        let (mut have, mut outcome) = (0, Supply::Exhausted);
         for pool in pools {
-            if self.pool_paused(&pool.name) {
-                paused = true;
-            } else if !self.barren.contains(&pool.name) {
-                match self.candidate(&pool) {
-                    Some(block) => {
-                        self.claim(block);
-                        return Supply::Coming;
-                    }
-                    None => drop(self.barren.insert(pool.name)),
+            let (mut claims, coming) = self.coming(pool);
+            have += self.room_in(pool) + coming;
+            while have < wanted {
+                if claims >= CLAIMS_AT_ONCE {
+                    return Supply::Coming;
                 }
+                match self.draw(family, pool) {
+                    Ok(room) => have += room.max(1),
+                    Err(why) => {
+                        outcome = if outcome == Supply::Exhausted { why } else { outcome };
+                        break;
+                    }
+                }
+                claims += 1;
+            }
+            if have >= wanted {
+                return Supply::Enough;
+            }
+            if claims > 0 {
+                outcome = Supply::Coming;
             }
         }
-        if paused { Supply::Coming } else { Supply::Exhausted }
+        outcome
+    }
+
+    /// Claims one more block of a pool; gives the addresses that it will bring.
+    fn draw(&mut self, family: Family, pool: &Pool) -> Result<u64, Supply> {
+        if self.at_limit(family) || self.at_pool_limit(pool) {
+            return Err(Supply::Limit);
+        }
+        if self.pool_paused(&pool.name) {
+            return Err(Supply::Coming);
+        }
+        if self.barren.contains(&pool.name) {
+            return Err(Supply::Exhausted);
+        }
+        let Some(block) = self.candidate(pool) else {
+            self.barren.insert(pool.name.clone());
+            return Err(Supply::Exhausted);
+        };
+        self.patience.entry(pool.name.clone()).or_default().claims(self.limits.release_after, self.now);
+        self.claim(block);
+        Ok(self.held.get(&block).map_or(0, |held| u64::from(held.block.free())))
     }
 
     /// The first block in this node's order that nobody seems to have, and that has an address to give.
@@ -211,16 +324,17 @@ impl NodeIpam {
         }
     }
 
-    /// Families and pools that requests name and wait for.
-    fn named_wishes(&self) -> BTreeSet<(Family, BTreeSet<String>)> {
-        let named = self.waiting.iter().filter(|waiting| !waiting.want.pools.is_empty());
-        let wishes = named.flat_map(|waiting| {
-            waiting.lacks.iter().filter_map(|lack| match lack {
-                Lack::Room(family) => Some((*family, waiting.want.pools.clone())),
-                Lack::Never(_) | Lack::Block { .. } | Lack::Leaving { .. } | Lack::Unknown => None,
-            })
-        });
-        wishes.collect()
+    /// Families and pools that requests name, with how many wait for them.
+    fn named_wishes(&self) -> BTreeMap<(Family, BTreeSet<String>), u64> {
+        let mut wishes = BTreeMap::new();
+        for waiting in self.waiting.iter().filter(|waiting| !waiting.want.pools.is_empty()) {
+            for lack in &waiting.lacks {
+                if let Lack::Room(family) = lack {
+                    *wishes.entry((*family, waiting.want.pools.clone())).or_insert(0) += 1;
+                }
+            }
+        }
+        wishes
     }
 
     /// Blocks of addresses that requests name and wait for.
@@ -235,8 +349,7 @@ impl NodeIpam {
 
     /// Blocks that count against the limit.
     fn block_count(&self, family: Family) -> usize {
-        let counted = |held: &Held| !matches!(held.title, Title::Foreign { .. } | Title::Releasing);
-        self.held.iter().filter(|(block, held)| block.family() == family && counted(held)).count()
+        self.held.iter().filter(|(block, held)| block.family() == family && counts(held)).count()
     }
 
     /// Whether an empty block is too much: its pool is not for use any more, or it has been empty for long
@@ -246,10 +359,36 @@ impl NodeIpam {
         if !matches!(held.title, Title::Owned { .. }) || held.asked.is_some() {
             return false;
         }
-        let Some(pool) = self.pool_of(block).filter(|pool| !pool.disabled) else { return true };
-        let idle = held.empty_since.is_some_and(|since| self.now >= since + self.limits.release_after);
-        let family = block.family();
-        let others = || self.room(family).saturating_sub(u64::from(held.block.free()));
-        idle && (!pool.automatic || others() >= self.room_wanted(family))
+        let useful = |pool: &&Pool| !pool.disabled && pool.reaches(block);
+        let Some(pool) = self.pool_of(block).filter(useful) else { return true };
+        let idle = held.empty_since.is_some_and(|since| self.now >= since + self.patience(block));
+        idle && (held.block.free() == 0 || self.others_suffice(pool, held))
     }
+
+    /// Whether there is room enough without this block: in its pool, and in those that go before it.
+    fn others_suffice(&self, pool: &Pool, held: &Held) -> bool {
+        let (pools, wanted) = if is_open(pool) {
+            let mut open = self.eligible(pool.family(), &BTreeSet::new());
+            let wanted = self.room_wanted(&open);
+            let end = open.iter().position(|other| other.name == pool.name).map_or(open.len(), |at| at + 1);
+            open.truncate(end);
+            (open, wanted)
+        } else {
+            let alone: Vec<Arc<Pool>> =
+                self.pools.iter().flatten().filter(|other| other.name == pool.name).cloned().collect();
+            let wanted = if self.is_used(pool) { self.room_wanted(&alone) } else { 0 };
+            (alone, wanted)
+        };
+        self.room(&pools).saturating_sub(u64::from(held.block.free())) >= wanted
+    }
+}
+
+/// Whether every pod may have addresses of a pool without naming it.
+fn is_open(pool: &Pool) -> bool {
+    pool.automatic && !pool.restricted
+}
+
+/// Whether a block counts against the limits.
+fn counts(held: &Held) -> bool {
+    !matches!(held.title, Title::Foreign { .. } | Title::Releasing)
 }

@@ -13,10 +13,11 @@ use crate::pool::Pool;
 pub struct Limits {
     /// How long an address rests between the end of its link and its next use. Default 30 s.
     pub cooldown: Duration,
-    /// Free addresses per family to have ready ahead of need; never more than one block's worth is kept.
-    /// Default 64, one block of the default lengths.
+    /// Free addresses per family to have ready ahead of need. Of blocks that are smaller than that, one, and as many
+    /// more as addresses were given in the last ten seconds. Default 16.
     pub headroom: u32,
-    /// How long a block must have been empty before it is released. Default 5 minutes.
+    /// How long a block must have been empty before it is released. Default 5 minutes. A pool whose blocks were
+    /// missed soon after they were released keeps them longer, up to sixteen times.
     pub release_after: Duration,
     /// Most blocks per family that the node takes. Default 256.
     pub max_blocks: usize,
@@ -28,7 +29,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cooldown: Duration::from_secs(30),
-            headroom: 64,
+            headroom: 16,
             release_after: Duration::from_secs(300),
             max_blocks: 256,
             wait: Duration::from_secs(10),
@@ -45,7 +46,8 @@ pub struct Want {
     pub v6: bool,
     /// These addresses and no others; each stands for the address of its family.
     pub addresses: Vec<IpAddr>,
-    /// Names of the pools to take from, manual ones included. Empty: any automatic pool.
+    /// Names of the pools to take from, manual and restricted ones included. Empty: any automatic pool that is not
+    /// restricted.
     pub pools: BTreeSet<String>,
 }
 
@@ -55,8 +57,8 @@ pub struct Want {
 pub enum Input {
     /// The deadline has come.
     Timeout,
-    /// All pools that select this node, in order of preference (older first). Of two that overlap the first
-    /// counts.
+    /// All pools that select this node, in order of preference: the first that has an address gives it. Of two that
+    /// overlap the first counts.
     SetPools(Vec<Pool>),
     /// All blocks of the cluster, as the API server last told them: at start from a consistent list, later
     /// never going back in time, and never from a copy kept over a restart.
@@ -198,7 +200,8 @@ pub enum Event {
         /// Which.
         block: BlockId,
     },
-    /// Begins: a block is wanted and no pool of that family has one left.
+    /// Begins: a block is wanted and none is to be had: no pool of that family has one left, or the node has as many
+    /// as it may.
     Exhausted {
         /// Of which family.
         family: Family,
@@ -297,6 +300,30 @@ pub enum AssignError {
         /// The limit.
         limit: usize,
     },
+    /// The node has as many blocks of a pool as it may.
+    #[error(
+        "no free {family} address: this node's blocks are full and it has the {limit} blocks that it may have of pool {pool}; raise maxBlocksPerNode of the pool or add a pool"
+    )]
+    PoolBlockLimit {
+        /// Of which family.
+        family: Family,
+        /// Which pool.
+        pool: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The blocks that lie where this node's must lie are full.
+    #[error(
+        "no free {family} address: no block of pool {pool} is left inside the node's podCIDRs ({within}); give the node a larger one or add a pool"
+    )]
+    PodCidrsFull {
+        /// Of which family.
+        family: Family,
+        /// Which pool.
+        pool: String,
+        /// Where the node's blocks must lie.
+        within: String,
+    },
     /// A claim was not answered in time.
     #[error("no free {family} address yet: a block of pool {pool} is being claimed; try again")]
     ClaimPending {
@@ -322,6 +349,18 @@ pub enum AssignError {
     OutsidePools {
         /// Which.
         address: IpAddr,
+    },
+    /// An address that was asked for lies where this node gives none.
+    #[error(
+        "{address} of pool {pool} lies outside of the node's podCIDRs ({within}): choose an address inside or another node"
+    )]
+    OutsidePodCidrs {
+        /// Which.
+        address: IpAddr,
+        /// Of which pool.
+        pool: String,
+        /// Where the node's blocks must lie.
+        within: String,
     },
     /// An address that was asked for is reserved.
     #[error("{address} is reserved in pool {pool}: choose another address")]
@@ -370,6 +409,8 @@ impl AssignError {
             Self::NotReady
             | Self::PoolFull { .. }
             | Self::BlockLimit { .. }
+            | Self::PoolBlockLimit { .. }
+            | Self::PodCidrsFull { .. }
             | Self::ClaimPending { .. }
             | Self::ClaimFailed { .. }
             | Self::AddressLeaving { .. }
@@ -379,6 +420,7 @@ impl AssignError {
             | Self::UnknownPool { .. }
             | Self::PoolDisabled { .. }
             | Self::OutsidePools { .. }
+            | Self::OutsidePodCidrs { .. }
             | Self::AddressReserved { .. }
             | Self::AddressTaken { .. }
             | Self::AddressElsewhere { .. }

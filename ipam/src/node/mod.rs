@@ -8,32 +8,37 @@
 //! - `ownership`: which blocks are this node's, by claims, releases and the cluster's list
 //! - `demand`: which blocks it wants, which it can spare
 //! - `assign`: endpoints and their addresses
-//! - `held`, `backoff`: the small types beneath
+//! - `held`, `cooling`, `patience`, `backoff`: the small types beneath
 
 mod assign;
 mod backoff;
+mod cooling;
 mod demand;
 pub(crate) mod door;
 mod held;
 mod ownership;
+mod patience;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::block::Block;
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::journal::{Entry, Recovered, encode, encode_all};
+use crate::journal::{Entry, Recovered, encode, encode_all, millis};
 use crate::ledger::{Ledger, Use};
 use crate::name::{BlockId, Family, NodeName};
 use crate::pool::{Pool, overlaps};
 use crate::usage::{BlockUsage, PoolUsage, Usage};
 use assign::Waiting;
 use backoff::Backoff;
+use cooling::Cooling;
 use door::{Event, Input, Limits, Output};
 use held::{Held, Title};
+use patience::Patience;
 
 /// How long recorded blocks wait for the cluster's list after a start, before addresses are given from them
 /// without it.
@@ -54,6 +59,8 @@ pub struct NodeIpam {
     limits: Limits,
     /// The latest time seen: what was due by then is done.
     now: Instant,
+    /// When the machine started, and what the clock of the record showed then.
+    started: (Instant, Duration),
     outputs: VecDeque<Output>,
 
     /// Who has which address: what the record says.
@@ -64,7 +71,7 @@ pub struct NodeIpam {
     rewrite_at: Option<Instant>,
 
     /// Pools that select this node and do not overlap an earlier one; `None` until known.
-    pools: Option<Vec<Pool>>,
+    pools: Option<Vec<Arc<Pool>>>,
     /// Pools left out because they overlap an earlier one.
     shadowed: BTreeSet<String>,
     /// The cluster's blocks; `None` until known.
@@ -78,8 +85,8 @@ pub struct NodeIpam {
     /// When recorded blocks are used without the cluster's word.
     trust_at: Instant,
 
-    /// Addresses in their cooldown, by its end.
-    cooling: VecDeque<(Instant, IpAddr)>,
+    /// Addresses in their cooldown.
+    cooling: Cooling,
     /// Live endpoints whose link was reported gone.
     unlinked: BTreeSet<EndpointId>,
     /// Requests that no address was found for yet, oldest first.
@@ -96,6 +103,10 @@ pub struct NodeIpam {
     barren: BTreeSet<String>,
     /// Families that want a block and find none.
     exhausted: BTreeSet<Family>,
+    /// When addresses were given lately.
+    given: BTreeMap<String, VecDeque<Instant>>,
+    /// How long empty blocks of a pool are kept.
+    patience: BTreeMap<String, Patience>,
 }
 
 impl NodeIpam {
@@ -105,16 +116,14 @@ impl NodeIpam {
     /// Blocks in the record are announced at once. Addresses are given from them once the cluster's list
     /// confirms them, or after 3 s without one: the API server may be away.
     pub fn new(node: NodeName, limits: Limits, recovered: Recovered, now: Instant) -> Self {
-        let ledger = Ledger::new(&recovered);
-        let cooldown_ends = now + limits.cooldown;
         let mut ipam = Self {
             name: node,
             limits,
             now,
+            started: (now, recovered.uptime),
             outputs: VecDeque::new(),
-            cooling: ledger.freed().map(|address| (cooldown_ends, address)).collect(),
+            ledger: Ledger::new(&recovered),
             lines: 0,
-            ledger,
             rewrite_at: None,
             pools: None,
             shadowed: BTreeSet::new(),
@@ -123,6 +132,7 @@ impl NodeIpam {
             held: BTreeMap::new(),
             announced: BTreeSet::new(),
             trust_at: now + TRUST_AFTER,
+            cooling: Cooling::default(),
             unlinked: BTreeSet::new(),
             waiting: Vec::new(),
             avoid: BTreeMap::new(),
@@ -130,7 +140,10 @@ impl NodeIpam {
             backoff: BTreeMap::new(),
             barren: BTreeSet::new(),
             exhausted: BTreeSet::new(),
+            given: BTreeMap::new(),
+            patience: BTreeMap::new(),
         };
+        ipam.go_on_resting();
         ipam.rewrite();
         if recovered.damaged > 0 {
             ipam.tell(Event::RecordDamaged { lines: recovered.damaged });
@@ -172,12 +185,11 @@ impl NodeIpam {
     /// When [`Input::Timeout`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
         let unheard = self.known.is_none() && !self.held.is_empty();
-        let times =
-            [self.rewrite_at, unheard.then_some(self.trust_at), self.cooling.front().map(|(end, _)| *end)];
+        let times = [self.rewrite_at, unheard.then_some(self.trust_at), self.cooling.next_end()];
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
         let believed = self.avoid.values().chain(self.released.values()).copied();
         let retries = self.backoff.values().map(|backoff| backoff.retry_at);
-        let blocks = self.held.values().flat_map(|held| self.review_times(held));
+        let blocks = self.held.iter().flat_map(|(block, held)| self.review_times(block, held));
         let all = times.into_iter().flatten().chain(waiting).chain(believed).chain(retries).chain(blocks);
         all.filter(|time| *time > self.now).min()
     }
@@ -196,7 +208,7 @@ impl NodeIpam {
     pub fn usage(&self) -> Usage {
         let blocks: Vec<BlockUsage> =
             self.held.iter().map(|(block, held)| self.usage_of(*block, held)).collect();
-        let in_pool = |pool: &Pool| {
+        let in_pool = |pool: &Arc<Pool>| {
             let mine = || blocks.iter().filter(|usage| usage.pool.as_deref() == Some(&pool.name));
             PoolUsage {
                 pool: pool.name.clone(),
@@ -242,8 +254,10 @@ impl NodeIpam {
 
     /// Ends what has run out.
     fn expire(&mut self) {
-        while let Some((_, address)) = self.cooling.front().copied().filter(|(end, _)| *end <= self.now) {
-            self.cooling.pop_front();
+        // How long an address rests is known once its pool is; before that none is given.
+        let rested = self.pools.is_some();
+        while let Some(address) = rested.then(|| self.cooling.take_rested(self.now)).flatten() {
+            self.ledger.rested(address);
             match held::covering(&self.held, address).and_then(|block| self.held.get_mut(&block)) {
                 Some(held) => held.block.put_back(address),
                 None => self.ledger.forget(address),
@@ -278,8 +292,12 @@ impl NodeIpam {
             held.block.reserve(usable.iter().find(|pool| pool.has_block(block)));
         }
         self.shadowed = shadowed.into_keys().collect();
-        self.pools = Some(usable);
+        self.given.retain(|name, _| usable.iter().any(|pool| pool.name == *name));
+        self.patience.retain(|name, _| usable.iter().any(|pool| pool.name == *name));
+        self.pools = Some(usable.into_iter().map(Arc::new).collect());
         self.barren.clear();
+        let resting: Vec<IpAddr> = self.cooling.addresses().collect();
+        resting.into_iter().for_each(|address| self.rest(address));
         self.hold_orphans();
     }
 
@@ -288,16 +306,47 @@ impl NodeIpam {
         let mut addresses = Block::new(block);
         addresses.reserve(self.pool_of(&block));
         self.ledger.uses_in(&block).for_each(|(address, _)| addresses.take(address));
-        let cooling: BTreeSet<IpAddr> = self.cooling.iter().map(|(_, address)| *address).collect();
-        let rested =
-            self.ledger.freed().filter(|address| block.contains(*address) && !cooling.contains(address));
+        let rested = self.ledger.freed().filter(|address| block.contains(*address));
+        let rested = rested.filter(|address| !self.cooling.contains(*address));
         rested.for_each(|address| addresses.put_back(address));
         self.held.insert(block, Held::new(addresses, title));
     }
 
     /// The pool of a block, of those that select this node.
     fn pool_of(&self, block: &BlockId) -> Option<&Pool> {
-        self.pools.iter().flatten().find(|pool| pool.has_block(block))
+        self.pools.iter().flatten().find(|pool| pool.has_block(block)).map(|pool| &**pool)
+    }
+
+    /// The time on the clock of the record, in milliseconds.
+    fn uptime(&self) -> u64 {
+        let (started, uptime) = self.started;
+        millis(uptime + self.now.saturating_duration_since(started))
+    }
+
+    /// How long an address rests.
+    fn cooldown(&self, address: IpAddr) -> Duration {
+        let pool = self.pools.iter().flatten().find(|pool| pool.cidr.contains(address));
+        pool.and_then(|pool| pool.cooldown).unwrap_or(self.limits.cooldown)
+    }
+
+    /// Lets a freed address rest for as long as its pool says, counted from when it became free.
+    fn rest(&mut self, address: IpAddr) {
+        let rested =
+            self.ledger.resting_since(address).map_or(0, |since| self.uptime().saturating_sub(since));
+        let left = self.cooldown(address).saturating_sub(Duration::from_millis(rested));
+        if let Some(Use::Freed(turn)) = self.ledger.use_of(address) {
+            self.cooling.insert(address, self.now + left, *turn);
+        }
+    }
+
+    /// Goes on with what rested before the start. Times that are unknown, or of another boot, begin now.
+    fn go_on_resting(&mut self) {
+        let now = self.uptime();
+        let resting: Vec<(IpAddr, Option<u64>)> = self.ledger.resting().collect();
+        for (address, since) in resting {
+            self.ledger.rests_since(address, since.filter(|since| *since <= now).unwrap_or(now));
+            self.rest(address);
+        }
     }
 
     fn tell(&mut self, event: Event) {

@@ -118,7 +118,7 @@ impl NodeIpam {
     }
 
     /// When a block's standing may change by time alone.
-    pub(super) fn review_times(&self, held: &Held) -> impl Iterator<Item = Instant> {
+    pub(super) fn review_times(&self, block: &BlockId, held: &Held) -> impl Iterator<Item = Instant> + use<> {
         let shown = match held.title {
             Title::Owned { unseen } => unseen.map(|since| since + LATE),
             Title::Claiming
@@ -127,7 +127,7 @@ impl NodeIpam {
             | Title::Foreign { .. }
             | Title::Releasing => None,
         };
-        let spare = held.empty_since.map(|since| since + self.limits.release_after);
+        let spare = held.empty_since.map(|since| since + self.patience(block));
         shown.into_iter().chain(spare)
     }
 
@@ -188,7 +188,7 @@ impl NodeIpam {
         if held.title != Title::Claiming {
             self.write(&Entry::Disown(block));
         }
-        self.cooling.retain(|(_, address)| !block.contains(*address));
+        self.cooling.remove_block(&block);
         self.barren.clear();
         match held.title {
             Title::Vanished | Title::Foreign { .. } => self.tell(Event::ConflictEnded { block }),

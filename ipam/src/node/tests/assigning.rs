@@ -119,20 +119,76 @@ fn addresses_are_reused_in_the_order_in_which_they_came_back_after_all_fresh_one
     assert_eq!(order, [vec![ip("10.0.0.3")], b, a, c]);
 }
 
-#[test]
-fn the_order_of_reuse_survives_a_restart_and_the_cooldown_starts_again() {
+/// Two addresses at rest for nine of ten seconds, and a new machine at this time of its clock.
+fn restarted_after_nine_seconds(uptime: Option<Duration>) -> (Bench, [Vec<std::net::IpAddr>; 2]) {
     let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/31", 31)]);
+    bench.secs(100);
     let (a, b) = (bench.gets("a", v4()), bench.gets("b", v4()));
     bench.drop_pod("b");
     bench.drop_pod("a");
     bench.secs(9);
+    match uptime {
+        Some(uptime) => bench.restart_at(uptime),
+        None => bench.restart(),
+    };
+    bench.feed(Input::SetPools(vec![pool("v4", "10.0.0.0/31", 31)]));
+    bench.sees(&[("10.0.0.0/31", NODE)]);
+    (bench, [b, a])
+}
+
+#[test]
+fn order_of_reuse_and_cooldown_go_on_over_a_restart() {
+    let (mut bench, order) = restarted_after_nine_seconds(None);
+    assert_eq!(assigned(&bench.assign("c", v4())), [], "one second of the cooldown is left");
+    assert_eq!(assigned(&bench.secs(1))[0].addresses, order[0]);
+    assert_eq!(bench.gets("e", v4()), order[1]);
+    bench.restart();
+    bench.drop_pod("c");
+    bench.secs(3);
+    bench.restart();
     bench.restart();
     bench.feed(Input::SetPools(vec![pool("v4", "10.0.0.0/31", 31)]));
     bench.sees(&[("10.0.0.0/31", NODE)]);
-    bench.secs(4);
-    assert_eq!(assigned(&bench.assign("c", v4())), [], "six seconds of the cooldown are left");
-    bench.secs(10);
-    assert_eq!([bench.gets("d", v4()), bench.gets("e", v4())], [b, a]);
+    assert_eq!(assigned(&bench.assign("f", v4())), []);
+    assert_eq!(assigned(&bench.secs(2)), []);
+    assert_eq!(assigned(&bench.secs(3)), [], "refused after five seconds");
+    bench.secs(2);
+    assert_eq!(bench.gets("g", v4()), order[0]);
+}
+
+#[test]
+fn a_record_of_another_boot_lets_addresses_rest_anew_and_only_once() {
+    let (mut bench, order) = restarted_after_nine_seconds(Some(Duration::from_secs(5)));
+    assert_eq!(assigned(&bench.assign("c", v4())), []);
+    bench.secs(9);
+    bench.feed(Input::SetPools(vec![pool("v4", "10.0.0.0/31", 31), pool("more", "10.9.0.0/31", 31)]));
+    bench.secs(1);
+    assert_eq!(bench.gets("d", v4()), order[0]);
+}
+
+#[test]
+fn a_pool_has_a_cooldown_of_its_own_which_may_change_while_addresses_rest() {
+    let with = |cooldown: Option<u64>| {
+        let mut pool = pool("v4", "10.0.0.0/32", 32);
+        pool.cooldown = cooldown.map(Duration::from_secs);
+        Input::SetPools(vec![pool])
+    };
+    let mut bench = Bench::ready(limits(), &[]);
+    bench.feed(with(Some(3)));
+    bench.gets("a", v4());
+    bench.drop_pod("a");
+    bench.secs(2);
+    assert_eq!(assigned(&bench.assign("b", v4())), []);
+    assert_eq!(assigned(&bench.secs(1)).len(), 1, "after three seconds, not ten");
+    bench.drop_pod("b");
+    bench.feed(with(Some(3600)));
+    bench.secs(11);
+    assert_eq!(assigned(&bench.assign("c", v4())), []);
+    bench.feed(with(None));
+    assert_eq!(bench.gets("d", v4()).len(), 1, "ten seconds are over");
+    bench.drop_pod("d");
+    bench.feed(with(Some(0)));
+    assert_eq!(bench.gets("e", v4()).len(), 1, "none at all");
 }
 
 #[test]

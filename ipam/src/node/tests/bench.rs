@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     AssignError, BlockId, ClaimError, Endpoint, EndpointId, Event, Input, Limits, NodeIpam, NodeName, Output,
-    Pool, RequestId, Want, recover,
+    Pool, Recovered, RequestId, Want, recover,
 };
 
 pub(super) const NODE: &str = "node1";
@@ -57,6 +57,7 @@ pub(super) fn limits() -> Limits {
 pub(super) struct Bench {
     pub(super) ipam: NodeIpam,
     pub(super) now: Instant,
+    began: Instant,
     pub(super) record: Vec<u8>,
     pub(super) owned: BTreeSet<BlockId>,
     list: BTreeMap<BlockId, NodeName>,
@@ -70,7 +71,7 @@ impl Bench {
         let now = Instant::now();
         let ipam = NodeIpam::new(NODE.into(), limits.clone(), recover(b""), now);
         let (record, owned, list) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        let mut bench = Self { ipam, now, record, owned, list, limits, requests: 0 };
+        let mut bench = Self { ipam, now, began: now, record, owned, list, limits, requests: 0 };
         bench.drain();
         bench
     }
@@ -85,7 +86,13 @@ impl Bench {
 
     /// A new machine from the same record.
     pub(super) fn restart(&mut self) -> Vec<Output> {
-        self.ipam = NodeIpam::new(NODE.into(), self.limits.clone(), recover(&self.record), self.now);
+        self.restart_at(self.now - self.began)
+    }
+
+    /// The same, with what the machine's clock shows.
+    pub(super) fn restart_at(&mut self, uptime: Duration) -> Vec<Output> {
+        let recovered = Recovered { uptime, ..recover(&self.record) };
+        self.ipam = NodeIpam::new(NODE.into(), self.limits.clone(), recovered, self.now);
         self.owned.clear();
         self.drain()
     }

@@ -212,7 +212,7 @@ fn the_headroom_is_kept_when_blocks_are_returned() {
         bench.drop_pod(&pod.to_string());
     }
     let released = releases(&bench.secs(600)).len();
-    assert_eq!((released, bench.owned.len()), (3, 1));
+    assert_eq!((released, bench.owned.len()), (4, 1));
     assert_eq!(claims(&bench.secs(600)), [], "and nothing swings");
 }
 
