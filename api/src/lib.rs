@@ -63,7 +63,9 @@ pub use peer::{
     AddPath, BGPPeer, BGPPeerSpec, BGPPeerStatus, LocalAs, NextHopMode, PeerRange, PeerTarget, Role,
     SecretKeyRef, SourceAddress,
 };
-pub use pool::{AllowedUse, AssignmentMode, BlockSource, IPPool, IPPoolSpec, IPPoolStatus, PoolAnnouncement};
+pub use pool::{
+    AllowedUse, AssignmentMode, BlockSource, IPPool, IPPoolSpec, IPPoolStatus, PoolAnnouncement, shadowed,
+};
 pub use selector::{LabelSelector, Operator, Requirement, selects};
 
 /// The API group of every kind here.

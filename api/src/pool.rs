@@ -1,7 +1,9 @@
 //! `IPPool`: a prefix that addresses are given from.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, ResourceExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +251,22 @@ impl IPPool {
     }
 }
 
+/// The pools that are not used because they have addresses of an older one, each with that one. Of pools that were made
+/// in the same second the first by name is the older.
+pub fn shadowed<'a>(pools: impl IntoIterator<Item = &'a IPPool>) -> BTreeMap<String, String> {
+    let mut by_age: Vec<&IPPool> = pools.into_iter().collect();
+    by_age.sort_by_key(|pool| (pool.creation_timestamp().map(|time| time.0), pool.name_any()));
+    let mut used: Vec<&IPPool> = Vec::new();
+    let mut shadowed = BTreeMap::new();
+    for pool in by_age {
+        match used.iter().find(|older| older.spec.cidr.overlaps(pool.spec.cidr)) {
+            Some(older) => drop(shadowed.insert(pool.name_any(), older.name_any())),
+            None => used.push(pool),
+        }
+    }
+    shadowed
+}
+
 fn yes() -> bool {
     true
 }
@@ -259,6 +277,8 @@ fn pods_only() -> Vec<AllowedUse> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
 
     #[test]
@@ -267,5 +287,23 @@ mod tests {
             serde_json::from_value(serde_json::json!({"cidr": "fd00::/48"})).expect("a pool");
         assert_eq!(sparse, IPPoolSpec::new("fd00::/48".parse().expect("a network")));
         assert_eq!(sparse.block_len(), 122);
+    }
+
+    #[test]
+    fn a_pool_is_shadowed_by_an_older_one_that_is_used_itself() {
+        let pool = |name: &str, cidr: &str, second: i64| {
+            let mut pool = IPPool::new(name, IPPoolSpec::new(cidr.parse().expect("a network")));
+            let time = k8s_openapi::jiff::Timestamp::from_second(second).expect("in range");
+            pool.metadata.creation_timestamp = Some(Time(time));
+            pool
+        };
+        let pools = [
+            pool("c", "10.0.3.0/24", 3),
+            pool("b", "10.0.2.0/23", 2),
+            pool("a", "10.0.0.0/22", 4),
+            pool("d", "10.0.0.0/24", 5),
+        ];
+        let expected = [("a", "b"), ("c", "b")].map(|(one, other)| (one.to_owned(), other.to_owned()));
+        assert_eq!(shadowed(&pools), BTreeMap::from(expected), "d lies in a only, which is not used");
     }
 }

@@ -257,8 +257,7 @@ impl Node {
     pub(super) fn refuse(&mut self, request: RequestId, why: &AssignError) {
         let pod = self.asking.remove(&request).flatten();
         let text = self.in_words(why);
-        let full = matches!(why, AssignError::PoolFull { .. } | AssignError::BlockLimit { .. });
-        let lasting = full || !(why.is_transient() || *why == AssignError::Withdrawn);
+        let lasting = why.is_exhaustion() || !(why.is_transient() || *why == AssignError::Withdrawn);
         if let Some(pod) = pod.filter(|_| lasting) {
             let trouble = match code_of(why) {
                 Code::NO_ADDRESS => Trouble::NoAddress,

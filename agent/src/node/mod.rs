@@ -585,9 +585,8 @@ fn refusal(code: Code, msg: &str, details: String) -> Reply {
 
 fn code_of(why: &AssignError) -> Code {
     match why {
-        AssignError::PoolFull { .. } | AssignError::BlockLimit { .. } | AssignError::NoPool { .. } => {
-            Code::NO_ADDRESS
-        }
+        AssignError::NoPool { .. } => Code::NO_ADDRESS,
+        _ if why.is_exhaustion() => Code::NO_ADDRESS,
         _ if why.is_transient() => Code::TRY_AGAIN,
         _ => Code::ADDRESS_REFUSED,
     }

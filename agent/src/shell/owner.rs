@@ -143,6 +143,14 @@ pub fn time_of_day() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// How long the machine has been running, which no change of the time of day moves; zero if that cannot be read, and
+/// then what rested begins to rest anew.
+pub fn uptime() -> Duration {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default()
+}
+
 struct Owner {
     node: Node,
     record: Record,

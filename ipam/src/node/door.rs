@@ -403,6 +403,17 @@ pub enum AssignError {
 }
 
 impl AssignError {
+    /// Whether addresses ran out: somebody must add to them or free some.
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(
+            self,
+            Self::PoolFull { .. }
+                | Self::BlockLimit { .. }
+                | Self::PoolBlockLimit { .. }
+                | Self::PodCidrsFull { .. }
+        )
+    }
+
     /// Whether the same request may succeed later without anybody doing anything (CNI error code 11).
     pub fn is_transient(&self) -> bool {
         match self {

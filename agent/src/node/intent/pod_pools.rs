@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_api::{AllowedUse, AssignmentMode, LabelSelector, selects};
+use manx_api::{AllowedUse, AssignmentMode, LabelSelector, selects, shadowed};
 use manx_ipam::Family;
 
 use crate::node::cluster::{Cluster, OwnNode};
@@ -23,7 +23,7 @@ pub struct PodPools {
 pub struct PodPool {
     /// Its network.
     pub cidr: IpNetwork,
-    /// It selects this node.
+    /// It selects this node, and no older pool has its addresses.
     pub here: bool,
     /// It gives addresses to pods that do not name it.
     pub automatic: bool,
@@ -57,11 +57,13 @@ impl PodPools {
     pub(super) fn new(cluster: &Cluster, node: &OwnNode) -> Self {
         let for_pods =
             cluster.pools.values().filter(|pool| pool.spec.allowed_uses.contains(&AllowedUse::Pod));
+        let shadowed = shadowed(cluster.pools.values().map(|pool| &**pool));
         let pools = for_pods.map(|pool| {
             let spec = &pool.spec;
             let read = PodPool {
                 cidr: spec.cidr.network(),
-                here: selects(spec.node_selector.as_ref(), &node.labels),
+                here: selects(spec.node_selector.as_ref(), &node.labels)
+                    && !shadowed.contains_key(&pool.name_any()),
                 automatic: spec.assignment_mode == AssignmentMode::Automatic,
                 disabled: spec.disabled || pool.metadata.deletion_timestamp.is_some(),
                 namespaces: spec.namespace_selector.clone(),

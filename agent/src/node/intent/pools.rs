@@ -1,33 +1,99 @@
 //! Addresses: the pools that give them on this node, what our blocks are announced with, what is masqueraded.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_api::{AllowedUse, AssignmentMode, BGPConfigurationSpec, Cidr, IPPool, selects};
+use manx_api::{
+    AllowedUse, AssignmentMode, BGPConfigurationSpec, BlockSource, Cidr, IPPool, selects, shadowed,
+};
 use manx_bgp::{Community, ExtendedCommunity, LargeCommunity, OriginAttributes, Prefix};
-use manx_ipam::{BlockId, Pool};
+use manx_ipam::{BlockId, Family, Pool};
 
 use super::Problem;
 use crate::node::cluster::{Cluster, OwnNode};
 
-/// The pools that may be used on this node, the oldest first: of two that overlap the older one counts.
+/// The pools that may be used on this node, in the order in which they give: by priority, then the oldest. Of two that
+/// overlap the older one counts, on every node alike.
 pub(super) fn for_node(cluster: &Cluster, node: &OwnNode, problems: &mut BTreeSet<Problem>) -> Vec<Pool> {
+    let shadowed = shadowed(cluster.pools.values().map(|pool| &**pool));
     let mut chosen: Vec<&IPPool> = selected(cluster, node).collect();
-    chosen.sort_by_key(|pool| (pool.creation_timestamp().map(|time| time.0), pool.name_any()));
+    chosen.sort_by_key(|pool| {
+        (Reverse(pool.spec.priority), pool.creation_timestamp().map(|time| time.0), pool.name_any())
+    });
     let mut pools = Vec::new();
-    for pool in chosen {
-        match read(pool) {
+    for object in chosen {
+        let name = object.name_any();
+        if let Some(older) = shadowed.get(&name) {
+            let text = format!(
+                "is not used: {} has addresses of the older IPPool {older}; delete one of the two",
+                object.spec.cidr
+            );
+            problems.insert(Problem::new("IPPool", &name, text));
+            continue;
+        }
+        match read(object) {
             Ok(mut pool) => {
                 pool.closed = cluster.closed;
+                if object.spec.block_source == BlockSource::NodePodCIDRs && !pool.closed {
+                    let (within, faults) = within(&pool, node);
+                    let elsewhere = within.is_empty() && another_follows(cluster, node, &pool);
+                    for text in faults.into_iter().filter(|_| !elsewhere) {
+                        problems.insert(Problem::new("IPPool", &name, text));
+                    }
+                    pool.within = Some(within);
+                }
                 pools.push(pool);
             }
             Err(error) => {
-                problems.insert(Problem::new("IPPool", &pool.name_any(), error.to_string()));
+                problems.insert(Problem::new("IPPool", &name, error.to_string()));
             }
         }
     }
     pools
+}
+
+/// The podCIDRs of the node in which blocks of a pool lie, and what is wrong with the others.
+fn within(pool: &Pool, node: &OwnNode) -> (Vec<IpNetwork>, Vec<String>) {
+    let family = pool.family();
+    let ours = node.pod_cidrs.iter().filter(|network| Family::of(network.ip()) == family);
+    let (mut within, mut faults) = (Vec::new(), Vec::new());
+    for network in ours {
+        if pool.cidr.contains(network.network()) && network.prefix() > pool.block_len {
+            faults.push(format!(
+                "takes its blocks from the node's podCIDRs, and {network} is smaller than one block (/{}): make a pool with a blockSize of {} or more",
+                pool.block_len,
+                network.prefix()
+            ));
+        } else if pool.cidr.contains(network.network()) || network.contains(pool.cidr.network()) {
+            within.push(*network);
+        } else {
+            faults.push(format!(
+                "takes its blocks from the node's podCIDRs, and {network} lies outside of {}: make a pool around it, or set blockSource to Claim",
+                pool.cidr
+            ));
+        }
+    }
+    if within.is_empty() && faults.is_empty() {
+        faults.push(format!(
+            "takes its blocks from the node's podCIDRs, and the Node has no {family} one: let the controller manager allocate them (--allocate-node-cidrs), or set blockSource to Claim"
+        ));
+    }
+    (within, faults)
+}
+
+/// Whether the node's podCIDRs of that family are for another pool.
+fn another_follows(cluster: &Cluster, node: &OwnNode, pool: &Pool) -> bool {
+    let following = selected(cluster, node).filter(|other| {
+        other.spec.block_source == BlockSource::NodePodCIDRs && other.name_any() != pool.name
+    });
+    let of_family = |network: &&IpNetwork| Family::of(network.ip()) == pool.family();
+    following.into_iter().any(|other| {
+        let cidr = other.spec.cidr.network();
+        node.pod_cidrs.iter().filter(of_family).any(|network| cidr.contains(network.network()))
+    })
 }
 
 fn selected<'a>(cluster: &'a Cluster, node: &'a OwnNode) -> impl Iterator<Item = &'a IPPool> {
@@ -44,6 +110,9 @@ fn read(object: &IPPool) -> Result<Pool, manx_ipam::PoolError> {
     pool.disabled = spec.disabled || object.metadata.deletion_timestamp.is_some();
     pool.automatic = spec.assignment_mode == AssignmentMode::Automatic;
     pool.reserved = spec.reserved.iter().map(|cidr| cidr.network()).collect();
+    pool.restricted = spec.namespace_selector.is_some();
+    pool.max_blocks = spec.max_blocks_per_node.and_then(|most| usize::try_from(most).ok());
+    pool.cooldown = spec.cooldown_seconds.map(|seconds| Duration::from_secs(seconds.into()));
     Ok(pool)
 }
 

@@ -2,10 +2,10 @@
 
 use kube::api::ObjectMeta;
 use manx_api::{
-    BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, CommunityPattern, FilterAction,
-    FilterRule, GracefulShutdown, IPPool, IPPoolSpec, LabelSelector, LongLivedGracefulRestart, MaxPrefixes,
-    MonitoringStation, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn, PeerRange, PeerType,
-    PoolAnnouncement, PrefixAdvertisement, RouteReflector, SecretKeyRef,
+    BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec, BlockSource, CommunityPattern,
+    FilterAction, FilterRule, GracefulShutdown, IPPool, IPPoolSpec, LabelSelector, LongLivedGracefulRestart,
+    MaxPrefixes, MonitoringStation, NamedCommunity, NextHopMode as ApiNextHop, NodeNetwork, PeerAsn,
+    PeerRange, PeerType, PoolAnnouncement, PrefixAdvertisement, RouteReflector, SecretKeyRef,
 };
 use manx_bgp::wire::{AsPath, Attributes, NextHop};
 use manx_bgp::{
@@ -683,4 +683,91 @@ fn a_station_is_for_the_nodes_that_it_selects_and_has_a_port() {
     let stations = scene.intent().bgp.expect("there is an address").stations.clone();
     let told: Vec<_> = stations.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["198.51.100.1:11019", "[2001:db8::2]:1790"]);
+}
+
+#[test]
+fn pools_give_by_priority_and_then_by_age() {
+    let mut scene = Scene::new();
+    scene.pool("a-younger", "10.1.0.0/16", |_| {}).pool("first", "10.2.0.0/16", |pool| pool.priority = 10);
+    for (name, second) in [("v4", 1), ("a-younger", 2), ("first", 3), ("v6", 1)] {
+        let pool = Arc::make_mut(&mut scene.cluster.pools).get_mut(name).expect("there");
+        let time = manx_api::Timestamp::from_second(second).expect("in range");
+        Arc::make_mut(pool).metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time));
+    }
+    let names: Vec<String> = scene.intent().pools.into_iter().map(|pool| pool.name).collect();
+    assert_eq!(names, ["first", "v4", "v6", "a-younger"]);
+}
+
+#[test]
+fn of_two_pools_that_overlap_the_younger_is_used_nowhere_whatever_its_priority() {
+    let mut scene = Scene::new();
+    // The older one selects other nodes.
+    scene.pool("v4", "10.244.0.0/16", |pool| pool.node_selector = Some(selector("rack", "b")));
+    scene.pool("v4-again", "10.244.128.0/17", |pool| pool.priority = 1000);
+    let intent = scene.intent();
+    assert_eq!(intent.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>(), ["v6"]);
+    let problem = intent.problems.first().expect("told").to_string();
+    let expected = "IPPool v4-again: is not used: 10.244.128.0/17 has addresses of the older IPPool v4; delete one of the two";
+    assert_eq!(problem, expected);
+}
+
+/// The blocks' places and the problems of a pool that follows these podCIDRs.
+fn following(cidr: &str, block_size: Option<u8>, pod_cidrs: &[&str]) -> (Vec<String>, Vec<String>) {
+    let mut scene = Scene::new();
+    scene.cluster.pools = Arc::default();
+    scene.pool("p", cidr, |pool| {
+        pool.block_source = BlockSource::NodePodCIDRs;
+        pool.block_size = block_size;
+    });
+    let node = Arc::make_mut(scene.cluster.node.as_mut().expect("there"));
+    node.pod_cidrs = pod_cidrs.iter().map(|cidr| cidr.parse().expect("a network")).collect();
+    let intent = scene.intent();
+    let within = intent.pools[0].within.clone().expect("bound");
+    let texts = intent.problems.iter().map(ToString::to_string);
+    (within.iter().map(ToString::to_string).collect(), texts.collect())
+}
+
+#[test]
+fn a_pool_that_follows_pod_cidrs_takes_them_at_any_length_or_says_why_not() {
+    let none: Vec<String> = Vec::new();
+    let good = |cidr: &str, size, pod_cidr: &str| {
+        assert_eq!(
+            following(cidr, size, &[pod_cidr]),
+            (vec![pod_cidr.to_owned()], none.clone()),
+            "{pod_cidr}"
+        );
+    };
+    good("10.244.0.0/16", None, "10.244.7.0/24");
+    good("10.244.0.0/16", None, "10.244.7.0/26");
+    good("10.244.0.0/16", None, "10.244.0.0/16");
+    good("10.244.0.0/16", None, "10.0.0.0/8");
+    good("fd00:10:244::/48", None, "fd00:10:244:7::/64");
+    good("fd00:10:244::/48", Some(128), "fd00:10:244:7::7/128");
+    let bad = |cidr: &str, pod_cidrs: &[&str], text: &str| {
+        let (within, problems) = following(cidr, None, pod_cidrs);
+        assert_eq!((within.len(), problems.len()), (0, 1), "{pod_cidrs:?}");
+        assert!(problems[0].contains(text), "{} does not say: {text}", problems[0]);
+    };
+    bad("10.244.0.0/16", &["10.245.7.0/24"], "10.245.7.0/24 lies outside of 10.244.0.0/16");
+    bad("10.244.0.0/16", &["10.244.7.0/27"], "10.244.7.0/27 is smaller than one block (/26)");
+    bad("10.244.0.0/16", &["fd00:10:244:7::/64"], "the Node has no IPv4 one");
+    bad("fd00:10:244::/48", &[], "the Node has no IPv6 one");
+}
+
+#[test]
+fn a_pod_cidr_of_another_following_pool_is_no_problem_of_this_one() {
+    let mut scene = Scene::new();
+    scene.cluster.pools = Arc::default();
+    for (name, cidr) in [("old", "10.244.0.0/16"), ("new", "10.245.0.0/16")] {
+        scene.pool(name, cidr, |pool| pool.block_source = BlockSource::NodePodCIDRs);
+    }
+    let node = Arc::make_mut(scene.cluster.node.as_mut().expect("there"));
+    node.pod_cidrs = vec!["10.245.7.0/24".parse().expect("a network")];
+    let intent = scene.intent();
+    assert_eq!(intent.problems, BTreeSet::new());
+    assert_eq!(
+        intent.pools.iter().map(|pool| pool.within.as_ref().map(Vec::len)).collect::<Vec<_>>(),
+        [Some(1), Some(0)]
+    );
 }
