@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod crash;
 pub mod interop;
 pub mod lab;
 pub mod peers;
