@@ -30,7 +30,7 @@ pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
         ifname: request.ifname.clone(),
         link: request.link.clone(),
     };
-    let assignment = assign(config, request, &ended)?;
+    let assignment = assign(target, config, request, &ended)?;
     let mac = assigned_mac(&assignment)
         .or_else(|| requested_mac(target, config))
         .unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname));
@@ -43,9 +43,14 @@ pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
         mac,
     };
     if let Err((error, undo)) = make(&mut sockets, &link) {
-        undo_link(&mut sockets.host, undo);
-        if undo != Undo::Nothing {
-            del::free(config, &ended);
+        match undo {
+            Undo::Nothing => {}
+            Undo::Addresses => del::free_unless_linked(target, config, &ended),
+            Undo::Link(index) => {
+                // The error that is being reported matters more; GC finds what may be left.
+                let _ = links::delete(&mut sockets.host, index);
+                del::free(config, &ended);
+            }
         }
         return Err(error);
     }
@@ -123,7 +128,12 @@ fn request(target: &Target, config: &NetConf) -> AddRequest {
 }
 
 /// Asks the agent. Where it is unknown what the agent did, it is told to undo it, now or when it is back.
-fn assign(config: &NetConf, request: AddRequest, ended: &DelRequest) -> Result<Assignment, Error> {
+fn assign(
+    target: &Target,
+    config: &NetConf,
+    request: AddRequest,
+    ended: &DelRequest,
+) -> Result<Assignment, Error> {
     // A tombstone of an earlier life of this container must not free what is assigned now.
     let attachment =
         manx_cni::rpc::Attachment { container: ended.container.clone(), ifname: ended.ifname.clone() };
@@ -133,13 +143,13 @@ fn assign(config: &NetConf, request: AddRequest, ended: &DelRequest) -> Result<A
     let assignment = agent::add(&config.run_dir, request).map_err(|failure| match failure {
         AddFailure::NotAsked(error) | AddFailure::Refused(error) => error,
         AddFailure::Unknown(error) => {
-            del::free(config, ended);
+            del::free_unless_linked(target, config, ended);
             error
         }
     })?;
     let mtu = config.mtu.unwrap_or(assignment.mtu);
     if mtu < IPV6_MTU && assignment.addresses.iter().any(std::net::IpAddr::is_ipv6) {
-        del::free(config, ended);
+        del::free_unless_linked(target, config, ended);
         let msg = format!("an MTU of {mtu} is too small for IPv6, which needs at least {IPV6_MTU}");
         return Err(Error::new(Code::INVALID_CONFIG, msg));
     }
@@ -151,17 +161,10 @@ fn assign(config: &NetConf, request: AddRequest, ended: &DelRequest) -> Result<A
 enum Undo {
     /// The link was there before: the pod runs, and keeps its link and addresses.
     Nothing,
-    /// No link was made; the addresses are to be freed.
+    /// No link was made that this call knows of: the addresses are to be freed, unless their link is there.
     Addresses,
     /// The link of this index is to be removed and the addresses freed.
     Link(u32),
-}
-
-fn undo_link(host: &mut Socket, undo: Undo) {
-    if let Undo::Link(index) = undo {
-        // The error that is being reported matters more; GC finds what may be left.
-        let _ = links::delete(host, index);
-    }
 }
 
 /// Makes the link, or repairs the one that is there already.

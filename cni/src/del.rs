@@ -53,22 +53,54 @@ fn no_tombstone(error: &std::io::Error) -> Error {
     .details(error.to_string())
 }
 
+/// Frees the addresses of an ADD that failed before it knew of a link, and removes what it may have made all the same:
+/// the kernel's answer can be lost. A finished link had been there before: the pod runs, and keeps it and its addresses.
+pub(crate) fn free_unless_linked(target: &Target, config: &NetConf, ended: &DelRequest) {
+    let mut host = match Socket::route() {
+        Ok(host) => host,
+        // Without knowing, nothing is taken from what may be a running pod: the runtime's DEL comes next.
+        Err(_) => return,
+    };
+    match remains(&mut host, target, ended) {
+        Ok(Remains::Nothing) => {}
+        // The error that is being reported matters more; the agent finds what may be left.
+        Ok(Remains::HalfMade(index)) => drop(links::delete(&mut host, index)),
+        Ok(Remains::Link(_)) | Err(_) => return,
+    }
+    free(config, ended);
+}
+
+/// What there is of a container's link on the host.
+enum Remains {
+    Nothing,
+    /// A plugin was killed between two requests, or did not hear that the first one was carried out.
+    HalfMade(u32),
+    /// It has its alias.
+    Link(u32),
+}
+
+fn remains(host: &mut Socket, target: &Target, ended: &DelRequest) -> Result<Remains, LinkError> {
+    if let Some(end) = links::find(host, &ended.link, &ended.container, &ended.ifname)? {
+        return Ok(Remains::Link(end.index));
+    }
+    // A link without an alias is this container's if its other end is in this container's namespace.
+    let Some(end) = inspect::end(host, &ended.link)? else { return Ok(Remains::Nothing) };
+    if end.alias.is_some() || end.group != LINK_GROUP || end.peer_namespace.is_none() {
+        return Ok(Remains::Nothing);
+    }
+    let path = target.netns.as_deref().unwrap_or_default();
+    let Ok(netns) = NetNs::open(path.as_ref()) else { return Ok(Remains::Nothing) };
+    match inspect::namespace_number(host, &netns) {
+        Ok(number) if number == end.peer_namespace => Ok(Remains::HalfMade(end.index)),
+        _ => Ok(Remains::Nothing),
+    }
+}
+
 /// Removes the link of this container, if there is one.
 fn remove_link(target: &Target, ended: &DelRequest) -> Result<(), LinkError> {
     let mut host = Socket::route()?;
-    if let Some(end) = links::find(&mut host, &ended.link, &ended.container, &ended.ifname)? {
-        return links::delete(&mut host, end.index);
-    }
-    // A plugin that was killed between two requests leaves a link without an alias. It is this container's if its
-    // other end is in this container's namespace.
-    let Some(end) = inspect::end(&mut host, &ended.link)? else { return Ok(()) };
-    if end.alias.is_some() || end.group != LINK_GROUP || end.peer_namespace.is_none() {
-        return Ok(());
-    }
-    let path = target.netns.as_deref().unwrap_or_default();
-    let Ok(netns) = NetNs::open(path.as_ref()) else { return Ok(()) };
-    match inspect::namespace_number(&mut host, &netns) {
-        Ok(number) if number == end.peer_namespace => links::delete(&mut host, end.index),
-        _ => Ok(()),
+    match remains(&mut host, target, ended)? {
+        Remains::Nothing => Ok(()),
+        Remains::HalfMade(index) | Remains::Link(index) => links::delete(&mut host, index),
     }
 }

@@ -5,20 +5,30 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use manx_tests::crash::{inside, plugin, tally};
+use manx_tests::crash::{agent, disk, inside, plugin, tally};
 
 /// One class of cases.
 type Class = fn(&'static str) -> Result<()>;
 
-const CLASSES: [(&str, Class); 8] = [
+const CLASSES: [(&str, Class); 18] = [
     ("plugin_killed_in_add", |class| plugin::killed(class, "ADD", 2)),
+    ("plugin_killed_in_add_again", |class| plugin::killed(class, "AGAIN", 11)),
     ("plugin_killed_in_del", |class| plugin::killed(class, "DEL", 1)),
     ("plugin_killed_in_gc", |class| plugin::killed(class, "GC", 2)),
     ("plugin_killed_in_check", |class| plugin::killed(class, "CHECK", 11)),
     ("plugin_failing_in_add", |class| plugin::failing(class, "ADD", 5)),
+    ("plugin_failing_in_add_again", |class| plugin::failing(class, "AGAIN", 13)),
     ("plugin_failing_in_del", |class| plugin::failing(class, "DEL", 1)),
     ("plugin_failing_in_gc", |class| plugin::failing(class, "GC", 2)),
     ("plugin_failing_in_check", |class| plugin::failing(class, "CHECK", 11)),
+    ("agent_killed_in_add", |class| agent::harmed(class, "ADD", false, 4)),
+    ("agent_killed_in_del", |class| agent::harmed(class, "DEL", false, 4)),
+    ("agent_killed_at_start", |class| agent::starting(class, false, 29)),
+    ("agent_failing_in_add", |class| agent::harmed(class, "ADD", true, 11)),
+    ("agent_failing_in_del", |class| agent::harmed(class, "DEL", true, 11)),
+    ("agent_failing_at_start", |class| agent::starting(class, true, 97)),
+    ("storage_and_clock", disk::storage),
+    ("record_damaged", |class| disk::damaged(class, 131)),
 ];
 
 fn main() -> ExitCode {

@@ -24,6 +24,7 @@ cargo xtask COMMAND
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
   test interop [CELL…]   play every feature with BIRD 2, BIRD 1.6, FRR, GoBGP, OpenBGPD and ExaBGP, or the cells whose
                          FEATURE/DAEMON contains CELL; --write brings docs/interop.md up to date
+  crash [CLASS…]         kill and hinder plugin and agent at every system call, every case; CLASS chooses some
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
   fuzz TARGET [SECONDS]  fuzz the BGP speaker: decode, session or speaker, for 60 s; keeps what is new in the corpus
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
@@ -53,6 +54,7 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["test"] => run::test(&root, None),
         ["test", "interop", args @ ..] => run::interop(&root, args),
         ["test", filter] => run::test(&root, Some(filter)),
+        ["crash", args @ ..] => run::crash(&root, args),
         ["bench", name, args @ ..] => run::bench(&root, name, args),
         ["fuzz", target] => fuzz::fuzz(&root, target, "60"),
         ["fuzz", target, seconds] => fuzz::fuzz(&root, target, seconds),

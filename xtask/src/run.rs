@@ -32,6 +32,14 @@ pub(crate) fn interop(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     run(root.cargo(&["test", "-p", "manx-tests", "--test", "interop", "--", "interop"]).args(args))
 }
 
+/// Tries every case of crash safety, or those of the classes that `args` name.
+pub(crate) fn crash(root: &Root, args: &[&str]) -> anyhow::Result<()> {
+    setup()?;
+    build(root, &[])?;
+    let mut cargo = root.cargo(&["test", "-p", "manx-tests", "--test", "crash", "--"]);
+    run(cargo.args(args).env("MANX_CRASH", "all"))
+}
+
 /// Runs one benchmark with release builds of everything that it measures.
 pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
     setup()?;

@@ -158,7 +158,7 @@ impl Owner {
         loop {
             if settled.is_none_or(|settled| settled <= Instant::now()) {
                 settled = None;
-                dirty |= self.drain();
+                dirty |= self.drain(&mut links);
             }
             if dirty && published.elapsed() >= PUBLISH_PAUSE {
                 self.publish(&links);
@@ -294,7 +294,7 @@ impl Owner {
     }
 
     /// Does what the machine asks for; true when something was asked.
-    fn drain(&mut self) -> bool {
+    fn drain(&mut self, links: &mut Links) -> bool {
         let mut any = false;
         while let Some(output) = self.fib.poll() {
             any = true;
@@ -309,6 +309,11 @@ impl Owner {
                 self.names = dump.links.iter().map(|link| (link.index, link.name.clone())).collect();
                 self.find_uplinks();
                 self.dumped = true;
+                // The dump may show routes of pods that were wanted only while nobody listened here: they are wanted
+                // before their plugin can make them, and would else be taken for leftovers.
+                if links.local.has_changed().unwrap_or(false) {
+                    self.on_local(links);
+                }
             }
             self.fib.handle(answer, Instant::now());
         }

@@ -29,7 +29,7 @@ pub fn enter() -> Result<ExitCode> {
         .env(MARK, "1")
         .status()
         .context("unshare (package util-linux) does not start")?;
-    let code = status.code().or(status.signal()).and_then(|code| u8::try_from(code).ok());
+    let code = status.code().or_else(|| status.signal()).and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
 

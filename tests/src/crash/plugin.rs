@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::call::{Harm, Outcome, judge, valid};
 use super::check;
-use super::tally::{Tally, chosen};
+use super::tally::{Tally, chosen, wanted};
 use super::trace::{Point, from_stdin, points};
 use super::world::{Pod, World};
 
@@ -65,7 +65,7 @@ pub fn failing(class: &'static str, verb: &'static str, share: usize) -> Result<
 fn undisturbed(world: &World, verb: &str) -> Result<Vec<Point>> {
     let mut pod = before(world, verb)?;
     let trace = world.file("whole");
-    let outcome = world.traced(&[], &trace, verb, &pod, config(world, verb, &pod))?;
+    let outcome = world.traced(&[], &trace, spoken(verb), &pod, config(world, verb, &pod))?;
     let result = outcome.done().with_context(|| format!("an undisturbed {verb}"))?;
     let found = from_stdin(points(&std::fs::read_to_string(trace)?));
     ensure!(found.len() >= 8, "strace shows only {} system calls of {verb}", found.len());
@@ -74,6 +74,11 @@ fn undisturbed(world: &World, verb: &str) -> Result<Vec<Point>> {
     world.drop_sandbox(&mut pod)?;
     check::settled(world, &[], &[])?;
     Ok(found)
+}
+
+/// The verb that the plugin gets: `AGAIN` is an ADD for a pod that lives already.
+fn spoken(verb: &str) -> &str {
+    if verb == "AGAIN" { "ADD" } else { verb }
 }
 
 /// A pod as `verb` wants it.
@@ -98,9 +103,12 @@ fn run(class: &'static str, mut world: World, verb: &str, points: usize, cases: 
     let mut tally = Tally { points, ..Tally::default() };
     let mut open = check::descriptors(&world)?;
     for (point, harm, next) in &cases {
+        let label = format!("{verb}, {harm:?} at {}, then {next:?}", point.label());
+        if !wanted(&label) {
+            continue;
+        }
         if let Err(error) = case(&mut world, verb, (point, *harm, *next), &mut tally) {
-            let label = format!("{verb}, {harm:?} at {}, then {next:?}", point.label());
-            if tally.fail(&label, &error) {
+            if tally.fail(&label, &error.context(world.last_words())) {
                 break;
             }
             world = World::new("again")?;
@@ -122,14 +130,14 @@ fn case(
     tally: &mut Tally,
 ) -> Result<()> {
     let mut pod = before(world, verb)?;
-    let (outcome, met) = world.harmed(harm, point, verb, &pod, config(world, verb, &pod))?;
+    let (outcome, met) = world.harmed(harm, point, spoken(verb), &pod, config(world, verb, &pod))?;
     tally.tried += 1;
     tally.met += usize::from(met);
     tally.refused += usize::from(matches!(outcome, Outcome::Refused(..)));
     tally.succeeded += usize::from(matches!(outcome, Outcome::Done(_)));
     judge(harm, point, &outcome, met)?;
     match (verb, &outcome) {
-        ("CHECK", _) => check::settled(world, &[&pod], &[])?,
+        ("CHECK" | "AGAIN", _) => check::settled(world, &[&pod], &[]).context("the pod lived before")?,
         // The runtime has been told that all is done, and comes never again.
         ("DEL", Outcome::Done(_)) => {
             bury(world)?;
@@ -154,7 +162,7 @@ fn bury(world: &mut World) -> Result<()> {
 }
 
 /// What the runtime does next, up to a world without the pod.
-fn follow(world: &World, verb: &str, pod: &mut Pod, next: Next) -> Result<()> {
+pub fn follow(world: &World, verb: &str, pod: &mut Pod, next: Next) -> Result<()> {
     match next {
         Next::Repeat => repeat(world, verb, pod)?,
         Next::Del => {
@@ -178,7 +186,7 @@ fn follow(world: &World, verb: &str, pod: &mut Pod, next: Next) -> Result<()> {
 
 fn repeat(world: &World, verb: &str, pod: &mut Pod) -> Result<()> {
     match verb {
-        "ADD" => {
+        "ADD" | "AGAIN" => {
             world.add(pod)?;
             check::settled(world, &[pod], &[]).context("ADD was repeated")?;
             world.check_by_plugin(pod)?;

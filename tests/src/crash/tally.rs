@@ -8,6 +8,8 @@ use anyhow::{Result, ensure};
 
 /// Set to `all`, every case is tried; otherwise a fixed choice of them.
 const WHOLE: &str = "MANX_CRASH";
+/// Set to a part of a case's name, only such cases are tried.
+const ONLY: &str = "MANX_CRASH_ONLY";
 /// How many failures are told of one class before it is given up.
 const FAILURES: usize = 12;
 
@@ -20,6 +22,11 @@ pub fn whole() -> bool {
 pub fn chosen<T>(cases: Vec<T>, share: usize) -> Vec<T> {
     let share = if whole() { 1 } else { share };
     cases.into_iter().step_by(share).collect()
+}
+
+/// Whether the case of this name is wanted.
+pub fn wanted(case: &str) -> bool {
+    std::env::var(ONLY).map_or(true, |only| case.contains(&only))
 }
 
 /// What became of the cases of one class.
