@@ -108,7 +108,7 @@ impl Outside {
         copy: Option<Cluster>,
         board: &Board,
     ) -> anyhow::Result<()> {
-        let kube = client(options.kubeconfig.as_deref()).await?;
+        let kube = client("manx-agent", options.kubeconfig.as_deref()).await?;
         let wires = blocks::Wires {
             orders: self.orders,
             outcomes: self.outcomes,

@@ -26,12 +26,15 @@ enum Name {
         /// ADD and DEL one at a time, this many of each.
         #[arg(long, default_value_t = 40)]
         single: usize,
-        /// Pods started at once.
-        #[arg(long, default_value_t = 100)]
-        parallel: usize,
-        /// How often the parallel start is repeated.
+        /// Pods started at once, each number in turn; 0 leaves it out.
+        #[arg(long, value_delimiter = ',', default_values_t = [2, 4, 8, 16, 100])]
+        parallel: Vec<usize>,
+        /// How often each parallel start is repeated.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// Pod starts during which requests to the API server are counted.
+        #[arg(long, default_value_t = 1000)]
+        starts: usize,
     },
     /// Tables from the wire into the RIB and into the kernel: against BIRD 2, FRR, GoBGP and OpenBGPD.
     Bgp {
@@ -119,7 +122,9 @@ fn main() -> Result<()> {
         }
         Name::Core { routes, once: true, .. } => return core::once(&routes),
         Name::Core { routes, runs, .. } => return core::run(&routes, runs),
-        Name::Cni { single, parallel, rounds } => cni::run(cni::Size { single, parallel, rounds })?,
+        Name::Cni { single, parallel, rounds, starts } => {
+            cni::run(&cni::Size { single, parallel, rounds, starts })?
+        }
         Name::Fib { routes, runs } => fib::run(fib::Size { routes, runs })?,
     };
     if !printed {

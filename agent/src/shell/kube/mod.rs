@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper::header::{HeaderValue, USER_AGENT};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -26,12 +27,12 @@ pub(crate) const CALL_TIME: Duration = Duration::from_secs(10);
 /// Who we are in the record of who set which field.
 pub(crate) const FIELD_MANAGER: &str = "manx-agent";
 
-/// Makes a client. The API server need not be there.
+/// Makes a client that the API server's audit log knows by this program's name. The API server need not be there.
 ///
 /// # Errors
 /// When the kubeconfig or the service account cannot be read.
-pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = match kubeconfig {
+pub async fn client(program: &str, kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
@@ -41,6 +42,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
         None => Config::incluster()
             .context("reading the service account (give --kubeconfig outside a cluster)")?,
     };
+    let name = HeaderValue::from_str(&format!("{program}/{}", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, name.context("naming this program to the API server")?));
     Client::try_from(config).context("making a client for the API server")
 }
 
