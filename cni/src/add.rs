@@ -124,6 +124,7 @@ fn request(target: &Target, config: &NetConf) -> AddRequest {
         link: link_name(target),
         addresses: asked.clone(),
         mac: requested_mac(target, config).map(|mac| mac.to_string()),
+        mtu: config.mtu,
     }
 }
 

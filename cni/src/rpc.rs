@@ -113,6 +113,9 @@ pub struct AddRequest {
     /// Hardware address that the pod's end will have, for the agent's source guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// MTU that the network configuration fixes for the link, in octets: it does not follow the uplink's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
 /// Asks for the end of an attachment.
@@ -328,6 +331,7 @@ mod tests {
             link: "cali0".into(),
             addresses: Vec::new(),
             mac: None,
+            mtu: None,
         }
     }
 

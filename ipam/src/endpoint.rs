@@ -59,4 +59,7 @@ pub struct Endpoint {
     /// Hardware address of the pod's end, where it is another than the one that the plugin derives by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// MTU of its link in octets, where the network configuration fixes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }

@@ -241,6 +241,7 @@ impl Node {
             since: Some(held.at),
             network: Some(held.add.network),
             mac,
+            mtu: held.add.mtu,
         };
         self.asking.insert(request, pod);
         self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);

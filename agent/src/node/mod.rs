@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod fib;
 pub mod found;
 pub mod intent;
+pub mod mtu;
 pub mod pods;
 pub mod secret;
 pub mod status;
@@ -33,6 +34,7 @@ use manx_ipam::{
 
 use fib::{LocalRoutes, local_routes};
 use intent::Intent;
+use mtu::Size;
 use pods::{LookedUp, PodName, Pods};
 
 /// A fact, a request or an answer.
@@ -144,6 +146,13 @@ pub enum Output {
     },
     /// The tombstone of this attachment is no longer needed.
     Buried(Attachment),
+    /// Give the link of this attachment an MTU, if it has another one.
+    Resize {
+        /// Whose it is.
+        id: EndpointId,
+        /// What it is to become.
+        size: Size,
+    },
     /// All routes of our own.
     Routes(LocalRoutes),
     /// All that we announce.
@@ -193,6 +202,9 @@ enum Owed {
 /// Requests of our own count down from the top, those of the shell up from the bottom.
 const OWN_REQUESTS: u64 = u64::MAX;
 
+/// The MTU of a pod that is asked for before the uplink's is known; it follows then.
+const USUAL_MTU: u32 = 1500;
+
 /// How long an endpoint may be without a link after a start: its plugin may be about to make it, seconds.
 const LINK_GRACE: u64 = 60;
 
@@ -200,7 +212,8 @@ const LINK_GRACE: u64 = 60;
 pub struct Node {
     ipam: NodeIpam,
     intent: Arc<Intent>,
-    mtu: u32,
+    /// The uplink's, once it is known.
+    mtu: Option<u32>,
     owned: BTreeSet<BlockId>,
     exhausted: BTreeSet<Family>,
     /// Calls for addresses that are not answered yet, with the pod for which they are.
@@ -228,7 +241,7 @@ impl Node {
         let mut node = Self {
             ipam,
             intent: Arc::default(),
-            mtu: 1500,
+            mtu: None,
             owned: BTreeSet::new(),
             exhausted: BTreeSet::new(),
             asking: BTreeMap::new(),
@@ -277,7 +290,7 @@ impl Node {
             }
             Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
             Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
-            Input::Mtu(mtu) => self.mtu = mtu,
+            Input::Mtu(mtu) => self.on_mtu(mtu),
             Input::Pods { pods, live } => self.on_pods(pods, live, now),
             Input::LookedUp { pod, found } => self.on_looked_up(&pod, found, now),
         }
@@ -348,7 +361,7 @@ impl Node {
             Request::Add(add) => self.on_add(request, add, at, now),
             Request::Del(del) => self.on_del(request, del, now),
             Request::Check(attachment) => {
-                let known = self.endpoint(&attachment).map(|endpoint| assignment(endpoint, self.mtu));
+                let known = self.endpoint(&attachment).map(|endpoint| self.assignment(endpoint));
                 self.reply(request, Reply::Known(known));
             }
             Request::Status => {
@@ -437,6 +450,7 @@ impl Node {
         self.ended.clear();
         self.healed = true;
         self.ipam.handle(manx_ipam::Input::Adopt(living), now);
+        self.resize();
     }
 
     fn on_link_down(&mut self, id: &EndpointId) {
@@ -458,7 +472,7 @@ impl Node {
                 manx_ipam::Output::Release(block) => self.outputs.push_back(Output::Release(block)),
                 manx_ipam::Output::Assigned { request, endpoint } => {
                     self.asking.remove(&request);
-                    self.reply(request, Reply::Assigned(assignment(&endpoint, self.mtu)));
+                    self.reply(request, Reply::Assigned(self.assignment(&endpoint)));
                 }
                 manx_ipam::Output::Refused { request, why } => self.refuse(request, &why),
                 manx_ipam::Output::Freed { request, endpoint } => {
@@ -555,6 +569,15 @@ impl Node {
         }
     }
 
+    fn assignment(&self, endpoint: &Endpoint) -> Assignment {
+        Assignment {
+            addresses: endpoint.addresses.clone(),
+            mtu: self.mtu_of(endpoint),
+            link: endpoint.link.clone(),
+            mac: endpoint.mac.clone(),
+        }
+    }
+
     /// The families for which automatic pools select this node.
     fn families(&self) -> (bool, bool) {
         let usable = |family| {
@@ -567,15 +590,6 @@ impl Node {
     fn endpoint(&self, attachment: &Attachment) -> Option<&Endpoint> {
         let is_it = |id: &EndpointId| id.container == attachment.container && id.ifname == attachment.ifname;
         self.ipam.endpoints().find(|endpoint| is_it(&endpoint.id))
-    }
-}
-
-fn assignment(endpoint: &Endpoint, mtu: u32) -> Assignment {
-    Assignment {
-        addresses: endpoint.addresses.clone(),
-        mtu,
-        link: endpoint.link.clone(),
-        mac: endpoint.mac.clone(),
     }
 }
 

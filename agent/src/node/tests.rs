@@ -139,6 +139,7 @@ fn add(container: &str) -> AddRequest {
         link: format!("cali-{container}"),
         addresses: Vec::new(),
         mac: None,
+        mtu: None,
     }
 }
 
@@ -247,6 +248,42 @@ fn a_gc_frees_what_is_not_in_its_list_and_says_so() {
     let request = scene.call(Request::Gc(gc));
     assert_eq!(scene.reply(request), Some(&Reply::Collected(vec![attachment("b")])));
     assert!(scene.seen.contains(&Output::Unlink { id: id("b"), link: "cali-b".to_owned(), addresses }));
+}
+
+#[test]
+fn running_pods_follow_the_uplinks_mtu_but_not_one_that_is_fixed_nor_one_too_small_for_ipv6() {
+    let mut scene = Scene::new();
+    scene.configure(&[("v4", "10.244.0.0/24"), ("v6", "fd00::/112")]);
+    scene.assigned("both");
+    scene.call(Request::Add(AddRequest { mtu: Some(1400), ..add("fixed") }));
+    scene.configure(&[("v4", "10.244.0.0/24")]);
+    assert_eq!(scene.assigned("four").mtu, 1500, "nothing is known of the uplink yet");
+    for (uplink, both, four, problem) in [
+        (1500, 1500, 1500, false),
+        (9000, 9000, 9000, false),
+        (1000, 1280, 1000, true),
+        (1280, 1280, 1280, false),
+    ] {
+        scene.seen.clear();
+        scene.feed(Input::Mtu(uplink));
+        let sizes: BTreeMap<EndpointId, u32> = scene
+            .seen
+            .iter()
+            .filter_map(|output| match output {
+                Output::Resize { id, size } => Some((id.clone(), size.mtu)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(sizes, BTreeMap::from([(id("both"), both), (id("fixed"), 1400), (id("four"), four)]));
+        assert_eq!(scene.node.mtu_problem().is_some(), problem, "{uplink}");
+        let request = scene.call(Request::Check(attachment("both")));
+        let Some(Reply::Known(Some(known))) = scene.reply(request) else { panic!("known") };
+        assert_eq!(known.mtu, both);
+    }
+    let mut scene = Scene::blank(recover(&scene.record));
+    scene.feed(Input::Mtu(1500));
+    let fixed = |output: &Output| matches!(output, Output::Resize { id: of, size } if *of == id("fixed") && size.mtu == 1400);
+    assert!(scene.seen.iter().any(fixed), "what was fixed is on record");
 }
 
 #[test]

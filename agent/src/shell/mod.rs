@@ -15,6 +15,7 @@ pub mod kube;
 pub mod links;
 pub mod log;
 pub mod metrics;
+pub mod mtu;
 pub mod objects;
 pub mod options;
 pub mod owner;

@@ -23,6 +23,7 @@ use super::record::{Record, RunDir};
 use super::{deltas, events};
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::Intent;
+use crate::node::mtu::Size;
 use crate::node::{Input, Node, Output};
 
 /// The least time between two reports.
@@ -39,6 +40,8 @@ pub struct NodeReport {
     pub usage: Usage,
     /// What keeps pods from starting.
     pub obstacles: Vec<String>,
+    /// What is wrong with the uplink's MTU.
+    pub mtu_problem: Option<String>,
     /// A block is wanted and, as far as this node knows, none is left.
     pub short_of_blocks: bool,
 }
@@ -61,6 +64,8 @@ pub struct Ports {
     pub orders: deltas::Sender<BlockId, Order>,
     /// Links that are to go.
     pub unlink: deltas::Sender<EndpointId, Leaving>,
+    /// The MTU that links are to have.
+    pub resize: deltas::Sender<EndpointId, Size>,
     /// Routes of our own.
     pub routes: watch::Sender<Arc<LocalRoutes>>,
     /// What we announce.
@@ -240,6 +245,7 @@ impl Owner {
             Output::Release(block) => ports.orders.send(block, Order::Release),
             Output::Reply { request, reply } => self.reply(request, reply),
             Output::Unlink { id, link, addresses } => ports.unlink.send(id, Leaving { link, addresses }),
+            Output::Resize { id, size } => ports.resize.send(id, size),
             Output::Buried(attachment) => self.clear_tombstone(&attachment, ports),
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
             Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
@@ -286,6 +292,7 @@ impl Owner {
         let report = NodeReport {
             usage: self.node.usage(),
             obstacles: self.node.obstacles(),
+            mtu_problem: self.node.mtu_problem(),
             short_of_blocks: self.node.short_of_blocks(),
         };
         ports.report.send_replace(Arc::new(report));

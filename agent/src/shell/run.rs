@@ -35,7 +35,7 @@ use super::metrics::{Metrics, Reports};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day};
 use super::record::RunDir;
-use super::{bystander, cni, deltas, health, host, links, objects};
+use super::{bystander, cni, deltas, health, host, links, mtu, objects};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
@@ -203,6 +203,8 @@ fn start_owner(
     let (unlink, unlinks) = deltas::coalescing();
     let (news_in, news) = deltas::coalescing();
     links::start(unlinks, news_in)?;
+    let (resize, sizes) = deltas::coalescing();
+    mtu::start(sizes, board.stuck.clone())?;
     let (calls_in, calls) = mpsc::channel(CALLS);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -230,6 +232,7 @@ fn start_owner(
         mtu: board.mtu.subscribe(),
         orders: desk.orders,
         unlink,
+        resize,
         routes: board.routes.clone(),
         origins: board.origins.clone(),
         report: board.node.clone(),
@@ -266,6 +269,8 @@ struct Board {
     routes: watch::Sender<Arc<LocalRoutes>>,
     origins: watch::Sender<Arc<BTreeMap<Prefix, OriginAttributes>>>,
     mtu: watch::Sender<Option<u32>>,
+    /// Which running pods do not get it, and why.
+    stuck: watch::Sender<Option<String>>,
     node: watch::Sender<Arc<NodeReport>>,
     sessions: watch::Sender<Arc<Sessions>>,
     kernel: watch::Sender<Arc<KernelReport>>,
@@ -284,6 +289,7 @@ impl Board {
             routes: watch::Sender::default(),
             origins: watch::Sender::default(),
             mtu: watch::Sender::default(),
+            stuck: watch::Sender::default(),
             node: watch::Sender::new(Arc::new(starting)),
             sessions: watch::Sender::default(),
             kernel: watch::Sender::default(),
@@ -354,6 +360,7 @@ impl Board {
             node: self.node.subscribe(),
             sessions: self.sessions.subscribe(),
             kernel: self.kernel.subscribe(),
+            stuck: self.stuck.subscribe(),
         }
     }
 

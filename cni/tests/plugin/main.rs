@@ -10,6 +10,7 @@ mod check;
 mod crash;
 mod del;
 mod input;
+mod mtu;
 mod node;
 mod other;
 mod patience;

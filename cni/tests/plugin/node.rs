@@ -378,6 +378,12 @@ impl Agent {
         *self.state.mac.lock().expect("no panic") = mac.map(str::to_owned);
     }
 
+    /// Tells of another MTU from now on, also of the pods that are there.
+    pub(crate) fn tell_mtu(&self, mtu: u32) {
+        let mut known = self.state.known.lock().expect("no panic");
+        known.values_mut().for_each(|assignment| assignment.mtu = mtu);
+    }
+
     /// What it has on record.
     pub(crate) fn known(&self) -> BTreeMap<Attachment, Assignment> {
         self.state.known.lock().expect("no panic").clone()

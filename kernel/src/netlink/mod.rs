@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod links;
 #[cfg(feature = "async")]
 pub mod monitor;
+pub mod mtu;
 pub mod nat;
 mod nftables;
 pub mod request;

@@ -53,6 +53,8 @@ pub struct Sources {
     pub sessions: watch::Receiver<Arc<Sessions>>,
     /// Routes.
     pub kernel: watch::Receiver<Arc<KernelReport>>,
+    /// Which running pods do not get the MTU that they should have, and why.
+    pub stuck: watch::Receiver<Option<String>>,
 }
 
 /// One look at everything that the status is made of.
@@ -62,6 +64,7 @@ pub struct Look {
     node: Arc<NodeReport>,
     sessions: Arc<Sessions>,
     kernel: Arc<KernelReport>,
+    mtu: Vec<String>,
     problems: Vec<Problem>,
 }
 
@@ -72,9 +75,11 @@ impl Sources {
         let node = Arc::clone(&self.node.borrow_and_update());
         let sessions = Arc::clone(&self.sessions.borrow_and_update());
         let kernel = Arc::clone(&self.kernel.borrow_and_update());
+        let stuck = self.stuck.borrow_and_update().clone();
+        let mtu = node.mtu_problem.iter().cloned().chain(stuck).collect();
         let intent = intent?;
         let problems = intent.problems.union(&sessions.problems).cloned().chain(kernel.problems()).collect();
-        Some(Look { intent, node, sessions, kernel, problems })
+        Some(Look { intent, node, sessions, kernel, mtu, problems })
     }
 }
 
@@ -87,6 +92,7 @@ impl Look {
             blocks: &self.node.usage.blocks,
             routes: self.kernel.stats.as_ref(),
             obstacles: &self.node.obstacles,
+            mtu: &self.mtu,
             problems: &self.problems,
         }
     }
@@ -130,6 +136,7 @@ pub async fn run(client: Client, me: NodeName, mut sources: Sources) {
             Ok(()) = sources.node.changed() => {}
             Ok(()) = sources.sessions.changed() => {}
             Ok(()) = sources.kernel.changed() => {}
+            Ok(()) = sources.stuck.changed() => {}
             () = sleep_until(due) => {}
             () = tokio::time::sleep(COUNTERS_PAUSE) => {}
         }

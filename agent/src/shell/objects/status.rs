@@ -37,6 +37,7 @@ pub async fn run(me: NodeName, path: PathBuf, mut sources: Sources) {
             Ok(()) = sources.node.changed() => {}
             Ok(()) = sources.sessions.changed() => {}
             Ok(()) = sources.kernel.changed() => {}
+            Ok(()) = sources.stuck.changed() => {}
             () = tokio::time::sleep(COUNTERS) => {}
         }
         tokio::time::sleep(GATHER).await;
