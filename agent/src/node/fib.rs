@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::takeover::is_unexplained;
 use ipnetwork::IpNetwork;
 use manx_bgp::{Gateway, HopSet, Prefix};
 use manx_ipam::{BlockId, Endpoint};
@@ -49,13 +50,13 @@ pub struct Changes {
     pub routes: Vec<(RouteKey, Option<Route>)>,
 }
 
-/// The routes of these endpoints and blocks.
+/// The routes of these endpoints and blocks. What leads to links that are not ours stays as it is.
 pub fn local_routes<'a>(
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
     owned: &BTreeSet<BlockId>,
 ) -> LocalRoutes {
     let mut routes: LocalRoutes = owned.iter().map(|block| (block.cidr(), LocalRoute::Block)).collect();
-    for endpoint in endpoints {
+    for endpoint in endpoints.into_iter().filter(|endpoint| !is_unexplained(endpoint)) {
         for address in &endpoint.addresses {
             // In a block of a single address the pod's route stands for the block's.
             routes.insert(IpNetwork::from(*address), LocalRoute::Pod(endpoint.link.clone()));

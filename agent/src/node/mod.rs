@@ -15,6 +15,7 @@ pub mod mtu;
 pub mod pods;
 pub mod secret;
 pub mod status;
+pub mod takeover;
 #[cfg(test)]
 mod tests;
 pub mod wants;
@@ -88,6 +89,14 @@ pub enum Input {
         endpoints: Vec<Endpoint>,
         /// The time of day in seconds since 1970.
         at: u64,
+    },
+    /// Links that another network made and that are ours now: to be said before the blocks in which their addresses
+    /// lie, and again from time to time while there are any.
+    Guests {
+        /// Those that are in blocks which were handed over.
+        found: Vec<Endpoint>,
+        /// All endpoints whose links there are.
+        present: BTreeSet<EndpointId>,
     },
     /// The last record was not written.
     RecordFailed,
@@ -289,6 +298,7 @@ impl Node {
                 self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
             }
             Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
+            Input::Guests { found, present } => self.on_guests(found, &present, now),
             Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
             Input::Mtu(mtu) => self.on_mtu(mtu),
             Input::Pods { pods, live } => self.on_pods(pods, live, now),

@@ -15,6 +15,7 @@ use manx_ipam::{BlockId, BlockUsage, Standing};
 use manx_kernel::fib::{Stats, Why};
 
 use super::intent::Problem;
+use super::takeover::is_unexplained;
 
 /// A time counts as unchanged while it moves by less than this: it is computed from an age.
 const SLACK: SignedDuration = SignedDuration::from_secs(2);
@@ -207,11 +208,12 @@ fn conflict(block: &BlockUsage) -> Option<String> {
     }
 }
 
-/// The status of each block of this node, by its id.
+/// The status of each block of this node, by its id. One with a link of which nobody says whose it is keeps what was
+/// said of it: somebody may yet say more.
 pub fn blocks(blocks: &[BlockUsage]) -> BTreeMap<BlockId, IPBlockStatus> {
     blocks
         .iter()
-        .filter(|block| is_ours(block.standing))
+        .filter(|block| is_ours(block.standing) && !block.allocations.iter().any(is_unexplained))
         .map(|block| (block.block, block_status(block)))
         .collect()
 }

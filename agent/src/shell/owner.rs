@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cni::Call;
 use super::kube::blocks::{Order, Outcome};
+use super::kube::guests::Guests;
 use super::kube::pod_events::PodEvent;
 use super::kube::watch::Blocks;
 use super::links::{Leaving, News};
@@ -54,6 +55,8 @@ pub struct Ports {
     pub intent: watch::Receiver<Option<Arc<Intent>>>,
     /// Who owns which block.
     pub blocks: watch::Receiver<Option<Blocks>>,
+    /// Pods that another network started and that are ours now.
+    pub guests: mpsc::Receiver<Guests>,
     /// What became of claims and releases.
     pub outcomes: deltas::Receiver<BlockId, Outcome>,
     /// What became of links.
@@ -121,6 +124,7 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
                 owner.on_outcomes(batch, &ports);
             }
             Ok(()) = ports.blocks.changed() => owner.on_blocks(&mut ports),
+            Some(guests) = ports.guests.recv() => owner.on_guests(guests, &ports),
             Ok(()) = ports.intent.changed() => {
                 let intent = ports.intent.borrow_and_update().clone();
                 if let Some(intent) = intent {
@@ -184,7 +188,15 @@ impl Owner {
         }
     }
 
+    fn on_guests(&mut self, Guests { found, present }: Guests, ports: &Ports) {
+        self.feed(Input::Guests { found, present }, ports);
+    }
+
     fn on_blocks(&mut self, ports: &mut Ports) {
+        // Those who have addresses in the blocks first.
+        while let Ok(guests) = ports.guests.try_recv() {
+            self.on_guests(guests, ports);
+        }
         let blocks = ports.blocks.borrow_and_update().clone();
         if let Some(blocks) = blocks {
             self.feed(Input::Blocks(blocks), ports);

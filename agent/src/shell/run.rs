@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bgp::{self, Sessions};
 use super::kernel::{self, KernelReport};
+use super::kube::guests::Guests;
 use super::kube::{blocks, client, heartbeat, pod_events, publish, secrets, watch as cluster_watch};
 use super::metrics::{Metrics, Reports};
 use super::options::Options;
@@ -39,7 +40,7 @@ use super::{bystander, cni, deltas, health, host, links, mtu, objects};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
-use crate::node::{Input, Node, found};
+use crate::node::{Input, Node, found, takeover};
 
 /// Calls of the plugin that wait for the owner.
 const CALLS: usize = 256;
@@ -55,7 +56,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         host::prepare()?;
     }
     let inherited = Inherited::read(&run_dir, options.objects.is_none())?;
-    let restarting = inherited.restarting();
+    let taking_over = takeover::strangers(&inherited.dump);
+    let restarting = inherited.restarting() || taking_over;
     tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), restarting, "the agent starts");
     let stop = CancellationToken::new();
     let board = Board::new(inherited.copy.as_ref());
@@ -64,7 +66,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (learned_in, learned) = bgp::learned();
     let (asker, questions) = bgp::questions();
     let bgp = bgp::start(
-        board.for_bgp(&options, learned_in, questions, metrics.clone(), stop.clone()),
+        board.for_bgp(&options, learned_in, questions, metrics.clone(), stop.clone(), taking_over),
         restarting,
     )?;
     let for_kernel = board.for_kernel(learned, &options, stop.clone());
@@ -76,13 +78,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (orders_in, orders) = deltas::coalescing();
     let (outcomes_in, outcomes) = deltas::coalescing();
     let (pod_events_in, pod_events) = mpsc::channel(64);
-    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in };
+    let (guests_in, guests) = mpsc::channel(4);
+    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in, guests };
     let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
 
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
-    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events };
+    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events, guests: guests_in };
     match options.objects.clone() {
         Some(directory) => outside.with_files(directory, &board),
         None => outside.with_api_server(&options, copy, &board).await?,
@@ -99,6 +102,7 @@ struct Outside {
     orders: deltas::Receiver<BlockId, blocks::Order>,
     outcomes: deltas::Sender<BlockId, blocks::Outcome>,
     pod_events: mpsc::Receiver<pod_events::PodEvent>,
+    guests: mpsc::Sender<Guests>,
 }
 
 impl Outside {
@@ -114,6 +118,7 @@ impl Outside {
             outcomes: self.outcomes,
             report: board.node.subscribe(),
             published: board.blocks.clone(),
+            guests: (!options.no_kernel_routes).then_some(self.guests),
         };
         tokio::spawn(blocks::run(kube.clone(), self.me.clone(), wires));
         tokio::spawn(pod_events::run(kube.clone(), options.node_name.clone(), self.pod_events));
@@ -189,6 +194,7 @@ struct Desk {
     orders: deltas::Sender<BlockId, blocks::Order>,
     outcomes: deltas::Receiver<BlockId, blocks::Outcome>,
     pod_events: mpsc::Sender<pod_events::PodEvent>,
+    guests: mpsc::Receiver<Guests>,
 }
 
 /// Starts the thread that owns addresses and answers the plugin.
@@ -227,6 +233,7 @@ fn start_owner(
         calls,
         intent: board.intent.subscribe(),
         blocks: board.blocks.subscribe(),
+        guests: desk.guests,
         outcomes: desk.outcomes,
         news,
         mtu: board.mtu.subscribe(),
@@ -304,8 +311,10 @@ impl Board {
         questions: bgp::Questions,
         metrics: Metrics,
         stop: CancellationToken,
+        taking_over: bool,
     ) -> bgp::Links {
         bgp::Links {
+            ready: taking_over.then(|| self.node.subscribe()),
             intent: self.bgp.subscribe(),
             origins: self.origins.subscribe(),
             learned,

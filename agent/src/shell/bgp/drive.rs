@@ -11,6 +11,7 @@ use manx_bgp::{
     ConnId, Dial, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerStatus, Prefix, Speaker,
     StopReason,
 };
+use manx_ipam::Standing;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
@@ -24,9 +25,12 @@ use crate::node::fib::Learned;
 use crate::node::intent::{BgpIntent, PeerIntent, Problem, Transport};
 use crate::shell::events;
 use crate::shell::options::ListenAt;
+use crate::shell::owner::NodeReport;
 
 /// Notes of connections that wait for the loop; together with [`CHUNK`] the bound on unread bytes.
 const NOTES: usize = 64;
+/// How long BGP waits for blocks that were handed over.
+const BLOCKS_PATIENCE: Duration = Duration::from_secs(20);
 /// Notes handled before the loop looks at its timers again.
 const NOTES_PER_TURN: usize = 32;
 /// Routes that go to the kernel's owner at once.
@@ -82,6 +86,7 @@ struct Dialled {
 /// When the speaker does; the caller starts a fresh one.
 pub(super) async fn run(links: &mut Links, restarting: bool) {
     let Some(intent) = first_intent(links).await else { return };
+    await_blocks(links).await;
     let seed = match seed() {
         Ok(seed) => seed,
         Err(error) => {
@@ -125,6 +130,21 @@ async fn first_intent(links: &mut Links) -> Option<Arc<BgpIntent>> {
     let intent = known.ok()?.clone();
     links.intent.mark_unchanged();
     intent
+}
+
+/// Waits until the blocks that another network leaves to us are ours, for a while.
+async fn await_blocks(links: &mut Links) {
+    let Some(mut report) = links.ready.take() else { return };
+    let has_all = |report: &Arc<NodeReport>| {
+        let blocks = &report.usage.blocks;
+        !blocks.is_empty() && blocks.iter().all(|block| block.standing != Standing::Claiming)
+    };
+    let all = tokio::time::timeout(BLOCKS_PATIENCE, report.wait_for(has_all));
+    if links.stop.clone().run_until_cancelled(all).await.is_some_and(|all| all.is_err()) {
+        tracing::warn!(
+            "links of another network are there, and no block was handed over: BGP starts without"
+        );
+    }
 }
 
 fn seed() -> anyhow::Result<[u8; 32]> {

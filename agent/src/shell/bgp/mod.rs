@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::options::ListenAt;
+use super::owner::NodeReport;
 use crate::node::fib::Learned;
 use crate::node::intent::BgpIntent;
 
@@ -60,6 +61,9 @@ pub struct Links {
     pub intent: watch::Receiver<Option<Arc<BgpIntent>>>,
     /// What we announce.
     pub origins: watch::Receiver<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    /// Set when the pods of another network are taken over: peers that keep its routes are not to be told anything before
+    /// all blocks are ours, or they would let go of the rest.
+    pub ready: Option<watch::Receiver<Arc<NodeReport>>>,
     /// Where best routes go.
     pub learned: LearnedSender,
     /// Where the state of the sessions is published.

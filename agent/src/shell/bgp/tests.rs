@@ -69,6 +69,7 @@ fn start_speaker(
     let (asker, questions) = questions();
     let stop = CancellationToken::new();
     let links = Links {
+        ready: None,
         name: format!("node-{own}"),
         intent: intent.subscribe(),
         origins: origins.subscribe(),

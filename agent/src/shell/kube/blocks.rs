@@ -16,10 +16,11 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt as _};
 use manx_api::{Cidr, IPBlock, NODE_LABEL, label_value};
 use manx_ipam::{BlockId, ClaimError, NodeName};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::follow::{Change, absorb, follow};
+use super::guests::{Guests, Host};
 use super::watch::Blocks;
 use super::{FIELD_MANAGER, bounded, jitter, status_of};
 use crate::node::blockmap::BlockMap;
@@ -65,6 +66,8 @@ pub struct Wires {
     pub report: watch::Receiver<Arc<NodeReport>>,
     /// Where the owners of all blocks are published.
     pub published: watch::Sender<Option<Blocks>>,
+    /// Where the pods go that another network started; none where the kernel is left alone.
+    pub guests: Option<mpsc::Sender<Guests>>,
 }
 
 /// Carries out orders and publishes the owners of all blocks, for as long as the process lives.
@@ -76,6 +79,7 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
     let mut owner = Owner {
         api,
         map: BlockMap::new(me.clone()),
+        host: wires.guests.map(|guests| Host::new(me.clone(), guests)),
         me,
         label,
         own: Objects::default(),
@@ -89,9 +93,14 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
         tokio::select! {
             Some(change) = own.next() => owner.absorb(change),
             () = tokio::time::sleep_until(owner.list_due) => owner.list().await,
+            () = sleep_until(owner.host.as_ref().and_then(Host::due)) => owner.look().await,
             // While a node lacks blocks, one that somebody returns should not wait for the next list.
             Ok(()) = wires.report.changed() => {
-                owner.short_of_blocks = wires.report.borrow_and_update().short_of_blocks;
+                let report = Arc::clone(&wires.report.borrow_and_update());
+                owner.short_of_blocks = report.short_of_blocks;
+                if let Some(host) = &mut owner.host {
+                    host.heard(&report);
+                }
                 if owner.short_of_blocks {
                     owner.list_soon();
                 }
@@ -111,12 +120,20 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
     }
 }
 
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Owner {
     api: Api<IPBlock>,
     me: NodeName,
     label: String,
     own: Objects<IPBlock>,
     map: BlockMap,
+    host: Option<Host>,
     list_due: Instant,
     listed_at: Option<Instant>,
     list_failing: bool,
@@ -131,9 +148,22 @@ impl Owner {
         let own = self.own.values().filter(|block| block.spec.node == self.me.as_str());
         let own = own.filter_map(|block| BlockId::new(block.spec.cidr.network()).ok());
         self.map.shown(own.collect(), Instant::now().into_std());
+        if let Some(host) = &mut self.host {
+            host.shown(self.own.values().map(|block| &**block));
+        }
     }
 
+    async fn look(&mut self) {
+        if let Some(host) = &mut self.host {
+            host.look().await;
+        }
+    }
+
+    /// Those who have addresses in blocks that were handed over come first.
     fn publish(&self) {
+        if self.host.as_ref().is_some_and(|host| !host.is_ready()) {
+            return;
+        }
         let Some(blocks) = self.map.owners() else { return };
         self.published.send_if_modified(|published| {
             let changed = published.as_deref() != Some(&blocks);

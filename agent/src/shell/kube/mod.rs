@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub(crate) mod follow;
+pub mod guests;
 pub mod heartbeat;
 pub(crate) mod pace;
 pub mod pod_events;

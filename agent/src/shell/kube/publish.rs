@@ -210,7 +210,7 @@ impl Publisher {
             let written = match &body {
                 Body::Spec(network) => self.write_network(network).await,
                 Body::Status(status) => {
-                    let patch = whole(status, &["sessions", "blocks", "conditions"]);
+                    let patch = whole(status, &["sessions", "blocks", "conditions"], &[]);
                     let write = self.networks.patch_status(self.me.as_str(), &self.params, &patch);
                     bounded(write).await.map(drop)
                 }
@@ -221,7 +221,7 @@ impl Publisher {
             }
         }
         while let Some((block, status)) = self.block_pace.take(Instant::now()) {
-            let patch = whole(&status, &["allocations"]);
+            let patch = whole(&status, &["allocations"], &["handedOverBy"]);
             let name = block.name();
             let written = bounded(self.blocks.patch_status(&name, &self.params, &patch)).await.map(drop);
             match told(written, &block) {
@@ -239,9 +239,15 @@ impl Publisher {
     }
 }
 
-/// A patch that replaces a status: lists that are empty are left out of the object, and a merge would keep the old ones.
-fn whole(status: &impl Serialize, lists: &[&str]) -> Patch<Value> {
+/// A patch that replaces a status: lists that are empty and texts that are unset are left out of the object, and a merge
+/// would keep the old ones.
+fn whole(status: &impl Serialize, lists: &[&str], texts: &[&str]) -> Patch<Value> {
     let mut status = json!(status);
+    for text in texts {
+        if status.get(text).is_none() {
+            status[text] = Value::Null;
+        }
+    }
     for list in lists {
         if status.get(list).is_none() {
             status[list] = json!([]);
