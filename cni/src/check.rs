@@ -30,19 +30,29 @@ pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
         return differences.verdict(target);
     };
     let previous = config.previous.clone().unwrap_or_default();
-    let mac = differences.against_result(target, &previous, &assignment);
+    let unread = |error: SocketError| kernel("the link cannot be looked at", &error);
+    let taken_over = assignment.taken_over;
+    let (mac, mtu) = if taken_over {
+        let mac = differences.against_foreign_result(target, &previous, &assignment);
+        // It keeps the MTU that the other network gave it.
+        let mtu = inspect::end(&mut sockets.host, &link_name(target)).map_err(unread)?.map(|end| end.mtu);
+        (mac, mtu.unwrap_or(assignment.mtu))
+    } else {
+        let mac = differences.against_result(target, &previous, &assignment);
+        (mac, config.mtu.unwrap_or(assignment.mtu))
+    };
     let link = PodLink {
         container: target.container.clone(),
         ifname: target.ifname.clone(),
         link: link_name(target),
-        mtu: config.mtu.unwrap_or(assignment.mtu),
+        mtu,
         addresses: assignment.addresses,
         mac,
     };
     let compared = differences
-        .inside(&mut sockets.pod, &link)
+        .inside(&mut sockets.pod, &link, taken_over)
         .and_then(|pod| differences.outside(&mut sockets.host, &link, pod));
-    compared.map_err(|error| kernel("the link cannot be looked at", &error))?;
+    compared.map_err(unread)?;
     differences.verdict(target)
 }
 
@@ -94,8 +104,28 @@ impl Differences {
         mac
     }
 
-    /// Compares the pod's end with what it should be; returns its index.
-    fn inside(&mut self, pod: &mut Socket, link: &PodLink) -> Result<Option<u32>, SocketError> {
+    /// The same where another network's plugin did the ADD: its result may name no interface of the pod, or be lost.
+    fn against_foreign_result(&mut self, target: &Target, previous: &Success, recorded: &Assignment) -> Mac {
+        let told: BTreeSet<IpNetwork> = previous.ips.iter().map(|ip| whole(ip.address.ip())).collect();
+        let recorded_ips: BTreeSet<IpNetwork> = recorded.addresses.iter().copied().map(whole).collect();
+        self.unless(told.is_empty() || told == recorded_ips, || {
+            format!(
+                "prevResult has the addresses {}, the agent's record {}",
+                list(&told),
+                list(&recorded_ips)
+            )
+        });
+        assigned_mac(recorded).unwrap_or_else(|| Mac::of_pod(&target.container, &target.ifname))
+    }
+
+    /// Compares the pod's end with what it should be; returns its index. In one that was taken over the gateway is no
+    /// permanent neighbour: it is asked for.
+    fn inside(
+        &mut self,
+        pod: &mut Socket,
+        link: &PodLink,
+        taken_over: bool,
+    ) -> Result<Option<u32>, SocketError> {
         let Some(end) = inspect::end(pod, &link.ifname)? else {
             self.add(format!("the pod has no interface {}", link.ifname));
             return Ok(None);
@@ -108,7 +138,9 @@ impl Differences {
         for &address in &link.addresses {
             self.unless(addresses.contains(&whole(address)), || format!("the pod has lost {address}"));
         }
-        self.neighbours(pod, &end, link.addresses.iter().map(|address| gateway(*address)), HOST_MAC)?;
+        if !taken_over {
+            self.neighbours(pod, &end, link.addresses.iter().map(|address| gateway(*address)), HOST_MAC)?;
+        }
         let routes = inspect::routes(pod, Some(end.index))?;
         for dst in link.destinations_inside() {
             let on_link = dst == whole(manx_kernel::names::GATEWAY_V4.into());

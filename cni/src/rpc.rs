@@ -154,6 +154,9 @@ pub struct Assignment {
     /// Hardware address that the pod's end must have; the plugin's own choice if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// Another network's plugin made the link, and it was taken over as it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_over: bool,
 }
 
 /// Who removes a link after its addresses were freed.
@@ -343,6 +346,7 @@ mod tests {
             mtu: 1500,
             link: "cali0".into(),
             mac: None,
+            taken_over: false,
         };
         let with_mac = Assignment { mac: Some("0a:58:0a:00:00:07".into()), ..assignment.clone() };
         let del = DelRequest { container: "c1".into(), ifname: "eth0".into(), link: "cali0".into() };

@@ -585,6 +585,7 @@ impl Node {
             mtu: self.mtu_of(endpoint),
             link: endpoint.link.clone(),
             mac: endpoint.mac.clone(),
+            taken_over: takeover::is_guest(endpoint),
         }
     }
 

@@ -476,7 +476,13 @@ impl State {
                 let key = Attachment { container: add.container.clone(), ifname: add.ifname.clone() };
                 let row = self.table[known.len().min(self.table.len() - 1)].clone();
                 let mac = self.mac.lock().expect("no panic").clone().or_else(|| add.mac.clone());
-                let fresh = Assignment { addresses: row, mtu: self.mtu, link: add.link.clone(), mac };
+                let fresh = Assignment {
+                    addresses: row,
+                    mtu: self.mtu,
+                    link: add.link.clone(),
+                    mac,
+                    taken_over: false,
+                };
                 Reply::Assigned(known.entry(key).or_insert(fresh).clone())
             }
             Request::Del(del) => {
