@@ -8,6 +8,7 @@ pub mod core;
 pub mod feed;
 pub mod fib;
 pub mod internet;
+pub mod ipam;
 pub mod listener;
 pub mod mesh;
 pub mod ours;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use manx_tests::bench::{self, bgp, cni, core, fib, mesh, reflector};
+use manx_tests::bench::{self, bgp, cni, core, fib, ipam, mesh, reflector};
 use manx_tests::peers::Daemon;
 
 /// Benchmarks against what people run today; only the ratios mean anything.
@@ -35,6 +35,15 @@ enum Name {
         /// Pod starts during which requests to the API server are counted.
         #[arg(long, default_value_t = 1000)]
         starts: usize,
+    },
+    /// Addresses alone, without links: the agent's socket against Debian's host-local.
+    Ipam {
+        /// Addresses given and freed one at a time, this many of each.
+        #[arg(long, default_value_t = 200)]
+        single: usize,
+        /// Pods that have addresses meanwhile, each number in turn.
+        #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 1000])]
+        held: Vec<usize>,
     },
     /// Tables from the wire into the RIB and into the kernel: against BIRD 2, FRR, GoBGP and OpenBGPD.
     Bgp {
@@ -125,6 +134,7 @@ fn main() -> Result<()> {
         Name::Cni { single, parallel, rounds, starts } => {
             cni::run(&cni::Size { single, parallel, rounds, starts })?
         }
+        Name::Ipam { single, held } => ipam::run(&ipam::Size { single, held })?,
         Name::Fib { routes, runs } => fib::run(fib::Size { routes, runs })?,
     };
     if !printed {

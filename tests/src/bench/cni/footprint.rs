@@ -21,7 +21,7 @@ const AT_ONCE: usize = 10;
 const CALICO_REQUESTS: f64 = 15.0;
 
 /// Gives the node one large block of each family, so that no claim falls into what is measured.
-pub(super) fn widen(lab: &Lab) -> Result<()> {
+pub(in crate::bench) fn widen(lab: &Lab) -> Result<()> {
     let pool = |name: &str, spec: Value| json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": spec});
     lab.apply(&[
         pool("bench-v4", json!({"cidr": "10.200.0.0/16", "blockSize": 20})),

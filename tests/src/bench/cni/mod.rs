@@ -10,6 +10,7 @@ mod subject;
 
 use anyhow::Result;
 
+pub(super) use self::footprint::widen;
 use self::subject::{Subject, Times};
 use super::Row;
 use crate::lab::{Lab, Options};
@@ -33,7 +34,7 @@ pub struct Size {
 /// When a plugin fails, or the lab cannot be made.
 pub fn run(size: &Size) -> Result<Vec<Row>> {
     let lab = Lab::up(&Options { name: "benchcni".to_owned(), nodes: 1, ..Options::default() })?;
-    footprint::widen(&lab)?;
+    widen(&lab)?;
     let subjects = subject::all(&lab)?;
     let mut rows = one_by_one(&subjects, &rounds(&lab, &subjects, 1, size.single)?);
     for &count in size.parallel.iter().filter(|count| **count > 0) {
