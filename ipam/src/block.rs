@@ -5,7 +5,7 @@
 //! ones in ascending order, then rested ones in the order in which they came back. Reserved addresses are
 //! never given, whatever else they are.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::name::{BlockId, from_bits, to_bits};
@@ -41,13 +41,14 @@ impl Block {
         self.out
     }
 
-    /// Sets which addresses are reserved: those that `pool` reserves, or none.
-    pub(crate) fn reserve(&mut self, pool: Option<&Pool>) {
+    /// Sets which addresses are reserved: those that `pool` reserves, and those that are claimed.
+    pub(crate) fn reserve(&mut self, pool: Option<&Pool>, claimed: &BTreeSet<IpAddr>) {
         let mut reserved = Bits::none_set(self.id.size());
         if let Some(pool) = pool.filter(|pool| !pool.reserved.is_empty()) {
             let never = |offset: &u32| pool.is_reserved(self.address(*offset));
             (0..self.id.size()).filter(never).for_each(|offset| reserved.set(offset));
         }
+        claimed.iter().filter_map(|address| self.offset(*address)).for_each(|offset| reserved.set(offset));
         self.reserved = reserved;
         let rested = self.rested.iter().filter(|offset| !self.reserved.contains(**offset)).count();
         self.free = self.fresh.count_without(&self.reserved) + u32::try_from(rested).unwrap_or(u32::MAX);

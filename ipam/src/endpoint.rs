@@ -49,6 +49,9 @@ pub struct Endpoint {
     /// Path of the network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// The key of the claim by which it has its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
     /// When it was asked for, in seconds since 1970 by the caller's clock; shown in status, decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,

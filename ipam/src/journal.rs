@@ -39,6 +39,10 @@ pub(crate) enum Entry {
     Release(BlockId),
     /// The block is not this node's.
     Disown(BlockId),
+    /// The address is given to nobody but the claim of this key.
+    Aside(IpAddr, String),
+    /// The address is for anybody again.
+    Forgo(IpAddr),
     /// In a rewritten record: an endpoint that was freed and whose link may still exist.
     Leaving(Endpoint),
     /// In a rewritten record: addresses that were used and are not any more, least recently used first.
@@ -89,6 +93,8 @@ pub struct Recovered {
     pub blocks: BTreeSet<BlockId>,
     /// Blocks that were being released.
     pub releasing: BTreeSet<BlockId>,
+    /// Addresses of those that are given to one claim only, with its key.
+    pub claimed: BTreeMap<IpAddr, String>,
     /// Lines that could not be read, a torn last one not counted.
     pub damaged: usize,
 }
@@ -139,7 +145,8 @@ pub(crate) fn entries(recovered: &Recovered) -> Vec<Entry> {
     let resting = (!recovered.freed.is_empty()).then(|| Entry::Resting(times.collect()));
     let leaving = recovered.leaving.iter().cloned().map(Entry::Leaving);
     let live = recovered.endpoints.iter().cloned().map(Entry::Assign);
-    blocks.chain(releasing).chain(freed).chain(resting).chain(leaving).chain(live).collect()
+    let asides = recovered.claimed.iter().map(|(address, key)| Entry::Aside(*address, key.clone()));
+    blocks.chain(releasing).chain(asides).chain(freed).chain(resting).chain(leaving).chain(live).collect()
 }
 
 /// A time on the machine's clock as it is recorded.

@@ -40,6 +40,7 @@ pub(crate) struct Ledger {
     /// Freed addresses that rest, and since when in milliseconds on the machine's clock, if that is known.
     resting: BTreeMap<IpAddr, Option<u64>>,
     blocks: BTreeMap<BlockId, Title>,
+    asides: BTreeMap<IpAddr, String>,
 }
 
 impl Ledger {
@@ -61,6 +62,8 @@ impl Ledger {
             Entry::Own(block) => drop(self.blocks.insert(*block, Title::Owned)),
             Entry::Release(block) => drop(self.blocks.insert(*block, Title::Releasing)),
             Entry::Disown(block) => self.disown(block),
+            Entry::Aside(address, key) => drop(self.asides.insert(*address, key.clone())),
+            Entry::Forgo(address) => drop(self.asides.remove(address)),
             Entry::Leaving(endpoint) => self.leave(endpoint.clone()),
             Entry::Freed(addresses) => addresses.iter().for_each(|address| self.retire(*address, None)),
             Entry::Resting(resting) => {
@@ -133,6 +136,21 @@ impl Ledger {
         self.resting.remove(&address);
     }
 
+    /// The claim for which an address is set aside.
+    pub(crate) fn aside(&self, address: IpAddr) -> Option<&String> {
+        self.asides.get(&address)
+    }
+
+    /// All addresses that are set aside, with the keys of their claims.
+    pub(crate) fn asides(&self) -> impl Iterator<Item = (&IpAddr, &String)> {
+        self.asides.iter()
+    }
+
+    /// Those within a block.
+    pub(crate) fn asides_in(&self, block: &BlockId) -> impl Iterator<Item = (&IpAddr, &String)> {
+        self.asides.range(block.first()..=block.last())
+    }
+
     /// Whether the record says that the block is this node's.
     pub(crate) fn owns(&self, block: &BlockId) -> bool {
         self.blocks.get(block) == Some(&Title::Owned)
@@ -149,7 +167,7 @@ impl Ledger {
 
     /// About how many lines a record of just this would have.
     pub(crate) fn lines(&self) -> usize {
-        self.live.len() + self.leaving.len() + self.freed.len() / 64 + self.blocks.len()
+        self.live.len() + self.leaving.len() + self.freed.len() / 64 + self.blocks.len() + self.asides.len()
     }
 
     /// The same as plain data.
@@ -168,6 +186,7 @@ impl Ledger {
             uptime: Duration::ZERO,
             blocks: titled(Title::Owned),
             releasing: titled(Title::Releasing),
+            claimed: self.asides.clone(),
             damaged: 0,
         }
     }
@@ -237,6 +256,7 @@ impl Ledger {
     /// The history of a block's addresses is of no use without the block, unless some of them are still out.
     fn disown(&mut self, block: &BlockId) {
         self.blocks.remove(block);
+        self.asides.retain(|address, _| !block.contains(*address));
         let uses: Vec<(IpAddr, bool)> =
             self.uses_in(block).map(|(address, usage)| (address, matches!(usage, Use::Freed(_)))).collect();
         if uses.iter().all(|(_, freed)| *freed) {

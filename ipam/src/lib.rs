@@ -40,6 +40,7 @@
 //! - Addresses are given only from blocks that the API server has confirmed to be this node's, however late
 //!   its list is.
 //! - An endpoint gets all the addresses that it wants or none, and the same ones if it asks again.
+//! - A claimed address is given to its claim only, on whichever node.
 //! - What is answered is in the record first. Any prefix of the record is a state in which the node has been,
 //!   and from which it goes on.
 //! - Every request is answered once, within [`Limits::wait`].
@@ -72,6 +73,7 @@ pub use gc::{NodeLife, garbage};
 pub use journal::{Recovered, recover};
 pub use name::{BlockId, BlockIdError, Family, NodeName, RequestId};
 pub use node::NodeIpam;
+pub use node::claims::AddressClaim;
 pub use node::door::{AssignError, ClaimError, Event, Input, Limits, Output, Want};
 pub use pool::{Pool, PoolError, overlaps};
 pub use usage::{BlockUsage, PoolUsage, Standing, Usage};

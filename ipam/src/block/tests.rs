@@ -56,7 +56,7 @@ proptest! {
                     reserved = offsets.into_iter().map(address).collect();
                     let mut pool = Pool::new("pool", "10.0.0.0/8".parse().unwrap(), len).unwrap();
                     pool.reserved = reserved.iter().map(|address| (*address).into()).collect();
-                    block.reserve(Some(&pool));
+                    block.reserve(Some(&pool), &BTreeSet::new());
                 }
             }
             let free = order.iter().filter(|address| !reserved.contains(address)).count();

@@ -162,7 +162,8 @@ impl NodeIpam {
     /// Answers a repeated request with the same addresses, and notes whatever else is new about its endpoint.
     fn confirm(&mut self, Waiting { request, endpoint: asked, .. }: Waiting) {
         let Some(known) = self.ledger.endpoint(&asked.id) else { return };
-        let endpoint = Endpoint { addresses: known.addresses.clone(), since: known.since, ..asked };
+        let claim = asked.claim.clone().or_else(|| known.claim.clone());
+        let endpoint = Endpoint { addresses: known.addresses.clone(), since: known.since, claim, ..asked };
         if *known != endpoint {
             self.write(&Entry::Assign(endpoint.clone()));
             self.answer(Output::EndpointsChanged);
@@ -204,7 +205,7 @@ impl NodeIpam {
             let exact: BTreeSet<IpAddr> =
                 want.addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
             let any = (wanted && exact.is_empty()).then(|| self.pick_any(family, &want.pools));
-            for pick in exact.into_iter().map(|address| self.pick_exact(address, &want.pools)).chain(any) {
+            for pick in exact.into_iter().map(|address| self.pick_exact(address, want)).chain(any) {
                 match pick {
                     Ok(address) => picked.push(address),
                     Err(lack) => lacks.push(lack),
@@ -235,15 +236,20 @@ impl NodeIpam {
     }
 
     /// An address that was asked for by value. It need not have rested: who asks for it expects its history.
-    fn pick_exact(&self, address: IpAddr, named: &BTreeSet<String>) -> Result<IpAddr, Lack> {
+    fn pick_exact(&self, address: IpAddr, want: &Want) -> Result<IpAddr, Lack> {
         let Some(pools) = &self.pools else { return Err(Lack::Unknown) };
-        let allowed = |pool: &&Arc<Pool>| named.is_empty() || named.contains(&pool.name);
+        let allowed = |pool: &&Arc<Pool>| want.pools.is_empty() || want.pools.contains(&pool.name);
         let pool = pools.iter().filter(allowed).find(|pool| pool.cidr.contains(address));
         let pool = pool.ok_or(Lack::Never(AssignError::OutsidePools { address }))?;
-        if pool.disabled {
+        if let Some(claim) = self.claimants.get(&address).filter(|key| want.claim.as_ref() != Some(key)) {
+            return Err(Lack::Never(AssignError::AddressClaimed { address, claim: claim.clone() }));
+        }
+        // What is reserved for a claim was given to it before.
+        let reserved = want.claim.as_ref().is_some_and(|key| self.is_reserved_for(address, key));
+        if pool.disabled && !reserved {
             return Err(Lack::Never(AssignError::PoolDisabled { pool: pool.name.clone() }));
         }
-        if pool.is_reserved(address) {
+        if pool.is_reserved(address) && !reserved {
             return Err(Lack::Never(AssignError::AddressReserved { address, pool: pool.name.clone() }));
         }
         match self.ledger.use_of(address) {
@@ -252,6 +258,9 @@ impl NodeIpam {
             }
             Some(Use::Leaving(holder)) => return Err(Lack::Leaving { address, holder: holder.clone() }),
             Some(Use::Freed(_)) | None => {}
+        }
+        if reserved {
+            return Ok(address);
         }
         let block = BlockId::around(address, pool.block_len);
         if let Some(within) = pool.within.as_ref().filter(|_| !pool.reaches(&block)) {
@@ -264,6 +273,9 @@ impl NodeIpam {
             Some(_) | None => {}
         }
         match self.owner_elsewhere(&block).filter(|owner| *owner != self.name) {
+            Some(node) if want.claim.is_some() => {
+                Err(Lack::Never(AssignError::AddressUnreserved { address, node }))
+            }
             Some(node) => Err(Lack::Never(AssignError::AddressElsewhere { address, node })),
             None => Err(Lack::Block { address, block, pool: pool.name.clone() }),
         }

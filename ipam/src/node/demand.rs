@@ -290,11 +290,12 @@ impl NodeIpam {
         }
         let useful = |block: &BlockId| {
             let mut addresses = Block::new(*block);
-            addresses.reserve(Some(pool));
+            addresses.reserve(Some(pool), &self.claimed_in(block));
             addresses.free() > 0
         };
         let mut order = pool.claim_order(&self.name).filter(|block| self.claimable(block));
-        if pool.reserved.is_empty() { order.next() } else { order.find(useful) }
+        let all_free = pool.reserved.is_empty() && self.claimants.is_empty();
+        if all_free { order.next() } else { order.find(useful) }
     }
 
     /// Asks for a block.
@@ -356,7 +357,7 @@ impl NodeIpam {
     /// and the others suffice.
     fn can_spare(&self, block: &BlockId) -> bool {
         let Some(held) = self.held.get(block) else { return false };
-        if !matches!(held.title, Title::Owned { .. }) || held.asked.is_some() {
+        if !matches!(held.title, Title::Owned { .. }) || held.asked.is_some() || self.must_vouch(block) {
             return false;
         }
         let useful = |pool: &&Pool| !pool.disabled && pool.reaches(block);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::claims::AddressClaim;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::name::{BlockId, Family, NodeName, RequestId};
 use crate::pool::Pool;
@@ -49,6 +50,9 @@ pub struct Want {
     /// Names of the pools to take from, manual and restricted ones included. Empty: any automatic pool that is not
     /// restricted.
     pub pools: BTreeSet<String>,
+    /// The key of the claim that the node holds for it. Then `addresses` may be claimed by that, and those of them that
+    /// are reserved are given in any node's block.
+    pub claim: Option<String>,
 }
 
 /// A fact or a request.
@@ -66,6 +70,9 @@ pub enum Input {
         /// Each block with its owner.
         blocks: BTreeMap<BlockId, NodeName>,
     },
+    /// All claims of addresses of the cluster, by key, as the API server last told them, never going back in time, and
+    /// those that this node is making. Without any, nothing need be said.
+    SetClaims(BTreeMap<String, AddressClaim>),
     /// An endpoint wants addresses. A repetition gets the same addresses again.
     Assign {
         /// Comes back with the answer: [`Output::Assigned`] or [`Output::Refused`].
@@ -89,7 +96,7 @@ pub enum Input {
         id: EndpointId,
     },
     /// The answer to [`Output::Claim`]: exactly one for each. `Ok` also if the block turns out to be this
-    /// node's already.
+    /// node's already; all claims of addresses that there were when it became so have been told before.
     Claimed {
         /// Which.
         block: BlockId,
@@ -394,6 +401,24 @@ pub enum AssignError {
         /// The owner.
         node: NodeName,
     },
+    /// An address that was asked for belongs to the name of another pod.
+    #[error("{address} is claimed for {claim}: choose another address, or delete that IPClaim")]
+    AddressClaimed {
+        /// Which.
+        address: IpAddr,
+        /// The key of the claim.
+        claim: String,
+    },
+    /// A claimed address lies in another node's block, and that node has not set it aside.
+    #[error(
+        "node {node}, in whose block {address} lies, has not set it aside yet for the IPClaim: try again; another pod may have it"
+    )]
+    AddressUnreserved {
+        /// Which.
+        address: IpAddr,
+        /// The owner of the block.
+        node: NodeName,
+    },
     /// The endpoint was freed while its request waited.
     #[error("the endpoint was deleted while it waited for an address")]
     Withdrawn,
@@ -425,6 +450,7 @@ impl AssignError {
             | Self::ClaimPending { .. }
             | Self::ClaimFailed { .. }
             | Self::AddressLeaving { .. }
+            | Self::AddressUnreserved { .. }
             | Self::NotRecorded => true,
             Self::NothingWanted
             | Self::NoPool { .. }
@@ -435,6 +461,7 @@ impl AssignError {
             | Self::AddressReserved { .. }
             | Self::AddressTaken { .. }
             | Self::AddressElsewhere { .. }
+            | Self::AddressClaimed { .. }
             | Self::Withdrawn => false,
         }
     }

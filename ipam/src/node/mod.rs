@@ -8,10 +8,12 @@
 //! - `ownership`: which blocks are this node's, by claims, releases and the cluster's list
 //! - `demand`: which blocks it wants, which it can spare
 //! - `assign`: endpoints and their addresses
+//! - `claims`: addresses that belong to the name of a pod
 //! - `held`, `cooling`, `patience`, `backoff`: the small types beneath
 
 mod assign;
 mod backoff;
+pub(crate) mod claims;
 mod cooling;
 mod demand;
 pub(crate) mod door;
@@ -35,6 +37,7 @@ use crate::pool::{Pool, overlaps};
 use crate::usage::{BlockUsage, PoolUsage, Usage};
 use assign::Waiting;
 use backoff::Backoff;
+use claims::AddressClaim;
 use cooling::Cooling;
 use door::{Event, Input, Limits, Output};
 use held::{Held, Title};
@@ -85,6 +88,11 @@ pub struct NodeIpam {
     /// When recorded blocks are used without the cluster's word.
     trust_at: Instant,
 
+    /// The cluster's claims of addresses; `None` until known.
+    claims: Option<BTreeMap<String, AddressClaim>>,
+    /// Whose each claimed address is: by the record until the claims are known.
+    claimants: BTreeMap<IpAddr, String>,
+
     /// Addresses in their cooldown.
     cooling: Cooling,
     /// Live endpoints whose link was reported gone.
@@ -122,6 +130,8 @@ impl NodeIpam {
             now,
             started: (now, recovered.uptime),
             outputs: VecDeque::new(),
+            claims: None,
+            claimants: recovered.claimed.clone(),
             ledger: Ledger::new(&recovered),
             lines: 0,
             rewrite_at: None,
@@ -165,6 +175,7 @@ impl NodeIpam {
             Input::Timeout => {}
             Input::SetPools(pools) => self.on_pools(pools),
             Input::SetBlocks { blocks } => self.on_blocks(blocks),
+            Input::SetClaims(claims) => self.on_claims(claims),
             Input::Assign { request, endpoint, want } => self.on_assign(request, endpoint, want),
             Input::Free { request, id } => self.on_free(request, &id),
             Input::LinkGone { id } => self.on_link_gone(&id),
@@ -202,6 +213,12 @@ impl NodeIpam {
     /// The endpoints that were freed and whose link may still exist, by id.
     pub fn leaving(&self) -> impl Iterator<Item = &Endpoint> {
         self.ledger.leaving()
+    }
+
+    /// The claimed addresses that this node, as the owner of their block, has set aside, with the claim's key. They
+    /// can be written down as reserved.
+    pub fn set_aside_for(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        self.ledger.asides().map(|(address, key)| (*address, key.as_str()))
     }
 
     /// Figures for status.
@@ -244,6 +261,7 @@ impl NodeIpam {
     fn settle(&mut self) {
         self.expire();
         self.review_blocks();
+        self.set_aside();
         self.announce();
         self.serve();
         self.claim_blocks();
@@ -288,23 +306,32 @@ impl NodeIpam {
             self.outputs.push_back(Output::Event(Event::PoolOverlapEnded { pool: pool.clone() }));
         }
         let usable: Vec<Pool> = pools.into_iter().filter(|pool| !shadowed.contains_key(&pool.name)).collect();
-        for (block, held) in &mut self.held {
-            held.block.reserve(usable.iter().find(|pool| pool.has_block(block)));
-        }
         self.shadowed = shadowed.into_keys().collect();
         self.given.retain(|name, _| usable.iter().any(|pool| pool.name == *name));
         self.patience.retain(|name, _| usable.iter().any(|pool| pool.name == *name));
         self.pools = Some(usable.into_iter().map(Arc::new).collect());
+        self.reserve_all();
         self.barren.clear();
         let resting: Vec<IpAddr> = self.cooling.addresses().collect();
         resting.into_iter().for_each(|address| self.rest(address));
         self.hold_orphans();
     }
 
+    /// Keeps from all who come what pools reserve and what is claimed.
+    fn reserve_all(&mut self) {
+        let blocks: Vec<BlockId> = self.held.keys().copied().collect();
+        for block in blocks {
+            let (pool, claimed) = (self.pool_of(&block).cloned(), self.claimed_in(&block));
+            if let Some(held) = self.held.get_mut(&block) {
+                held.block.reserve(pool.as_ref(), &claimed);
+            }
+        }
+    }
+
     /// Takes a block in hand, with what is known of its addresses.
     fn hold(&mut self, block: BlockId, title: Title) {
         let mut addresses = Block::new(block);
-        addresses.reserve(self.pool_of(&block));
+        addresses.reserve(self.pool_of(&block), &self.claimed_in(&block));
         self.ledger.uses_in(&block).for_each(|(address, _)| addresses.take(address));
         let rested = self.ledger.freed().filter(|address| block.contains(*address));
         let rested = rested.filter(|address| !self.cooling.contains(*address));

@@ -138,6 +138,7 @@ impl NodeIpam {
             return;
         }
         let in_use = self.ledger.uses().filter(|(_, usage)| !matches!(usage, Use::Freed(_)));
+        let in_use = in_use.filter(|(address, usage)| !self.visits(*address, usage));
         let orphans: Vec<_> = in_use
             .map(|(address, _)| address)
             .filter(|address| covering(&self.held, *address).is_none())
@@ -207,7 +208,9 @@ impl NodeIpam {
             Title::Claiming => true,
             Title::Remembered | Title::Vanished | Title::Foreign { .. } | Title::Releasing => false,
         };
-        let (busy, releasing) = (held.busy(), held.title == Title::Releasing);
+        let lost = matches!(held.title, Title::Vanished | Title::Foreign { .. });
+        let busy = held.busy() && !(lost && self.only_visited(&block));
+        let releasing = held.title == Title::Releasing;
         if held.asked.is_some() {
             return;
         }

@@ -4,6 +4,8 @@
 //! The model knows only what was said aloud: which addresses were answered, when links went, what the API
 //! server holds. A crash happens between any two outputs, or in the middle of a line of the record.
 
+mod claims;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ enum Step {
     Answer { which: u8, fate: Fate },
     Watch { versions: u8 },
     Meddle { block: u8, how: Meddling },
+    Claim { which: u8, step: claims::Step },
     Pools { enabled: u8, present: u8 },
     Pass { millis: u16 },
     RecordFails,
@@ -70,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u16>().prop_map(|pods| Step::Keep { pods }),
         10 => (any::<u8>(), fate).prop_map(|(which, fate)| Step::Answer { which, fate }),
         6 => (1u8..4).prop_map(|versions| Step::Watch { versions }),
+        12 => claims::step().prop_map(|(which, step)| Step::Claim { which, step }),
         2 => (0u8..10, meddling).prop_map(|(block, how)| Step::Meddle { block, how }),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(enabled, present)| Step::Pools { enabled, present }),
         6 => (0u16..20_000).prop_map(|millis| Step::Pass { millis }),
@@ -180,6 +184,9 @@ struct World {
     meddled: BTreeSet<BlockId>,
     /// Blocks whose history the model has lost.
     blurred: BTreeSet<BlockId>,
+    claims: claims::Claims,
+    /// The claims by which endpoints have their addresses.
+    holders: BTreeMap<EndpointId, String>,
     conditions: BTreeSet<String>,
 }
 
@@ -212,6 +219,8 @@ impl World {
             owned: BTreeSet::new(),
             meddled: BTreeSet::new(),
             blurred: BTreeSet::new(),
+            claims: claims::Claims::default(),
+            holders: BTreeMap::new(),
             conditions: BTreeSet::new(),
         };
         world.drain(&BTreeSet::new());
@@ -236,6 +245,7 @@ impl World {
             Step::Answer { which, fate } => self.answer(which, fate),
             Step::Watch { versions } => self.watch(usize::from(versions)),
             Step::Meddle { block, how } => self.meddle(block, how),
+            Step::Claim { which, step } => self.on_claim(which, step),
             Step::Pools { enabled, present } => {
                 let mut all = pools();
                 for (bit, pool) in all.iter_mut().enumerate() {
@@ -268,7 +278,7 @@ impl World {
             _ => ip(&format!("fd00::{:x}", n - 16)),
         });
         let named: BTreeSet<String> = named.then(|| "manual".to_owned()).into_iter().collect();
-        let want = Want { v4, v6, addresses: exact.into_iter().collect(), pools: named };
+        let want = Want { v4, v6, addresses: exact.into_iter().collect(), pools: named, claim: None };
         let id = pod_id(pod);
         self.unlinked.remove(&id);
         self.requests.insert(request, (id.clone(), want.clone(), self.now + WAIT));
@@ -302,6 +312,9 @@ impl World {
             Fate::Lost => Err(ClaimError::Failed),
         };
         if call.life == self.life {
+            if call.release.is_none() && outcome.is_ok() {
+                self.show_claims();
+            }
             let block = call.block;
             self.feed(match call.release {
                 None => Input::Claimed { block, outcome },
@@ -311,6 +324,7 @@ impl World {
     }
 
     fn watch(&mut self, versions: usize) {
+        self.show_claims_first();
         let latest = self.api.versions.len() - 1;
         self.seen = self.seen.saturating_add(versions).min(latest);
         self.feed(Input::SetBlocks { blocks: self.api.versions[self.seen].clone() });
@@ -456,12 +470,19 @@ impl World {
         if self.unrecorded {
             self.unsure.insert(id.clone());
         }
+        match want.claim {
+            Some(claim) => drop(self.holders.insert(id.clone(), claim)),
+            None => drop(self.holders.remove(&id)),
+        }
         self.live.insert(id, addresses.clone());
     }
 
     fn check_new(&mut self, address: IpAddr, want: &Want) {
         let in_use = self.live.values().chain(self.leaving.values()).flatten().any(|used| *used == address);
         assert!(!in_use, "{address} is given twice");
+        if self.check_claimed(address, want) {
+            return;
+        }
         let block = *self.owned.iter().find(|block| block.contains(address)).expect("of an announced block");
         let pool = self.pools.iter().find(|pool| pool.has_block(&block)).expect("of a pool");
         assert!(!pool.disabled && !pool.is_reserved(address));
@@ -487,11 +508,14 @@ impl World {
     fn next_of(&self, block: BlockId, pool: &Pool) -> Option<IpAddr> {
         let used: BTreeSet<IpAddr> =
             self.live.values().chain(self.leaving.values()).flatten().copied().collect();
+        let claimed = self.claimed();
         let all = ipnetwork::IpNetwork::from(block).iter();
         let fresh = all.filter(|address| !self.freed.iter().any(|(freed, _)| freed == address));
         let rested = self.freed.iter().filter(|(address, end)| block.contains(*address) && *end <= self.now);
         let mut order = fresh.chain(rested.map(|(address, _)| *address));
-        order.find(|address| !used.contains(address) && !pool.is_reserved(*address))
+        order.find(|address| {
+            !used.contains(address) && !pool.is_reserved(*address) && !claimed.contains(address)
+        })
     }
 
     fn see_ended(&mut self, id: &EndpointId) {
@@ -555,6 +579,9 @@ impl World {
         }
         let cooling = self.now + COOLDOWN;
         self.freed = kept.freed.iter().map(|address| (*address, cooling)).collect();
+        let all = kept.endpoints.iter().chain(&kept.leaving);
+        self.holders =
+            all.filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.claim.clone()?))).collect();
         (self.live, self.leaving) = (live, leaving);
         self.start(kept, Vec::new());
     }
@@ -579,6 +606,7 @@ impl World {
 
     fn start(&mut self, kept: Recovered, found: Vec<Endpoint>) {
         self.life += 1;
+        self.claims.begin_life();
         (self.crash, self.full) = (None, false);
         self.unlinked.clear();
         self.conditions.clear();
@@ -617,6 +645,7 @@ impl World {
         for pod in 0..10 {
             self.link_gone(pod_id(pod));
         }
+        self.end_claims();
         self.calm();
         let usage = self.ipam.usage();
         assert_eq!((self.ipam.endpoints().count(), self.ipam.leaving().count(), usage.waiting), (0, 0, 0));
