@@ -238,6 +238,7 @@ impl Node {
             link: held.add.link,
             addresses: Vec::new(),
             netns: Some(held.add.netns),
+            claim: None,
             since: Some(held.at),
             network: Some(held.add.network),
             mac,

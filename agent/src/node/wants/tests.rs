@@ -62,6 +62,7 @@ fn want(families: &str, pools: &[&str], addresses: &[&str]) -> Result<Want, Stri
         v6: families.contains('6'),
         pools: pools.iter().map(|name| (*name).to_owned()).collect(),
         addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+        claim: None,
     })
 }
 
