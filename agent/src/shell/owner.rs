@@ -18,6 +18,7 @@ use super::cni::Call;
 use super::kube::blocks::{Order, Outcome};
 use super::kube::guests::Guests;
 use super::kube::pod_events::PodEvent;
+use super::kube::pods::Shown;
 use super::kube::watch::Blocks;
 use super::links::{Leaving, News};
 use super::record::{Record, RunDir};
@@ -25,6 +26,7 @@ use super::{deltas, events};
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::Intent;
 use crate::node::mtu::Size;
+use crate::node::pods::{LookedUp, PodName};
 use crate::node::{Input, Node, Output};
 
 /// The least time between two reports.
@@ -61,10 +63,16 @@ pub struct Ports {
     pub outcomes: deltas::Receiver<BlockId, Outcome>,
     /// What became of links.
     pub news: deltas::Receiver<EndpointId, News>,
+    /// The pods of this node; never shown where nobody follows them.
+    pub pods: watch::Receiver<Option<Shown>>,
+    /// What the API server said of single ones.
+    pub looked_up: deltas::Receiver<PodName, Option<LookedUp>>,
     /// The MTU of the uplink.
     pub mtu: watch::Receiver<Option<u32>>,
     /// Claims and releases.
     pub orders: deltas::Sender<BlockId, Order>,
+    /// Pods that the API server is to be asked for.
+    pub look_up: deltas::Sender<PodName, ()>,
     /// Links that are to go.
     pub unlink: deltas::Sender<EndpointId, Leaving>,
     /// The MTU that links are to have.
@@ -129,6 +137,12 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
                 let intent = ports.intent.borrow_and_update().clone();
                 if let Some(intent) = intent {
                     owner.feed(Input::Intent(intent), &ports);
+                }
+            }
+            Ok(()) = ports.pods.changed() => owner.on_pods(&mut ports),
+            Some(batch) = ports.looked_up.recv(64) => {
+                for (pod, found) in batch {
+                    owner.feed(Input::LookedUp { pod, found }, &ports);
                 }
             }
             Ok(()) = ports.mtu.changed() => {
@@ -203,6 +217,13 @@ impl Owner {
         }
     }
 
+    fn on_pods(&mut self, ports: &mut Ports) {
+        let shown = ports.pods.borrow_and_update().clone();
+        if let Some(Shown { pods, live }) = shown {
+            self.feed(Input::Pods { pods, live }, ports);
+        }
+    }
+
     fn on_outcomes(&mut self, batch: Vec<(BlockId, Outcome)>, ports: &Ports) {
         for (block, outcome) in batch {
             let input = match outcome {
@@ -262,7 +283,7 @@ impl Owner {
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
             Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
             Output::Changed => self.changed = true,
-            Output::LookUp(_) => {}
+            Output::LookUp(pod) => ports.look_up.send(pod, ()),
             Output::Unheard(pod) => events::log_unheard(&pod),
             Output::PodEvent { pod, trouble, note } => {
                 // One that finds no room is dropped: the runtime tries again, and so does this.

@@ -62,6 +62,11 @@ impl RunDir {
         self.path.join("cluster.json")
     }
 
+    /// The copy of what it said of this node's pods.
+    pub fn pods_copy(&self) -> PathBuf {
+        self.path.join("pods.json")
+    }
+
     /// Reads the IPAM record; empty when there is none.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::bgp::{self, Sessions};
 use super::kernel::{self, KernelReport};
 use super::kube::guests::Guests;
-use super::kube::{blocks, client, heartbeat, pod_events, publish, secrets, watch as cluster_watch};
+use super::kube::{blocks, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch};
 use super::metrics::{Metrics, Reports};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day};
@@ -40,6 +40,7 @@ use super::{bystander, cni, deltas, health, host, links, mtu, objects};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
+use crate::node::pods::{LookedUp, PodName};
 use crate::node::{Input, Node, found, takeover};
 
 /// Calls of the plugin that wait for the owner.
@@ -60,7 +61,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let restarting = inherited.restarting() || taking_over;
     tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), restarting, "the agent starts");
     let stop = CancellationToken::new();
-    let board = Board::new(inherited.copy.as_ref());
+    let board = Board::new(inherited.copy.as_ref(), inherited.pods.clone());
     let metrics = Metrics::default();
 
     let (learned_in, learned) = bgp::learned();
@@ -79,13 +80,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (outcomes_in, outcomes) = deltas::coalescing();
     let (pod_events_in, pod_events) = mpsc::channel(64);
     let (guests_in, guests) = mpsc::channel(4);
-    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in, guests };
+    let (look_up, questions) = deltas::coalescing();
+    let (answers, looked_up) = deltas::coalescing();
+    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in, look_up, looked_up, guests };
     let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
 
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
-    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events, guests: guests_in };
+    let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
+    let guests = guests_in;
+    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events, guests, pods };
     match options.objects.clone() {
         Some(directory) => outside.with_files(directory, &board),
         None => outside.with_api_server(&options, copy, &board).await?,
@@ -103,6 +108,7 @@ struct Outside {
     outcomes: deltas::Sender<BlockId, blocks::Outcome>,
     pod_events: mpsc::Receiver<pod_events::PodEvent>,
     guests: mpsc::Sender<Guests>,
+    pods: pods::Wires,
 }
 
 impl Outside {
@@ -122,6 +128,7 @@ impl Outside {
         };
         tokio::spawn(blocks::run(kube.clone(), self.me.clone(), wires));
         tokio::spawn(pod_events::run(kube.clone(), options.node_name.clone(), self.pod_events));
+        tokio::spawn(pods::run(kube.clone(), self.me.clone(), self.run_dir.pods_copy(), self.pods));
         let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
         tokio::spawn(heartbeat::run(leases, self.me.clone(), board.cluster.subscribe()));
         tokio::spawn(publish::run(kube.clone(), self.me.clone(), board.sources()));
@@ -169,6 +176,8 @@ struct Inherited {
     dump: Dump,
     /// What the API server said last.
     copy: Option<Cluster>,
+    /// The pods that it showed last; `None` without an API server.
+    pods: Option<pods::Shown>,
     /// What plugins removed while no agent answered.
     ended: Vec<DelRequest>,
 }
@@ -179,6 +188,7 @@ impl Inherited {
             record: run_dir.read_record()?,
             dump: kernel::inventory()?,
             copy: with_copy.then(|| cluster_watch::read_copy(&run_dir.cluster_copy())).flatten(),
+            pods: with_copy.then(|| pods::read_copy(&run_dir.pods_copy())),
             ended: tombstone::list(run_dir.path()).context("reading the tombstones")?,
         })
     }
@@ -195,6 +205,8 @@ struct Desk {
     outcomes: deltas::Receiver<BlockId, blocks::Outcome>,
     pod_events: mpsc::Sender<pod_events::PodEvent>,
     guests: mpsc::Receiver<Guests>,
+    look_up: deltas::Sender<PodName, ()>,
+    looked_up: deltas::Receiver<PodName, Option<LookedUp>>,
 }
 
 /// Starts the thread that owns addresses and answers the plugin.
@@ -225,6 +237,8 @@ fn start_owner(
     let mut first: Vec<Input> = options.mtu.map(Input::Mtu).into_iter().collect();
     first.extend(inherited.ended.into_iter().map(Input::Ended));
     first.push(found);
+    let shown = board.pods.borrow().clone();
+    first.extend(shown.map(|pods::Shown { pods, live }| Input::Pods { pods, live }));
     // What the copy says of blocks is not heeded: the record knows our own, and who owns the others may have changed.
     let recovered = recover(&inherited.record);
     let node =
@@ -236,7 +250,10 @@ fn start_owner(
         guests: desk.guests,
         outcomes: desk.outcomes,
         news,
+        pods: board.pods.subscribe(),
+        looked_up: desk.looked_up,
         mtu: board.mtu.subscribe(),
+        look_up: desk.look_up,
         orders: desk.orders,
         unlink,
         resize,
@@ -278,6 +295,7 @@ struct Board {
     mtu: watch::Sender<Option<u32>>,
     /// Which running pods do not get it, and why.
     stuck: watch::Sender<Option<String>>,
+    pods: watch::Sender<Option<pods::Shown>>,
     node: watch::Sender<Arc<NodeReport>>,
     sessions: watch::Sender<Arc<Sessions>>,
     kernel: watch::Sender<Arc<KernelReport>>,
@@ -285,7 +303,7 @@ struct Board {
 }
 
 impl Board {
-    fn new(copy: Option<&Cluster>) -> Self {
+    fn new(copy: Option<&Cluster>, pods: Option<pods::Shown>) -> Self {
         let starting =
             NodeReport { obstacles: vec!["the agent is starting".to_owned()], ..NodeReport::default() };
         Self {
@@ -297,6 +315,7 @@ impl Board {
             origins: watch::Sender::default(),
             mtu: watch::Sender::default(),
             stuck: watch::Sender::default(),
+            pods: watch::Sender::new(pods),
             node: watch::Sender::new(Arc::new(starting)),
             sessions: watch::Sender::default(),
             kernel: watch::Sender::default(),

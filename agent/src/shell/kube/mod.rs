@@ -1,7 +1,7 @@
 //! The Kubernetes API: what is watched, and what is written.
 //!
 //! Everything here may fail for hours without harm: watches go on with what was seen last, writes are
-//! kept, coalesced and tried again. `watch.rs` reads, `blocks.rs` claims and releases, `publish.rs` writes
+//! kept, coalesced and tried again. `watch.rs` and `pods.rs` read, `blocks.rs` claims and releases, `publish.rs` writes
 //! status, `heartbeat.rs` says that we live, `pod_events.rs` tells owners of pods what is wrong.
 
 pub mod blocks;
@@ -10,6 +10,7 @@ pub mod guests;
 pub mod heartbeat;
 pub(crate) mod pace;
 pub mod pod_events;
+pub mod pods;
 pub mod publish;
 pub mod secrets;
 pub mod watch;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use manx_api::{BGPConfiguration, BGPFilter, BGPPeer, IPPool, NodeNetwork};
@@ -17,6 +18,7 @@ use manx_ipam::{BlockId, NodeName};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::follow::{Change, absorb, follow};
 use crate::node::cluster::{Cluster, Objects, OwnNode};
@@ -96,11 +98,11 @@ enum Update {
     Filters(Change<BGPFilter>),
     Networks(Change<NodeNetwork>),
     Node(Change<Node>),
-    Namespaces(Change<Namespace>),
+    Namespaces(Change<PartialObjectMeta<Namespace>>),
 }
 
 /// The kinds of which all objects must have been seen before there is an intent.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// Follows everything that this node has to know, for as long as the process lives.
 pub async fn run(
@@ -114,7 +116,7 @@ pub async fn run(
     let mut updates = streams(&client, &me);
     let mut owner = Owner::new(me, copy, copy_path, outlets);
     owner.publish();
-    let mut namespaces_followed = false;
+    let mut labels = follow_namespaces(&client, &mut updates);
     loop {
         let news = tokio::select! {
             Some(update) = updates.next() => owner.absorb(update),
@@ -135,9 +137,10 @@ pub async fn run(
             gather(&mut updates, &mut owner).await;
             owner.publish();
         }
-        if !namespaces_followed && owner.selects_namespaces() {
-            updates.push(kind::<Namespace>(&client, Config::default(), Update::Namespaces));
-            namespaces_followed = true;
+        if owner.minds_more_labels() {
+            // Those of the labels that were dropped are read again.
+            labels.cancel();
+            labels = follow_namespaces(&client, &mut updates);
         }
     }
 }
@@ -161,6 +164,17 @@ fn streams(client: &Client, me: &NodeName) -> SelectAll<BoxStream<'static, Updat
     ])
 }
 
+/// Follows the namespaces by their metadata, until told to end.
+fn follow_namespaces(
+    client: &Client,
+    updates: &mut SelectAll<BoxStream<'static, Update>>,
+) -> CancellationToken {
+    let until = CancellationToken::new();
+    let all = kind::<PartialObjectMeta<Namespace>>(client, Config::default(), Update::Namespaces);
+    updates.push(all.take_until(until.clone().cancelled_owned()).boxed());
+    until
+}
+
 fn kind<K>(client: &Client, config: Config, wrap: fn(Change<K>) -> Update) -> BoxStream<'static, Update>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -181,6 +195,8 @@ struct Owner {
     outlets: Outlets,
     /// The kinds of which all objects have been seen.
     seen: BTreeSet<&'static str>,
+    /// The keys of the labels by which pools select namespaces; no others are kept.
+    labels: BTreeSet<String>,
     /// There was a copy: what it says holds until the API server says otherwise.
     copied: bool,
     copy_path: PathBuf,
@@ -196,6 +212,7 @@ impl Owner {
             me,
             outlets,
             seen: BTreeSet::new(),
+            labels: BTreeSet::new(),
             copy_path,
             copy_due: None,
             not_before: Instant::now(),
@@ -216,7 +233,7 @@ impl Owner {
                 take_in(&mut cluster.networks, change, |network| network.status = None)
             }
             Update::Node(change) => own_node(&mut cluster.node, change),
-            Update::Namespaces(change) => (None, note(&mut cluster.namespaces, change)),
+            Update::Namespaces(change) => note(&mut cluster.namespaces, change, &self.labels),
         };
         kind.is_some_and(|kind| self.seen.insert(kind)) || news
     }
@@ -233,8 +250,16 @@ impl Owner {
         news
     }
 
-    fn selects_namespaces(&self) -> bool {
-        self.cluster.pools.values().any(|pool| pool.spec.namespace_selector.is_some())
+    /// Whether pools select namespaces by labels that were not kept; from now on they are.
+    fn minds_more_labels(&mut self) -> bool {
+        let selectors = self.cluster.pools.values().filter_map(|pool| pool.spec.namespace_selector.as_ref());
+        let before = self.labels.len();
+        for selector in selectors {
+            let required = selector.match_expressions.iter().map(|requirement| &requirement.key);
+            let more: Vec<_> = selector.match_labels.keys().chain(required).cloned().collect();
+            self.labels.extend(more);
+        }
+        self.labels.len() > before
     }
 
     fn publish(&mut self) {
@@ -297,16 +322,34 @@ fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> (Option<&'
     (whole.then_some("Node"), news)
 }
 
-fn note(known: &mut Namespaces, change: Change<Namespace>) -> bool {
-    let before = Arc::clone(known);
-    let known = Arc::make_mut(known);
-    let read = |object: &Namespace| Arc::new(NamespaceNotes::read(object.meta()));
+/// Takes in what counts of namespaces: annotations of ours, and the labels with these keys.
+fn note(
+    known: &mut Namespaces,
+    change: Change<PartialObjectMeta<Namespace>>,
+    labels: &BTreeSet<String>,
+) -> (Option<&'static str>, bool) {
+    let read = |object: &PartialObjectMeta<Namespace>| {
+        let mut notes = NamespaceNotes::read(&object.metadata);
+        notes.labels.retain(|key, _| labels.contains(key));
+        Arc::new(notes)
+    };
     match change {
-        Change::All(all) => *known = all.iter().map(|(name, object)| (name.clone(), read(object))).collect(),
-        Change::Applied(object) => drop(known.insert(object.name_any(), read(&object))),
-        Change::Deleted(name) => drop(known.remove(&name)),
+        Change::All(all) => {
+            let all: BTreeMap<_, _> = all.iter().map(|(name, object)| (name.clone(), read(object))).collect();
+            let news = **known != all;
+            *known = Arc::new(all);
+            (Some("Namespace"), news)
+        }
+        Change::Applied(object) => {
+            let (name, notes) = (object.name_any(), read(&object));
+            let news = known.get(&name) != Some(&notes);
+            if news {
+                Arc::make_mut(known).insert(name, notes);
+            }
+            (None, news)
+        }
+        Change::Deleted(name) => (None, Arc::make_mut(known).remove(&name).is_some()),
     }
-    *before != *known
 }
 
 #[cfg(test)]
@@ -324,6 +367,26 @@ mod tests {
         assert!(!take_in(&mut pools, Change::Applied(pool.clone()), strip).1);
         pool.spec.disabled = true;
         assert!(take_in(&mut pools, Change::Applied(pool), strip).1);
+    }
+
+    #[test]
+    fn of_namespaces_only_what_pools_and_annotations_ask_for_is_kept() {
+        let namespace = |labels: serde_json::Value| {
+            let annotations = serde_json::json!({"manx.dev/ipv4pools": "red", "example.com/large": "x"});
+            let metadata = serde_json::json!({"name": "web", "labels": labels, "annotations": annotations});
+            serde_json::from_value(serde_json::json!({"metadata": metadata})).expect("metadata")
+        };
+        let labels = BTreeSet::from(["team".to_owned()]);
+        let mut known = Namespaces::default();
+        let first = Change::Applied(namespace(serde_json::json!({"team": "red", "other": "1"})));
+        assert_eq!(note(&mut known, first, &labels), (None, true));
+        assert_eq!(known["web"].labels.keys().collect::<Vec<_>>(), ["team"]);
+        assert_eq!(known["web"].annotations.keys().collect::<Vec<_>>(), ["manx.dev/ipv4pools"]);
+        let same = Change::Applied(namespace(serde_json::json!({"team": "red", "other": "2"})));
+        assert_eq!(note(&mut known, same, &labels), (None, false));
+        let all = Change::All(BTreeMap::from([("web".to_owned(), namespace(serde_json::json!({})))]));
+        assert_eq!(note(&mut known, all, &labels), (Some("Namespace"), true));
+        assert_eq!(note(&mut known, Change::Deleted("web".to_owned()), &labels), (None, true));
     }
 
     #[test]
