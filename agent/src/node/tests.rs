@@ -9,6 +9,8 @@ use super::intent::{PodPool, PodPools};
 use super::pods::Namespaces;
 use super::*;
 
+mod asks;
+
 const NODE: &str = "node1";
 
 /// A node, the record that it wrote, and a cluster that grants every claim.
@@ -53,10 +55,6 @@ impl Scene {
     }
 
     fn configure(&mut self, pools: &[(&str, &str)]) {
-        let pool = |(name, cidr): &(&str, &str)| {
-            let cidr: ipnetwork::IpNetwork = cidr.parse().expect("a network");
-            Pool::new(*name, cidr, if cidr.is_ipv4() { 26 } else { 122 }).expect("a pool")
-        };
         let pools: Vec<Pool> = pools.iter().map(pool).collect();
         let intent = Intent { pod_pools: pod_pools(&pools), pools, ..Intent::default() };
         self.feed(Input::Intent(Arc::new(intent)));
@@ -115,6 +113,11 @@ impl Scene {
     fn position(&self, wanted: impl Fn(&Output) -> bool) -> usize {
         self.seen.iter().position(wanted).expect("it happened")
     }
+}
+
+fn pool((name, cidr): &(&str, &str)) -> Pool {
+    let cidr: ipnetwork::IpNetwork = cidr.parse().expect("a network");
+    Pool::new(*name, cidr, if cidr.is_ipv4() { 26 } else { 122 }).expect("a pool")
 }
 
 /// Pools for everybody.
