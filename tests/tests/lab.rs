@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use manx_tests::lab::router::{NODE_ASN, RouterKind};
+use manx_tests::lab::runtime::PluginError;
 use manx_tests::lab::{Lab, Options, netns, probe, show, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ type Scenario = fn() -> Result<()>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, Scenario); 15] = [
+    let scenarios: [(&str, Scenario); 18] = [
         ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
         ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
         ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
         ("a_mesh_becomes_reflectors_and_back_and_no_ping_is_lost", live_topology),
         ("peers_filters_timers_and_passwords_change_and_no_ping_is_lost", live_settings),
         ("a_pod_reaches_itself_its_node_and_its_neighbour_and_checks_clean", within_a_node),
+        ("a_pod_gets_what_its_annotations_ask_for_or_the_reason_why_not", asking_pods),
+        ("an_agent_that_starts_without_the_api_server_knows_what_its_pods_ask_for", asking_after_a_restart),
+        ("a_thousand_pods_start_with_few_requests_to_the_api_server", a_thousand_starts),
     ];
     if !nix::unistd::geteuid().is_root() {
         println!("ignored: the lab makes network namespaces and needs root");
@@ -519,4 +523,196 @@ fn live_settings() -> Result<()> {
     mesh_is(&lab, &mesh)?;
     everyone_is_reached(&lab)?;
     nothing_was_lost(streams)
+}
+
+/// The code and the text of a plugin's refusal.
+fn refusal<T>(outcome: Result<T>) -> Result<(u64, String)> {
+    let Err(error) = outcome else { anyhow::bail!("it was not refused") };
+    let error = error.downcast::<PluginError>()?;
+    Ok((error.code, error.message.trim().to_owned()))
+}
+
+/// Reason, note and count of our events on a pod.
+fn events(lab: &Lab, namespace: &str, pod: &str) -> Result<Vec<(String, String, u64)>> {
+    let selector = format!("regarding.name={pod}");
+    let list = lab.kubectl(&[
+        "get",
+        "events.events.k8s.io",
+        "-n",
+        namespace,
+        "--field-selector",
+        &selector,
+        "-o",
+        "json",
+    ])?;
+    let list: Value = serde_json::from_str(&list)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = list["items"].as_array().cloned().unwrap_or_default();
+    let ours = all.iter().filter(|event| event["reportingController"] == "manx.dev/agent");
+    let read = |event: &Value| {
+        (text(&event["reason"]), text(&event["note"]), event["series"]["count"].as_u64().unwrap_or(1))
+    };
+    Ok(ours.map(read).collect())
+}
+
+fn pool_object(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": spec})
+}
+
+/// A pool that only pods that ask for it use, and one for the namespace `red`, which asks for it.
+fn pools_to_ask_for(lab: &Lab) -> Result<()> {
+    let selector = json!({"matchLabels": {"team": "red"}});
+    lab.apply(&[
+        pool_object("manual", json!({"cidr": "10.250.0.0/24", "blockSize": 28, "assignmentMode": "Manual"})),
+        pool_object("red", json!({"cidr": "10.251.0.0/24", "blockSize": 28, "assignmentMode": "Manual",
+                                  "namespaceSelector": selector})),
+        json!({"apiVersion": "v1", "kind": "Namespace",
+               "metadata": {"name": "red", "labels": {"team": "red"}, "annotations": {"manx.dev/ipv4pools": "red"}}}),
+    ])
+}
+
+fn asking_pods() -> Result<()> {
+    let mut lab = lab(1, RouterKind::Bird)?;
+    pools_to_ask_for(&lab)?;
+    // Pool and namespace come by watches of their own: the pod of a namespace just made gets what it asks for.
+    let red = lab.add_pod_that_asks("red", "pooled", "node1", &json!({}))?;
+    ensure!(red.addresses[0].to_string().starts_with("10.251.0.") && red.addresses.len() == 2, "{red:?}");
+    let asks = json!({"manx.dev/ipAddrs": "10.250.0.77", "manx.dev/hwAddr": "0a:58:0a:fa:00:4d",
+                      "cni.projectcalico.org/ipFamilies": "[\"ipv4\"]"});
+    let fixed = lab.add_pod_that_asks("default", "fixed", "node1", &asks)?;
+    ensure!(fixed.addresses == [IpAddr::from([10, 250, 0, 77])], "{fixed:?}");
+    let link = netns::json(&fixed.sandbox.netns, &["ip", "-j", "link", "show", "eth0"])?;
+    ensure!(link[0]["address"] == "0a:58:0a:fa:00:4d", "{link}");
+    let manual =
+        lab.add_pod_that_asks("default", "manual", "node1", &json!({"manx.dev/ipv4pools": "10.250.0.0/24"}))?;
+    ensure!(manual.addresses[0].to_string().starts_with("10.250.0."), "{manual:?}");
+    let any = lab.add_pod("any", "node1")?;
+    ensure!(any.addresses[0].to_string().starts_with("10.244."), "{any:?}");
+    everyone_is_reached(&lab)?;
+    let mut runtime = lab.runtime("node1")?;
+    runtime.conflist["plugins"].as_array_mut().context("a list of plugins")?.truncate(1);
+    runtime.check(&fixed.sandbox, &fixed.result)?;
+    for (name, key, value, reason, words) in [
+        (
+            "unreadable",
+            "ipAddrs",
+            "10.250.0.770",
+            "BadAnnotation",
+            "the pod's annotation manx.dev/ipAddrs has \"10.250.0.770\"",
+        ),
+        ("taken", "ipAddrs", "10.250.0.77", "AddressRefused", "10.250.0.77 is in use by pod default/fixed"),
+        ("foreign", "ipv4pools", "red", "AddressRefused", "pool red is not for pods of namespace default"),
+        (
+            "thief",
+            "ipAddrs",
+            "10.251.0.200",
+            "AddressRefused",
+            "10.251.0.200 is of pool red, which is not for pods",
+        ),
+        ("nowhere", "ipv4pools", "gone", "AddressRefused", "there is no pool gone for pods"),
+    ] {
+        let key = format!("manx.dev/{key}");
+        let (code, text) = refusal(lab.add_pod_that_asks("default", name, "node1", &json!({&key: value})))?;
+        ensure!(code == 101 && text.starts_with(words), "{name}: {code} {text}");
+        wait::until(&format!("the event about {name} is there"), CONVERGENCE, || {
+            Ok(events(&lab, "default", name)? == [(reason.to_owned(), text.clone(), 1)])
+        })
+        .with_context(|| format!("{:?}, not {text}", events(&lab, "default", name)))?;
+    }
+    let uid = lab.kubectl(&["get", "pod", "unreadable", "-o", "jsonpath={.metadata.uid}"])?;
+    for _ in 0..3 {
+        refusal(lab.start_sandbox("unreadable", "node1", &uid, Value::Null))?;
+    }
+    wait::until("the event counts the tries", CONVERGENCE, || {
+        let counts: Vec<u64> =
+            events(&lab, "default", "unreadable")?.into_iter().map(|event| event.2).collect();
+        Ok(counts == [4])
+    })
+}
+
+fn asking_after_a_restart() -> Result<()> {
+    let mut lab = lab(1, RouterKind::Bird)?;
+    pools_to_ask_for(&lab)?;
+    // The block has to be the node's before the API server goes.
+    lab.add_pod_that_asks("default", "first", "node1", &json!({"manx.dev/ipAddrs": "10.250.0.77"}))?;
+    let mut late = manx_tests::lab::cluster::pod_object("default", "late", "node1");
+    late["metadata"]["annotations"] = json!({"manx.dev/ipAddrs": "10.250.0.78"});
+    let uid = lab.create_pod(&late)?;
+    wait::until("the agent has written down what the pod asks for", CONVERGENCE, || {
+        Ok(std::fs::read_to_string(lab.run_dir("node1").join("pods.json"))?.contains("10.250.0.78"))
+    })?;
+    lab.set_api_outage(true)?;
+    lab.stop_agent("node1", Signal::SIGKILL)?;
+    lab.start_agent("node1")?;
+    let late = lab.start_sandbox("late", "node1", &uid, Value::Null)?;
+    ensure!(late.addresses[0] == IpAddr::from([10, 250, 0, 78]), "{late:?}");
+    let begin = Instant::now();
+    let unknown = lab.start_sandbox("unknown", "node1", "u", Value::Null)?;
+    let waited = begin.elapsed();
+    ensure!(unknown.addresses.len() == 2 && waited < Duration::from_secs(3), "{unknown:?} after {waited:?}");
+    lab.set_api_outage(false)?;
+    everyone_is_reached(&lab)
+}
+
+/// One call of the agent as the plugin makes it.
+fn ask_agent(socket: &std::path::Path, request: &Value) -> Result<Value> {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+/// The requests of the agent that the API server answered.
+fn requests(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let all: Value = serde_json::from_str(&lab.kubectl(&["get", "--raw", "/-/requests"])?)?;
+    let kinds = all["kinds"].as_array().cloned().unwrap_or_default();
+    let is_agent =
+        |kind: &&Value| kind["user_agent"].as_str().is_some_and(|name| name.starts_with("manx-agent/"));
+    let text = |kind: &Value| format!("{} {} {}", kind["verb"], kind["resource"], kind["code"]);
+    let of_agent = kinds.iter().filter(is_agent);
+    Ok(of_agent.map(|kind| (text(kind), kind["count"].as_u64().unwrap_or(0))).collect())
+}
+
+fn a_thousand_starts() -> Result<()> {
+    const PODS: usize = 1000;
+    let lab = lab(1, RouterKind::Bird)?;
+    lab.kubectl(&["delete", "ippool", "--all", "--wait=false"])?;
+    lab.apply(&[
+        pool_object("large4", json!({"cidr": "10.248.0.0/16", "blockSize": 21})),
+        pool_object("large6", json!({"cidr": "fd00:10:248::/112", "blockSize": 117})),
+    ])?;
+    wait::until("the node owns blocks that hold them all", CONVERGENCE, || {
+        let blocks = blocks(&lab, Some("node1"))?;
+        Ok(blocks.iter().any(|block| block.ends_with("/21"))
+            && blocks.iter().any(|block| block.ends_with("/117")))
+    })?;
+    let pods: Vec<_> = (0..PODS)
+        .map(|number| manx_tests::lab::cluster::pod_object("default", &format!("p{number}"), "node1"))
+        .collect();
+    // What the agent says of its blocks and sessions after its start is no cost of pods.
+    std::thread::sleep(Duration::from_secs(12));
+    lab.kubectl(&["delete", "--raw", "/-/requests"])?;
+    let socket = lab.run_dir("node1").join("agent.sock");
+    let mut slowest = Duration::ZERO;
+    let uids = lab.create_pods(&pods)?;
+    let begin = Instant::now();
+    for (number, (pod, uid)) in pods.iter().zip(uids).enumerate() {
+        let request = json!({"add": {"network": "manx", "container": format!("c{number}"), "ifname": "eth0",
+            "netns": format!("/run/netns/c{number}"), "link": format!("cali{number}"),
+            "pod": {"namespace": "default", "name": pod["metadata"]["name"], "uid": uid}}});
+        let asked = Instant::now();
+        let answer = ask_agent(&socket, &request)?;
+        slowest = slowest.max(asked.elapsed());
+        ensure!(answer["assigned"]["addresses"].as_array().is_some_and(|all| all.len() == 2), "{answer}");
+    }
+    let took = begin.elapsed();
+    std::thread::sleep(Duration::from_secs(20));
+    let requests = requests(&lab)?;
+    let total: u64 = requests.values().sum();
+    println!(
+        "{PODS} starts in {took:?}, the slowest answer after {slowest:?}, {total} requests: {requests:?}"
+    );
+    ensure!(total <= 40, "{total} requests for {PODS} starts: {requests:?}");
+    Ok(())
 }

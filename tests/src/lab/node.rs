@@ -189,7 +189,7 @@ impl Lab {
         netns::delete(&self.netns(node))?;
         for pod in &gone {
             netns::delete(&pod.sandbox.netns)?;
-            self.delete_object("v1", "Pod", Some("default"), &pod.name)?;
+            self.delete_object("v1", "Pod", Some(&pod.sandbox.namespace), &pod.name)?;
         }
         self.state.nodes.retain(|number| format!("node{number}") != node);
         self.save()?;

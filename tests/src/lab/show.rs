@@ -71,7 +71,9 @@ pub fn pod_paths(lab: &Lab) -> Vec<Path> {
     let mut paths = Vec::new();
     for from in lab.pods() {
         for to in lab.pods().iter().filter(|to| to.name != from.name) {
-            for address in &to.addresses {
+            let spoken =
+                |address: &&IpAddr| from.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4());
+            for address in to.addresses.iter().filter(spoken) {
                 paths.push(Path {
                     from: from.name.clone(),
                     netns: from.sandbox.netns.clone(),
