@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
+use super::hand::Hand;
 use super::verdict::{Kind, Seen, Verdict};
 use crate::shell::kube::bounded;
 use crate::shell::kube::follow::{Change, absorb, follow};
@@ -32,14 +33,14 @@ enum Update {
 }
 
 /// Judges and writes for as long as this replica leads.
-pub(super) async fn run(client: Client, params: PatchParams) {
+pub(super) async fn run(client: Client, params: PatchParams, hand: Hand) {
     let mut updates: SelectAll<BoxStream<'static, Update>> = select_all([
         kind(&client, Update::Peers),
         kind(&client, Update::Filters),
         kind(&client, Update::Configurations),
         kind(&client, Update::Networks),
     ]);
-    let mut owner = Owner { client, params, seen: Seen::default(), known: [false; 4], failing: false };
+    let mut owner = Owner { client, params, hand, seen: Seen::default(), known: [false; 4], failing: false };
     loop {
         let wait = if owner.failing { RETRY } else { Duration::MAX };
         if let Ok(Some(update)) = tokio::time::timeout(wait, updates.next()).await {
@@ -66,6 +67,7 @@ where
 struct Owner {
     client: Client,
     params: PatchParams,
+    hand: Hand,
     seen: Seen,
     /// Kinds of which all objects are known.
     known: [bool; 4],
@@ -98,7 +100,11 @@ impl Owner {
             let Some((mut conditions, generation)) = self.stands(kind, &name) else { continue };
             let Verdict { accepted, reason, message } = verdict;
             let now = Timestamp::now();
+            let told = format!("{reason}: {message}");
             if !set_condition(&mut conditions, "Accepted", accepted, reason, message, generation, now) {
+                continue;
+            }
+            if !self.hand.may(|| format!("set Accepted={accepted} on {} {name} ({told})", kind.name())) {
                 continue;
             }
             if let Err(error) = self.patch(kind, &name, &conditions).await {

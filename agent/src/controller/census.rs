@@ -1,12 +1,10 @@
-//! What there is in the cluster, and what follows from it. Pure: objects and time in, decisions out.
+//! What there is in the cluster, and whose time is over. Pure: objects and time in, decisions out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ipnetwork::IpNetwork;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use manx_api::{IPBlock, IPPool, IPPoolStatus, POOL_FINALIZER, set_condition};
+use manx_api::{IPBlock, IPPool, POOL_FINALIZER};
 use manx_ipam::{BlockId, NodeLife, NodeName, garbage};
 
 /// What counts of a block.
@@ -44,6 +42,8 @@ pub enum Finalizer {
 pub struct Census {
     /// The nodes that there are.
     pub nodes: BTreeSet<NodeName>,
+    /// Their labels.
+    pub labels: BTreeMap<NodeName, BTreeMap<String, String>>,
     /// The NodeNetworks that there are.
     pub networks: BTreeSet<NodeName>,
     /// The blocks.
@@ -104,84 +104,27 @@ impl Census {
         self.pools.iter().filter_map(change).collect()
     }
 
-    /// A block belongs to the pool that it was cut from, or in whose network it lies.
-    fn blocks_of<'a>(&'a self, name: &'a str, pool: &'a IPPool) -> impl Iterator<Item = &'a Block> {
+    /// A block belongs to the pool that it was cut from, or where there is no such pool to the one in which it lies.
+    pub(super) fn blocks_of<'a>(
+        &'a self,
+        name: &'a str,
+        pool: &'a IPPool,
+    ) -> impl Iterator<Item = &'a Block> {
         let network = pool.spec.cidr.network();
-        let belongs = move |id: &BlockId, block: &Block| block.pool == name || network.contains(id.first());
+        let belongs = move |id: &BlockId, block: &Block| {
+            let orphan = || !self.pools.contains_key(&block.pool) && network.contains(id.first());
+            block.pool == name || orphan()
+        };
         self.blocks.iter().filter(move |(id, block)| belongs(id, block)).map(|(_, block)| block)
     }
-
-    /// The status of every pool.
-    pub fn pool_status(&self, now: Timestamp) -> BTreeMap<String, IPPoolStatus> {
-        self.pools.iter().map(|(name, pool)| (name.clone(), self.status_of(name, pool, now))).collect()
-    }
-
-    fn status_of(&self, name: &str, pool: &IPPool, now: Timestamp) -> IPPoolStatus {
-        let mut status = pool.status.clone().unwrap_or_default();
-        status.capacity = capacity(pool);
-        status.used = self.blocks_of(name, pool).map(|block| i64::from(block.used)).sum();
-        status.free = status.capacity.saturating_sub(status.used);
-        status.blocks = i64::try_from(self.blocks_of(name, pool).count()).unwrap_or(i64::MAX);
-        let leaving = pool.metadata.deletion_timestamp.is_some();
-        let overlap = self.overlapped_by(name, pool);
-        let (ready, reason, message) = match &overlap {
-            _ if leaving => (false, "Terminating", format!("{} blocks are still in use", status.blocks)),
-            Some(other) => {
-                (false, "Overlap", format!("the pool is not used: it overlaps the older pool {other}"))
-            }
-            None if pool.spec.disabled => (false, "Disabled", "the pool gives no new addresses".to_owned()),
-            None => (true, "Usable", "the pool gives addresses".to_owned()),
-        };
-        let generation = pool.metadata.generation;
-        let conditions = &mut status.conditions;
-        set_condition(conditions, "Ready", ready, reason, message, generation, now);
-        let (reason, message) = match overlap {
-            Some(other) => ("Overlap", format!("the older pool {other} has addresses of this one")),
-            None => ("Alone", "no older pool has addresses of this one".to_owned()),
-        };
-        set_condition(conditions, "Overlap", reason == "Overlap", reason, message, generation, now);
-        let (reason, message) = match leaving {
-            true => ("Deleted", format!("the pool goes when its {} blocks are gone", status.blocks)),
-            false => ("Wanted", "nobody has deleted the pool".to_owned()),
-        };
-        set_condition(conditions, "Terminating", leaving, reason, message, generation, now);
-        status
-    }
-
-    /// The oldest pool that was there before this one and has addresses of it.
-    fn overlapped_by(&self, name: &str, pool: &IPPool) -> Option<String> {
-        let age = |name: &str, pool: &IPPool| (pool.creation_timestamp().map(|time| time.0), name.to_owned());
-        let own = age(name, pool);
-        let older = self.pools.iter().filter(|(other, candidate)| {
-            *other != name && candidate.spec.cidr.overlaps(pool.spec.cidr) && age(other, candidate) < own
-        });
-        older.min_by_key(|(other, candidate)| age(other, candidate)).map(|(other, _)| other.clone())
-    }
-}
-
-/// Addresses of a pool that may be given out.
-fn capacity(pool: &IPPool) -> i64 {
-    let size = |network: IpNetwork| {
-        let bits = if network.is_ipv4() { 32 } else { 128 };
-        1_u128.checked_shl(u32::from(bits - network.prefix())).unwrap_or(u128::MAX)
-    };
-    let mut reserved: Vec<IpNetwork> = pool.spec.reserved.iter().map(|cidr| cidr.network()).collect();
-    // One that lies inside another is counted with it.
-    reserved.sort_by_key(IpNetwork::prefix);
-    let mut apart: Vec<IpNetwork> = Vec::new();
-    for network in reserved {
-        if !apart.iter().any(|wider| wider.contains(network.network())) {
-            apart.push(network);
-        }
-    }
-    let taken: u128 = apart.into_iter().map(size).fold(0, u128::saturating_add);
-    i64::try_from(size(pool.spec.cidr.network()).saturating_sub(taken)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use manx_api::{IPPoolSpec, condition, is_true};
+    use k8s_openapi::jiff::Timestamp;
+    use manx_api::IPPoolSpec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -254,22 +197,99 @@ mod tests {
     }
 
     #[test]
-    fn the_younger_of_two_pools_that_overlap_is_not_ready() {
+    fn blocks_of_an_overlapping_pool_keep_no_other_pool() {
         let mut census = census();
-        census.pools.insert("more".to_owned(), pool("more", "10.244.128.0/17", 2));
-        let status = census.pool_status(Timestamp::UNIX_EPOCH);
-        assert!(is_true(&status["v4"].conditions, "Ready"));
-        assert!(is_true(&status["more"].conditions, "Overlap"));
-        let ready = condition(&status["more"].conditions, "Ready").expect("set");
-        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Overlap"));
+        let mut other = pool("more", "10.244.0.0/17", 2);
+        other.metadata.finalizers = Some(vec![POOL_FINALIZER.to_owned()]);
+        other.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        census.pools.insert("more".to_owned(), other);
+        assert!(census.finalizers().contains(&("more".to_owned(), Finalizer::Remove)));
+        census.pools.remove("v4");
+        assert_eq!(census.finalizers(), [], "now nobody else answers for the block");
     }
 
     #[test]
-    fn reserved_addresses_are_no_capacity_and_are_counted_once() {
-        let mut pool = pool("v4", "10.244.0.0/24", 1);
-        pool.spec.reserved =
-            ["10.244.0.0/28", "10.244.0.4/30"].map(|cidr| cidr.parse().expect("a network")).into();
-        assert_eq!(capacity(&pool), 240);
-        assert_eq!(capacity(&self::pool("v6", "fd00::/48", 1)), i64::MAX);
+    fn a_node_registered_again_under_another_uid_keeps_its_blocks() {
+        let (mut census, start) = (census(), Instant::now());
+        // Nodes are known by name: the agent that returns finds its blocks as they were.
+        census.nodes.clear();
+        census.observe(start);
+        census.nodes.insert("n1".into());
+        census.observe(start + GRACE - Duration::from_secs(1));
+        assert_eq!(census.over(GRACE, start + 100 * GRACE), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_renamed_node_loses_the_blocks_of_its_old_name_only() {
+        let (mut census, start) = (census(), Instant::now());
+        let block = Block { owner: "n1-new".into(), pool: "v4".to_owned(), used: 1 };
+        census.blocks.insert("10.244.2.0/26".parse().expect("a block"), block);
+        census.nodes = ["n1-new".into()].into();
+        census.observe(start);
+        let (nodes, blocks) = census.over(GRACE, start + GRACE);
+        assert_eq!(nodes, ["n1".into()]);
+        assert_eq!(blocks, ["10.244.1.0/26".parse().expect("a block")]);
+    }
+
+    /// What happens to one of three nodes.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Leaves(u8),
+        Returns(u8),
+        Beats(u8),
+        Waits(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..3_u8).prop_map(Step::Leaves),
+            (0..3_u8).prop_map(Step::Returns),
+            (0..3_u8).prop_map(Step::Beats),
+            (1..200_u64).prop_map(Step::Waits),
+        ]
+    }
+
+    proptest! {
+        /// A node lives while it has its object, and for a grace after that and after each sign of its agent.
+        #[test]
+        fn no_block_of_a_living_node_is_ever_taken(steps in prop::collection::vec(step(), 0..60)) {
+            let name = |n: u8| NodeName::new(format!("n{n}"));
+            let start = Instant::now();
+            let mut now = start;
+            let mut census = Census { nodes: (0..3).map(name).collect(), ..Census::default() };
+            for n in 0..3 {
+                let block = Block { owner: name(n), pool: "v4".to_owned(), used: 1 };
+                census.blocks.insert(format!("10.244.{n}.0/26").parse().expect("a block"), block);
+            }
+            let (mut alive_at, mut beats) = ([start; 3], [0_u32; 3]);
+            for step in steps {
+                match step {
+                    Step::Leaves(n) => drop(census.nodes.remove(&name(n))),
+                    Step::Returns(n) => drop(census.nodes.insert(name(n))),
+                    Step::Beats(n) => beats[usize::from(n)] += 1,
+                    Step::Waits(seconds) => now += Duration::from_secs(seconds),
+                }
+                census.observe(now);
+                for n in 0..3_u8 {
+                    let at = usize::from(n);
+                    // A first sign says nothing: it may be of long ago.
+                    let changed = matches!(step, Step::Beats(beating) if beating == n) && beats[at] > 1;
+                    if census.nodes.contains(&name(n)) || changed {
+                        alive_at[at] = now;
+                    }
+                    if census.gone().contains(&name(n)) {
+                        census.heard(&name(n), beats[at].to_string(), now);
+                    }
+                }
+                let (nodes, blocks) = census.over(GRACE, now);
+                for block in blocks {
+                    let owner = &census.blocks[&block].owner;
+                    prop_assert!(nodes.contains(owner));
+                    prop_assert!(!census.nodes.contains(owner));
+                    let at = (0..3).find(|n| name(*n) == *owner).map(usize::from).expect("one of three");
+                    prop_assert!(now - alive_at[at] >= GRACE, "{owner} lived {:?} ago", now - alive_at[at]);
+                }
+            }
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! What a cluster needs once: the blocks of nodes that are gone, the state of the pools, and what became of BGP objects.
 //!
-//! `census.rs` is pure: it is told what there is and says what is to be done. `run.rs` watches and carries out,
-//! while `lease.rs` says that this replica leads. `verdict.rs` judges BGP objects, `accept.rs` writes that down.
+//! `census.rs` and `pool_status.rs` are pure: they are told what there is and say what is to be done. `run.rs` watches and
+//! carries out, while `lease.rs` says that this replica leads and `hand.rs` that anything may be written at all. `verdict.rs` judges BGP objects, `accept.rs` writes that down.
 
 mod accept;
 pub mod census;
+mod hand;
 pub mod lease;
+pub(crate) mod metrics;
 pub mod options;
+mod pool_status;
 pub mod run;
 mod verdict;

@@ -1,5 +1,6 @@
 //! Command line and environment of manx-controller.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,12 @@ pub struct Options {
     /// The name of this replica in the election; made up unless given.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
+    /// Say what would be done and do none of it. Takes no part in the election: other replicas go on.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9180; nowhere unless given.
+    #[arg(long)]
+    pub metrics_listen: Option<SocketAddr>,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher::Config;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use manx_api::{IPBlock, IPPool, IPPoolStatus, NodeNetwork, POOL_FINALIZER};
 use manx_ipam::{BlockId, NodeName};
 use serde_json::json;
@@ -21,8 +22,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::census::{Block, Census, Finalizer};
+use super::hand::Hand;
 use super::lease::{Election, Timing};
+use super::metrics::Board;
 use super::options::Options;
+use super::pool_status::news;
+use crate::shell::health::serve;
 use crate::shell::kube::follow::{Change, follow};
 use crate::shell::kube::heartbeat::lease_name;
 use crate::shell::kube::pace::{Pace, Settings};
@@ -50,18 +55,39 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let client = client("manx-controller", options.kubeconfig.as_deref()).await?;
     let identity = options.identity.clone().unwrap_or_else(|| format!("manx-controller-{:08x}", salt()));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
+    let board = Board::default();
+    if let Some(address) = options.metrics_listen {
+        let pages = Arc::new(board.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve(address, pages).await {
+                tracing::error!(error = format!("{error:#}"), "metrics are not shown");
+            }
+        });
+    }
     let mut election = Election::new(leases.clone(), LEASE, &identity, Timing::default());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    if options.dry_run {
+        tracing::info!("this is a dry run: what would be done is said, and nothing is written");
+        let mut leader = Leader::new(client.clone(), leases, options.node_grace, Hand::dry(), board);
+        let accept = super::accept::run(client, params(), Hand::dry());
+        tokio::select! {
+            () = leader.lead() => {}
+            () = accept => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        return Ok(());
+    }
     tokio::select! {
         () = election.acquire() => {}
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
     tracing::info!(identity, "this replica leads");
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let accept = super::accept::run(client.clone(), params);
-    let mut leader = Leader::new(client, leases, options.node_grace);
+    board.update(|figures| figures.leads = true);
+    let accept = super::accept::run(client.clone(), params(), Hand::default());
+    let mut leader = Leader::new(client, leases, options.node_grace, Hand::default(), board);
     tokio::select! {
         () = election.hold() => anyhow::bail!("another replica leads, or the API server is away: starting over"),
         () = leader.lead() => {}
@@ -98,11 +124,18 @@ struct Leader {
     /// Kinds of which all objects are known; nothing is decided on less.
     seen: [bool; 4],
     pace: Pace<String, Arc<IPPoolStatus>>,
+    hand: Hand,
+    board: Board,
+    events: Recorder,
 }
 
 impl Leader {
-    fn new(client: Client, leases: Api<Lease>, grace: Duration) -> Self {
+    fn new(client: Client, leases: Api<Lease>, grace: Duration, hand: Hand, board: Board) -> Self {
+        let reporter = Reporter { controller: "manx-controller".to_owned(), instance: None };
         Self {
+            events: Recorder::new(client.clone(), reporter),
+            hand,
+            board,
             leases,
             nodes: Api::all(client.clone()),
             networks: Api::all(client.clone()),
@@ -154,7 +187,10 @@ impl Leader {
     fn absorb(&mut self, update: Update) {
         let census = &mut self.census;
         match update {
-            Update::Nodes(change) => names(&mut census.nodes, change, &mut self.seen[0]),
+            Update::Nodes(change) => {
+                labels(&mut census.labels, &change);
+                names(&mut census.nodes, change, &mut self.seen[0]);
+            }
             Update::Networks(change) => names(&mut census.networks, change, &mut self.seen[1]),
             Update::Blocks(Change::All(all)) => {
                 census.blocks = all.values().filter_map(Block::read).collect();
@@ -176,8 +212,15 @@ impl Leader {
     }
 
     async fn act(&mut self) {
+        let known = self.census.gone();
         self.census.observe(Instant::now());
-        for node in self.census.gone() {
+        let gone = self.census.gone();
+        for node in gone.iter().filter(|node| !known.contains(node)) {
+            let blocks = self.census.blocks.values().filter(|block| block.owner == *node).count();
+            tracing::info!(%node, blocks, grace = ?self.grace, "a node is gone: its blocks are free after the grace, unless its agent lives");
+        }
+        self.board.update(|figures| figures.gone = gone.len());
+        for node in gone {
             self.listen_for(&node).await;
         }
         let (nodes, blocks) = self.census.over(self.grace, Instant::now());
@@ -228,6 +271,12 @@ impl Leader {
     }
 
     async fn forget(&self, node: &NodeName) -> anyhow::Result<()> {
+        if !self
+            .hand
+            .may(|| format!("delete the NodeNetwork {node} and the Lease of its agent: the node is gone"))
+        {
+            return Ok(());
+        }
         if let Some(network) = bounded(self.networks.get_opt(node.as_str())).await? {
             // A node that comes back at this moment makes a new object, with another UID.
             let preconditions = Preconditions { uid: network.uid(), resource_version: None };
@@ -244,16 +293,31 @@ impl Leader {
             Ok(_) => return,
             Err(error) => return report(Err(error), &name),
         };
+        let used = object.status.as_ref().map_or(0, |status| status.used);
+        if !self
+            .hand
+            .may(|| format!("delete IPBlock {name} ({used} addresses in use): its node {node} is gone"))
+        {
+            return;
+        }
         let preconditions = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let removed = bounded(self.blocks.delete(&name, &params)).await.map(drop);
         if removed.is_ok() {
             tracing::info!(%block, %node, "the block of a node that is gone is free again");
+            self.board.update(|figures| figures.reclaimed += 1);
         }
         report(removed, &name);
     }
 
     async fn change_finalizer(&self, name: &str, change: &Finalizer) -> anyhow::Result<()> {
+        let what = || match change {
+            Finalizer::Add => format!("keep IPPool {name} by a finalizer until its last block is gone"),
+            Finalizer::Remove => format!("let IPPool {name} go: its last block is gone"),
+        };
+        if !self.hand.may(what) {
+            return Ok(());
+        }
         let Some(pool) = bounded(self.pools.get_opt(name)).await? else { return Ok(()) };
         let mut finalizers = pool.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != POOL_FINALIZER);
@@ -281,6 +345,7 @@ impl Leader {
 
     async fn write_pools(&mut self) {
         let status = self.census.pool_status(Timestamp::now());
+        self.board.update(|figures| figures.pools.clone_from(&status));
         let unchanged: BTreeMap<String, bool> = status
             .iter()
             .map(|(name, status)| (name.clone(), self.census.pools[name].status.as_ref() == Some(status)))
@@ -288,9 +353,16 @@ impl Leader {
         let wishes = status.into_iter().filter(|(name, _)| !unchanged[name]);
         self.pace.wish(wishes.map(|(name, status)| (name, Arc::new(status))), Instant::now());
         while let Some((name, status)) = self.pace.take(Instant::now()) {
+            if !self.hand.may(|| format!("write the status of IPPool {name}: {}", in_words(&status))) {
+                self.pace.written(&name, status, Instant::now());
+                continue;
+            }
             let patch = Patch::Merge(json!({ "status": &*status }));
             match bounded(self.pools.patch_status(&name, &params(), &patch)).await {
-                Ok(_) => self.pace.written(&name, status, Instant::now()),
+                Ok(_) => {
+                    self.tell(&name, &status).await;
+                    self.pace.written(&name, status, Instant::now());
+                }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), pool = name, "status cannot be written");
                     self.pace.failed(&name, jitter(&name), Instant::now());
@@ -298,6 +370,53 @@ impl Leader {
             }
         }
     }
+
+    /// An Event on the pool for what has just begun.
+    async fn tell(&self, name: &str, status: &IPPoolStatus) {
+        let Some(pool) = self.census.pools.get(name) else { return };
+        for (reason, note) in news(pool.status.as_ref(), status) {
+            tracing::warn!(pool = name, reason, note, "a pool needs somebody");
+            let event = Event {
+                type_: EventType::Warning,
+                reason: reason.to_owned(),
+                note: Some(note),
+                action: "LookAfterPool".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = bounded(self.events.publish(&event, &pool.object_ref(&()))).await {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    pool = name,
+                    "the event about a pool was not taken"
+                );
+            }
+        }
+    }
+}
+
+fn labels(
+    known: &mut BTreeMap<NodeName, BTreeMap<String, String>>,
+    change: &Change<PartialObjectMeta<Node>>,
+) {
+    match change {
+        Change::All(all) => {
+            let labelled =
+                all.iter().map(|(name, node)| (NodeName::new(name.clone()), node.labels().clone()));
+            *known = labelled.collect();
+        }
+        Change::Applied(node) => {
+            known.insert(NodeName::new(node.name_any()), node.labels().clone());
+        }
+        Change::Deleted(name) => {
+            known.remove(&NodeName::new(name.clone()));
+        }
+    }
+}
+
+/// The conditions that hold.
+fn in_words(status: &IPPoolStatus) -> String {
+    let told = status.conditions.iter().map(|it| format!("{}={} ({})", it.type_, it.status, it.reason));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn params() -> PatchParams {

@@ -31,7 +31,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    /// As it is written in objects.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Configuration => "BGPConfiguration",
             Self::Filter => "BGPFilter",

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use manx_bgp::{ErrorCode, FamilyStatus, MessageCounts, PeerState, PeerStatus};
+use manx_ipam::Standing;
 
 use super::bgp::Sessions;
 use super::kernel::KernelReport;
@@ -52,8 +53,8 @@ struct MessageLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabel {
-    pool: String,
+pub(crate) struct PoolLabel {
+    pub(crate) pool: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,19 +63,37 @@ struct WhyLabel {
 }
 
 /// Everything that is shown, made for one answer.
-#[derive(Default)]
-struct Shown {
+pub(crate) struct Shown {
     registry: Registry,
 }
 
 impl Shown {
-    fn number(&mut self, name: &str, help: &str, value: impl TryInto<i64>) {
+    pub(crate) fn new() -> Self {
+        Self { registry: Registry::with_prefix("manx") }
+    }
+
+    /// The page.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => "# EOF\n".to_owned(),
+        }
+    }
+
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        self.registry.register(name, help, counter);
+    }
+
+    pub(crate) fn number(&mut self, name: &str, help: &str, value: impl TryInto<i64>) {
         let gauge: Gauge = Gauge::default();
         gauge.set(value.try_into().unwrap_or(i64::MAX));
         self.registry.register(name, help, gauge);
     }
 
-    fn family<L>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, i64)>)
+    pub(crate) fn family<L>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, i64)>)
     where
         L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
     {
@@ -107,17 +126,13 @@ impl Metrics {
         kernel: &KernelReport,
         faults: usize,
     ) -> String {
-        let mut shown = Shown { registry: Registry::with_prefix("manx") };
+        let mut shown = Shown::new();
         self.register_counters(&mut shown.registry);
         show_sessions(&mut shown, sessions);
         show_addresses(&mut shown, node);
         show_routes(&mut shown, kernel);
         shown.number("objects_faults", "Faults in the files of objects", faults);
-        let mut text = String::new();
-        match encode(&mut text, &shown.registry) {
-            Ok(()) => text,
-            Err(_) => "# EOF\n".to_owned(),
-        }
+        shown.text()
     }
 
     fn register_counters(&self, registry: &mut Registry) {
@@ -239,6 +254,21 @@ fn show_addresses(shown: &mut Shown, node: &NodeReport) {
         "ipam_addresses_resting",
         "Addresses freed but not yet usable",
         pools().map(|pool| (label(pool), pool.resting.into())),
+    );
+    let blocks = |standing: &[Standing]| {
+        node.usage.blocks.iter().filter(|block| standing.contains(&block.standing)).count()
+    };
+    shown.number(
+        "ipam_blocks_in_conflict",
+        "Blocks of our pods that are not this node's",
+        blocks(&[Standing::Foreign, Standing::Vanished]),
+    );
+    shown.number("ipam_blocks_claiming", "Claims of blocks that are out", blocks(&[Standing::Claiming]));
+    shown.number("ipam_blocks_releasing", "Blocks on their way back", blocks(&[Standing::Releasing]));
+    shown.number(
+        "ipam_short_of_blocks",
+        "Whether a block is wanted and no pool has one left",
+        u8::from(node.short_of_blocks),
     );
     shown.number("ipam_requests_waiting", "Requests that wait for an address", node.usage.waiting);
     shown.number("ready", "Whether pods can start", u8::from(node.obstacles.is_empty()));
@@ -378,7 +408,8 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_what_is_shown_and_nothing_else() {
-        let shown = rows(&everything());
+        let mut shown = rows(&everything());
+        shown.extend(rows(&crate::controller::metrics::everything()));
         let listed: BTreeSet<&str> = DOCS.lines().filter(|line| line.starts_with("| `manx_")).collect();
         let expected: BTreeSet<&str> = shown.iter().map(String::as_str).collect();
         let missing: Vec<_> = expected.difference(&listed).collect();

@@ -22,7 +22,7 @@ use kube::Api;
 use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::DelRequest;
 use manx_cni::tombstone;
-use manx_ipam::{BlockId, Limits, NodeName, recover};
+use manx_ipam::{BlockId, Limits, NodeName, Recovered, recover};
 use manx_kernel::model::Dump;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,7 @@ use super::kube::guests::Guests;
 use super::kube::{blocks, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch};
 use super::metrics::{Metrics, Reports};
 use super::options::Options;
-use super::owner::{self, NodeReport, Ports, time_of_day};
+use super::owner::{self, NodeReport, Ports, time_of_day, uptime};
 use super::record::RunDir;
 use super::{bystander, cni, deltas, health, host, links, mtu, objects};
 use crate::node::cluster::Cluster;
@@ -240,7 +240,7 @@ fn start_owner(
     let shown = board.pods.borrow().clone();
     first.extend(shown.map(|pods::Shown { pods, live }| Input::Pods { pods, live }));
     // What the copy says of blocks is not heeded: the record knows our own, and who owns the others may have changed.
-    let recovered = recover(&inherited.record);
+    let recovered = Recovered { uptime: uptime(), ..recover(&inherited.record) };
     let node =
         Node::new(NodeName::new(options.node_name.clone()), limits(options), recovered, Instant::now());
     let ports = Ports {

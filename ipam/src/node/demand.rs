@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::NodeIpam;
 use super::assign::Lack;
@@ -89,7 +89,7 @@ impl NodeIpam {
         let least = self.least_room(pools) + queue;
         let short = self.room(pools) < least;
         let supply = self.supply(family, pools, least);
-        let exhausted = short && matches!(supply, Supply::Exhausted | Supply::Limit);
+        let exhausted = short && supply == Supply::Exhausted;
         if exhausted && self.exhausted.insert(family) {
             self.tell(Event::Exhausted { family });
         } else if !exhausted && self.exhausted.remove(&family) {
@@ -103,17 +103,16 @@ impl NodeIpam {
 
     /// Returns what can be spared.
     pub(super) fn release_blocks(&mut self) {
-        for held in self.held.values_mut() {
-            held.empty_since = if held.busy() { None } else { held.empty_since.or(Some(self.now)) };
-        }
         if self.known.is_none() || self.pools.is_none() || self.rewrite_at.is_some() {
             return;
         }
-        let mut idle: Vec<_> =
-            self.held.iter().filter_map(|(block, held)| Some((held.empty_since?, *block))).collect();
-        idle.sort();
-        for (_, block) in idle {
-            if self.can_spare(&block) {
+        self.look_for_spares();
+        let mut spare: Vec<_> =
+            self.held.iter().filter_map(|(block, held)| Some((held.spare_since?, *block))).collect();
+        spare.sort();
+        for (_, block) in spare {
+            // Those released before this one may have made it needed.
+            if self.is_spare(&block, &mut BTreeMap::new()) && self.was_spare_for_long(&block) {
                 if let Some(pool) = self.pool_of(&block).map(|pool| pool.name.clone()) {
                     self.patience.entry(pool).or_default().returned(self.now);
                 }
@@ -183,6 +182,11 @@ impl NodeIpam {
         }
     }
 
+    /// When a stream of starts is over.
+    pub(super) fn stream_end(&self) -> Option<Instant> {
+        self.given.values().filter_map(|given| given.back()).max().map(|last| *last + STREAM)
+    }
+
     /// Pools that only some pods may use, and some do here.
     fn rooms_apart(&self, family: Family) -> Vec<Arc<Pool>> {
         let all = self.pools.iter().flatten();
@@ -221,7 +225,7 @@ impl NodeIpam {
 
     /// Free addresses that there should be.
     fn room_wanted(&self, pools: &[Arc<Pool>]) -> u64 {
-        let lately = |given: &&std::time::Instant| self.now.saturating_duration_since(**given) < STREAM;
+        let lately = |given: &&Instant| self.now.saturating_duration_since(**given) < STREAM;
         let given = pools.iter().filter_map(|pool| self.given.get(&pool.name)).flatten();
         let stream = given.filter(lately).count() as u64;
         self.least_room(pools).max(stream.min(self.limits.headroom.into()))
@@ -353,21 +357,42 @@ impl NodeIpam {
         self.held.iter().filter(|(block, held)| block.family() == family && counts(held)).count()
     }
 
-    /// Whether an empty block is too much: its pool is not for use any more, or it has been empty for long
-    /// and the others suffice.
-    fn can_spare(&self, block: &BlockId) -> bool {
-        let Some(held) = self.held.get(block) else { return false };
-        if !matches!(held.title, Title::Owned { .. }) || held.asked.is_some() || self.must_vouch(block) {
-            return false;
+    /// Notes since when blocks could be spared.
+    fn look_for_spares(&mut self) {
+        let mut surplus = BTreeMap::new();
+        let spare: BTreeSet<BlockId> =
+            self.held.keys().filter(|block| self.is_spare(block, &mut surplus)).copied().collect();
+        for (block, held) in &mut self.held {
+            held.spare_since = spare.contains(block).then(|| held.spare_since.unwrap_or(self.now));
         }
-        let useful = |pool: &&Pool| !pool.disabled && pool.reaches(block);
-        let Some(pool) = self.pool_of(block).filter(useful) else { return true };
-        let idle = held.empty_since.is_some_and(|since| self.now >= since + self.patience(block));
-        idle && (held.block.free() == 0 || self.others_suffice(pool, held))
     }
 
-    /// Whether there is room enough without this block: in its pool, and in those that go before it.
-    fn others_suffice(&self, pool: &Pool, held: &Held) -> bool {
+    /// Whether a block is empty and too much: its pool is not for use any more, or the others suffice. `surplus` keeps
+    /// what was found of each pool.
+    fn is_spare<'a>(&'a self, block: &BlockId, surplus: &mut BTreeMap<&'a str, u64>) -> bool {
+        let owned = |held: &&Held| matches!(held.title, Title::Owned { .. }) && held.asked.is_none();
+        let Some(held) = self.held.get(block).filter(|held| !held.busy()).filter(owned) else { return false };
+        if self.must_vouch(block) {
+            return false;
+        }
+        let Some(pool) = self.useful_pool_of(block) else { return true };
+        let free = u64::from(held.block.free());
+        free == 0 || *surplus.entry(&pool.name).or_insert_with(|| self.surplus(pool)) >= free
+    }
+
+    fn was_spare_for_long(&self, block: &BlockId) -> bool {
+        let since = self.held.get(block).and_then(|held| held.spare_since);
+        let long = since.is_some_and(|since| self.now >= since + self.patience(block));
+        long || self.useful_pool_of(block).is_none()
+    }
+
+    /// The pool of a block, if it gives addresses from there.
+    fn useful_pool_of(&self, block: &BlockId) -> Option<&Pool> {
+        self.pool_of(block).filter(|pool| !pool.disabled && pool.reaches(block))
+    }
+
+    /// Free addresses beyond those that there should be, in a pool and in those that go before it.
+    fn surplus(&self, pool: &Pool) -> u64 {
         let (pools, wanted) = if is_open(pool) {
             let mut open = self.eligible(pool.family(), &BTreeSet::new());
             let wanted = self.room_wanted(&open);
@@ -380,7 +405,7 @@ impl NodeIpam {
             let wanted = if self.is_used(pool) { self.room_wanted(&alone) } else { 0 };
             (alone, wanted)
         };
-        self.room(&pools).saturating_sub(u64::from(held.block.free())) >= wanted
+        self.room(&pools).saturating_sub(wanted)
     }
 }
 

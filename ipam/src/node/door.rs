@@ -207,8 +207,7 @@ pub enum Event {
         /// Which.
         block: BlockId,
     },
-    /// Begins: a block is wanted and none is to be had: no pool of that family has one left, or the node has as many
-    /// as it may.
+    /// Begins: a block is wanted and no pool of that family has one left.
     Exhausted {
         /// Of which family.
         family: Family,

@@ -40,13 +40,13 @@ pub(super) struct Held {
     pub(super) block: Block,
     pub(super) title: Title,
     pub(super) asked: Option<Asked>,
-    /// Since when no address of it is out.
-    pub(super) empty_since: Option<Instant>,
+    /// Since when it is empty and could be spared.
+    pub(super) spare_since: Option<Instant>,
 }
 
 impl Held {
     pub(super) fn new(block: Block, title: Title) -> Self {
-        Self { block, title, asked: None, empty_since: None }
+        Self { block, title, asked: None, spare_since: None }
     }
 
     /// Whether addresses of it are in use or resting.

@@ -201,7 +201,14 @@ impl NodeIpam {
         let believed = self.avoid.values().chain(self.released.values()).copied();
         let retries = self.backoff.values().map(|backoff| backoff.retry_at);
         let blocks = self.held.iter().flat_map(|(block, held)| self.review_times(block, held));
-        let all = times.into_iter().flatten().chain(waiting).chain(believed).chain(retries).chain(blocks);
+        let all = times
+            .into_iter()
+            .flatten()
+            .chain(self.stream_end())
+            .chain(waiting)
+            .chain(believed)
+            .chain(retries)
+            .chain(blocks);
         all.filter(|time| *time > self.now).min()
     }
 

@@ -127,7 +127,7 @@ impl NodeIpam {
             | Title::Foreign { .. }
             | Title::Releasing => None,
         };
-        let spare = held.empty_since.map(|since| since + self.patience(block));
+        let spare = held.spare_since.map(|since| since + self.patience(block));
         shown.into_iter().chain(spare)
     }
 

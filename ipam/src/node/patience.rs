@@ -30,7 +30,7 @@ impl Patience {
     /// A block is needed.
     pub(super) fn claims(&mut self, usual: Duration, now: Instant) {
         if let Some(returned) = self.returned.take() {
-            let soon = now.saturating_duration_since(returned) < self.time(usual).saturating_mul(2);
+            let soon = now.saturating_duration_since(returned) < usual.saturating_mul(1 << MOST);
             self.missed = if soon { (self.missed + 1).min(MOST) } else { 0 };
         }
     }

@@ -125,6 +125,19 @@ impl Bench {
         self.feed(Input::SetBlocks { blocks: self.list.clone() })
     }
 
+    /// The list again, as it is.
+    pub(super) fn shows(&mut self) -> Vec<Output> {
+        self.feed(Input::SetBlocks { blocks: self.list.clone() })
+    }
+
+    /// A release was carried out, and the list shows it.
+    pub(super) fn released(&mut self, block: BlockId) -> Vec<Output> {
+        self.list.remove(&block);
+        let mut outputs = self.feed(Input::Released { block, outcome: Ok(()) });
+        outputs.extend(self.shows());
+        outputs
+    }
+
     pub(super) fn claimed(&mut self, block: BlockId, outcome: Result<(), ClaimError>) -> Vec<Output> {
         self.feed(Input::Claimed { block, outcome })
     }

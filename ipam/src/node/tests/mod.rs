@@ -5,4 +5,5 @@ mod assigning;
 mod bench;
 mod blocks;
 mod model;
+mod pools;
 mod race;

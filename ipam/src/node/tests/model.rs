@@ -33,10 +33,48 @@ enum Step {
     Meddle { block: u8, how: Meddling },
     Claim { which: u8, step: claims::Step },
     Pools { enabled: u8, present: u8 },
+    Rules(Rules),
     Pass { millis: u16 },
     RecordFails,
     Crash { after: u8, torn: u8 },
     LoseRecord,
+}
+
+/// What somebody writes into the first pool while it is in use.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    /// Where the blocks must lie: anywhere, in either half, nowhere.
+    within: u8,
+    /// Most blocks, unless 0.
+    limit: u8,
+    /// Cooldown: as usual, none, thrice as long.
+    cooldown: u8,
+    /// More addresses are reserved.
+    reserved: bool,
+    /// Only who names it gets its addresses.
+    restricted: bool,
+}
+
+impl Rules {
+    fn apply(self, pool: &mut Pool) {
+        let half = |cidr: &str| Some(vec![cidr.parse().unwrap()]);
+        pool.within = match self.within {
+            1 => half("10.0.0.0/29"),
+            2 => half("10.0.0.8/29"),
+            3 => Some(Vec::new()),
+            _ => None,
+        };
+        pool.max_blocks = (self.limit > 0).then_some(self.limit.into());
+        pool.cooldown = match self.cooldown {
+            1 => Some(Duration::ZERO),
+            2 => Some(3 * COOLDOWN),
+            _ => None,
+        };
+        if self.reserved {
+            pool.reserved.push("10.0.0.8/31".parse().unwrap());
+        }
+        pool.restricted = self.restricted;
+    }
 }
 
 /// What becomes of a request to the API server.
@@ -76,6 +114,11 @@ fn step() -> impl Strategy<Value = Step> {
         12 => claims::step().prop_map(|(which, step)| Step::Claim { which, step }),
         2 => (0u8..10, meddling).prop_map(|(block, how)| Step::Meddle { block, how }),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(enabled, present)| Step::Pools { enabled, present }),
+        2 => (0u8..4, 0u8..3, 0u8..3, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+            |(within, limit, cooldown, reserved, restricted)| {
+                Step::Rules(Rules { within, limit, cooldown, reserved, restricted })
+            },
+        ),
         6 => (0u16..20_000).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::RecordFails),
         2 => (0u8..6, any::<u8>()).prop_map(|(after, torn)| Step::Crash { after, torn }),
@@ -177,8 +220,10 @@ struct World {
     live: BTreeMap<EndpointId, Vec<IpAddr>>,
     leaving: BTreeMap<EndpointId, Vec<IpAddr>>,
     unlinked: BTreeSet<EndpointId>,
-    /// Freed addresses, least recently used first, with the end of their cooldown.
-    freed: Vec<(IpAddr, Instant)>,
+    /// Freed addresses, least recently used first, with when that was; `None` once they have rested.
+    freed: Vec<(IpAddr, Option<Instant>)>,
+    began: Instant,
+    rules: Rules,
     owned: BTreeSet<BlockId>,
     /// Blocks that somebody took away from under this node.
     meddled: BTreeSet<BlockId>,
@@ -216,6 +261,8 @@ impl World {
             leaving: BTreeMap::new(),
             unlinked: BTreeSet::new(),
             freed: Vec::new(),
+            began: now,
+            rules: Rules::default(),
             owned: BTreeSet::new(),
             meddled: BTreeSet::new(),
             blurred: BTreeSet::new(),
@@ -248,6 +295,7 @@ impl World {
             Step::Claim { which, step } => self.on_claim(which, step),
             Step::Pools { enabled, present } => {
                 let mut all = pools();
+                self.rules.apply(&mut all[0]);
                 for (bit, pool) in all.iter_mut().enumerate() {
                     pool.disabled = enabled & 3 << (2 * bit) == 0;
                 }
@@ -256,14 +304,40 @@ impl World {
                     bit += 2;
                     present & 3 << (bit - 2) != 0
                 });
-                self.pools.clone_from(&all);
-                self.feed(Input::SetPools(all));
+                self.set_pools(all);
+            }
+            Step::Rules(rules) => {
+                self.rules = rules;
+                let mut all = self.pools.clone();
+                let fresh = pools().swap_remove(0);
+                if let Some(pool) = all.iter_mut().find(|pool| pool.name == fresh.name) {
+                    *pool = Pool { disabled: pool.disabled, ..fresh };
+                    rules.apply(pool);
+                }
+                self.set_pools(all);
             }
             Step::Pass { millis } => self.pass(Duration::from_millis(millis.into())),
             Step::RecordFails => self.full = true,
             Step::Crash { after, torn } => self.crash = Some((after, torn)),
             Step::LoseRecord => self.lose_record(),
         }
+    }
+
+    fn set_pools(&mut self, pools: Vec<Pool>) {
+        // What has rested by now has rested, whatever the new pools say.
+        let rested: Vec<IpAddr> =
+            self.freed.iter().filter(|freed| self.has_rested(freed)).map(|(address, _)| *address).collect();
+        for (address, since) in &mut self.freed {
+            *since = since.filter(|_| !rested.contains(address));
+        }
+        self.pools.clone_from(&pools);
+        self.feed(Input::SetPools(pools));
+    }
+
+    fn has_rested(&self, (address, since): &(IpAddr, Option<Instant>)) -> bool {
+        let pool = self.pools.iter().find(|pool| pool.cidr.contains(*address));
+        let cooldown = pool.and_then(|pool| pool.cooldown).unwrap_or(COOLDOWN);
+        since.is_none_or(|since| since + cooldown <= self.now)
     }
 
     fn request(&mut self) -> RequestId {
@@ -297,7 +371,7 @@ impl World {
     fn rest(&mut self, addresses: Vec<IpAddr>) {
         for address in addresses {
             self.freed.retain(|(freed, _)| *freed != address);
-            self.freed.push((address, self.now + COOLDOWN));
+            self.freed.push((address, Some(self.now)));
         }
     }
 
@@ -415,7 +489,10 @@ impl World {
                 self.unrecorded = false;
                 self.unsure.clear();
             }
-            Output::Claim(block) => self.call(*block, None),
+            Output::Claim(block) => {
+                self.check_claim(block);
+                self.call(*block, None);
+            }
             Output::Release(block) if self.unrecorded => self.call(*block, Some(u64::MAX)),
             Output::Release(block) => {
                 let found = self.api.blocks.get(block).filter(|(owner, _)| owner.as_str() == NODE);
@@ -436,6 +513,21 @@ impl World {
             Output::EndpointsChanged => {}
             Output::Event(event) => self.see_event(event),
         }
+    }
+
+    /// A block that is claimed for new pods lies where it must, and is not one too many.
+    fn check_claim(&self, block: &BlockId) {
+        let again = self.meddled.contains(block) || self.blurred.contains(block);
+        if again || self.api.versions[self.seen].get(block).is_some_and(|owner| owner.as_str() == NODE) {
+            return;
+        }
+        let pool = self.pools.iter().find(|pool| pool.has_block(block)).expect("of a pool");
+        assert!(pool.reaches(block), "{block} is claimed");
+        let claims = self.calls.iter().filter(|call| call.life == self.life && call.release.is_none());
+        let all: BTreeSet<BlockId> =
+            claims.map(|call| call.block).chain(self.owned.iter().copied()).collect();
+        let count = all.iter().filter(|block| pool.has_block(block)).count();
+        assert!(pool.max_blocks.is_none_or(|most| count < most), "{block} is one too many: {all:?}");
     }
 
     fn call(&mut self, block: BlockId, release: Option<u64>) {
@@ -486,8 +578,9 @@ impl World {
         let block = *self.owned.iter().find(|block| block.contains(address)).expect("of an announced block");
         let pool = self.pools.iter().find(|pool| pool.has_block(&block)).expect("of a pool");
         assert!(!pool.disabled && !pool.is_reserved(address));
+        assert!(pool.reaches(&block), "{block} lies where this node gives no addresses");
         assert!(if want.pools.is_empty() {
-            pool.automatic || want.addresses.contains(&address)
+            (pool.automatic && !pool.restricted) || want.addresses.contains(&address)
         } else {
             pool.name == "manual"
         });
@@ -498,7 +591,7 @@ impl World {
             return;
         }
         let rest = self.freed.iter().find(|(freed, _)| *freed == address);
-        assert!(rest.is_none_or(|(_, end)| *end <= self.now), "{address} has not rested");
+        assert!(rest.is_none_or(|freed| self.has_rested(freed)), "{address} has not rested");
         if !self.blurred.contains(&block) {
             assert_eq!(self.next_of(block, pool), Some(address), "least recently used first");
         }
@@ -511,7 +604,7 @@ impl World {
         let claimed = self.claimed();
         let all = ipnetwork::IpNetwork::from(block).iter();
         let fresh = all.filter(|address| !self.freed.iter().any(|(freed, _)| freed == address));
-        let rested = self.freed.iter().filter(|(address, end)| block.contains(*address) && *end <= self.now);
+        let rested = self.freed.iter().filter(|freed| block.contains(freed.0) && self.has_rested(freed));
         let mut order = fresh.chain(rested.map(|(address, _)| *address));
         order.find(|address| {
             !used.contains(address) && !pool.is_reserved(*address) && !claimed.contains(address)
@@ -577,8 +670,9 @@ impl World {
             let left = leaving.get(id).is_some_and(|left| left.starts_with(addresses));
             assert!(left || ending.contains(id) || self.unrecorded, "the link of {id} is forgotten");
         }
-        let cooling = self.now + COOLDOWN;
-        self.freed = kept.freed.iter().map(|address| (*address, cooling)).collect();
+        let known: BTreeMap<IpAddr, Option<Instant>> = self.freed.iter().copied().collect();
+        let since = |address: &IpAddr| known.get(address).copied().unwrap_or(Some(self.now));
+        self.freed = kept.freed.iter().map(|address| (*address, since(address))).collect();
         let all = kept.endpoints.iter().chain(&kept.leaving);
         self.holders =
             all.filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.claim.clone()?))).collect();
@@ -611,6 +705,7 @@ impl World {
         self.unlinked.clear();
         self.conditions.clear();
         self.owned.clear();
+        let kept = Recovered { uptime: self.now - self.began, ..kept };
         self.ipam = NodeIpam::new(NODE.into(), limits(), kept, self.now);
         self.drain(&BTreeSet::new());
         self.feed(Input::Adopt(found));
