@@ -7,6 +7,7 @@ pub mod cni;
 pub mod core;
 pub mod feed;
 pub mod fib;
+pub mod guard;
 pub mod internet;
 pub mod ipam;
 pub mod listener;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use manx_tests::bench::{self, bgp, cni, core, fib, ipam, mesh, reflector};
+use manx_tests::bench::{self, bgp, cni, core, fib, guard, ipam, mesh, reflector};
 use manx_tests::peers::Daemon;
 
 /// Benchmarks against what people run today; only the ratios mean anything.
@@ -102,6 +102,12 @@ enum Name {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// What a packet costs from pod to pod, with and without the guards of pods: against host to host.
+    Guard {
+        /// Samples of each way, in turn.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
 }
 
 fn daemon(slug: &str) -> Result<Daemon, String> {
@@ -135,6 +141,7 @@ fn main() -> Result<()> {
             cni::run(&cni::Size { single, parallel, rounds, starts })?
         }
         Name::Ipam { single, held } => ipam::run(&ipam::Size { single, held })?,
+        Name::Guard { rounds } => guard::run(rounds)?,
         Name::Fib { routes, runs } => fib::run(fib::Size { routes, runs })?,
     };
     if !printed {
