@@ -13,6 +13,7 @@ use manx_cni::spec::{Code, Error, Interface, NetConf, Success, Target};
 use manx_kernel::model::PROTOCOL;
 use manx_kernel::names::{DOOMED_GROUP, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
 use manx_kernel::netlink::inspect::{self, End, FoundRoute};
+use manx_kernel::netlink::links;
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use manx_kernel::pod::{PodLink, gateway, whole};
 use manx_kernel::sysctl;
@@ -176,6 +177,7 @@ impl Differences {
             self.own_link_local(host, link, &end)?;
         }
         self.settings(link);
+        self.unless(links::is_guarded(link)?, || format!("the guard of {} is missing or changed", link.link));
         Ok(())
     }
 

@@ -86,7 +86,7 @@ const INSIDE: [Case; 11] = [
     ),
 ];
 
-const OUTSIDE: [Case; 22] = [
+const OUTSIDE: [Case; 24] = [
     ("ip link set LINK mtu 1400", &["LINK has MTU 1400 in place of 1500"]),
     ("ip link set LINK down", &["LINK is down"]),
     ("ip link set LINK group 7", &["LINK is in link group 7 in place of 179"]),
@@ -99,6 +99,8 @@ const OUTSIDE: [Case; 22] = [
         "ip neigh change fd00:10:244::307 dev LINK nud stale",
         &["LINK has lost its permanent neighbour fd00:10:244::307"],
     ),
+    ("nft flush ruleset", &["the guard of LINK is missing or changed"]),
+    ("nft insert rule netdev manx-LINK ingress accept", &["the guard of LINK is missing or changed"]),
     ("ip address delete fe80::ecee:eeff:feee:eeee/64 dev LINK", &["LINK has lost fe80::ecee:eeff:feee:eeee"]),
     ("sysctl -qw net.ipv4.conf.LINK.rp_filter=0", &["net/ipv4/conf/LINK/rp_filter is 0 in place of 1"]),
     ("sysctl -qw net.ipv4.conf.LINK.rp_filter=2", &["net/ipv4/conf/LINK/rp_filter is 2 in place of 1"]),

@@ -275,13 +275,13 @@ fn rules(admission: &Admission) -> Vec<Rule> {
         IpAddr::V4(address) => Some(address.octets()),
         IpAddr::V6(_) => None,
     });
+    let v6: Vec<Vec<u8>> = admission.sources_v6().iter().map(|address| address.octets().to_vec()).collect();
     for address in v4.clone() {
         rules.push((ipv4_from(admission.mac, address), "IPv4 from the pod"));
     }
     for address in v4 {
         rules.push((arp_from(admission.mac, address), "ARP from the pod"));
     }
-    let v6: Vec<Vec<u8>> = admission.sources_v6().iter().map(|address| address.octets().to_vec()).collect();
     if !v6.is_empty() {
         rules.extend(ipv6_from(admission.mac, &v6));
     }
@@ -306,6 +306,11 @@ fn ipv4_from(mac: Mac, address: [u8; 4]) -> Vec<Expression> {
     rule
 }
 
+/// Goes on with ICMPv6, or with anything else.
+fn icmpv6(holds: bool) -> [Expression; 2] {
+    [Expression::Protocol, is(&[libc::IPPROTO_ICMPV6 as u8], holds)]
+}
+
 /// ARP, questions and answers, with this sender.
 fn arp_from(mac: Mac, address: [u8; 4]) -> Vec<Expression> {
     let mut rule = frame(mac, ETH_P_ARP, true).to_vec();
@@ -320,7 +325,6 @@ fn arp_from(mac: Mac, address: [u8; 4]) -> Vec<Expression> {
 /// The kernel finds ICMPv6 behind extension headers too. Of a fragmented message the first fragment must show the
 /// type; the others pass, and lead to nothing without it.
 fn ipv6_from(mac: Mac, sources: &[Vec<u8>]) -> Vec<Rule> {
-    let icmpv6 = |holds| [Expression::Protocol, is(&[libc::IPPROTO_ICMPV6 as u8], holds)];
     let mut other_frames = frame(mac, ETH_P_IPV6, false).to_vec();
     other_frames.push(Expression::Drop);
     let mut other_sources = vec![Expression::NetworkHeader { offset: 8, length: 16 }];

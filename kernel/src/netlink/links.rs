@@ -297,11 +297,26 @@ fn distrust(link: &PodLink) -> Result<(), LinkError> {
 /// [`distrust`] and the link's settings refuse must do; the agent says so.
 fn admit(link: &PodLink) -> Result<(), LinkError> {
     let refused = |source| LinkError::Guard { link: link.link.clone(), source };
-    let mut netfilter = match Socket::netfilter() {
-        Err(SocketError::Io { errno: Errno::EPROTONOSUPPORT, .. }) => return Ok(()),
-        other => other?,
-    };
+    let Some(mut netfilter) = netfilter()? else { return Ok(()) };
     guard::admit(&mut netfilter, &Admission::of(link)).map(drop).map_err(refused)
+}
+
+/// Whether what the pod may send is limited as it should be, or cannot be on this kernel. The calling thread must be in
+/// the host's namespace.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn is_guarded(link: &PodLink) -> Result<bool, SocketError> {
+    let Some(mut netfilter) = netfilter()? else { return Ok(true) };
+    Ok(guard::admitted(&mut netfilter, &Admission::of(link))?.unwrap_or(true))
+}
+
+/// `None` on a kernel without netfilter.
+fn netfilter() -> Result<Option<Socket>, SocketError> {
+    match Socket::netfilter() {
+        Err(SocketError::Io { errno: Errno::EPROTONOSUPPORT, .. }) => Ok(None),
+        socket => socket.map(Some),
+    }
 }
 
 /// Switches IPv6 on where a runtime or an operator has switched it off for new links.

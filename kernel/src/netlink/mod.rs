@@ -12,6 +12,7 @@ pub mod conntrack;
 mod decode;
 mod dump;
 mod encode;
+mod expression;
 pub mod guard;
 pub mod guests;
 pub mod inspect;

@@ -44,7 +44,7 @@ struct Side {
     mac: Mac,
 }
 
-const SIDES: [Side; 2] = [
+static SIDES: [Side; 2] = [
     Side {
         node: "mx-guard-left",
         pod: "mx-guard-left-pod",
