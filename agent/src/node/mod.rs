@@ -1,7 +1,8 @@
 //! The pure half of a node: what is asked of it and what it knows goes in, what is to be done comes out.
 //!
 //! [`Node`] composes the address allocator with the intent and answers the plugin's calls; it owns endpoints and
-//! blocks. `intent` reads the cluster, `fib` says which routes are wanted, `status` what is published.
+//! blocks. `intent` reads the cluster, `asks` what a pod asks for and `wants` what it may have, `fib` says which routes
+//! are wanted, `status` what is published.
 //! Not here: sockets, files, clocks and netlink, which are the shell's, and BGP, which has a machine of its own.
 
 mod adds;

@@ -1,5 +1,7 @@
 //! Pods that ask for something, and the moment in which nobody knows yet what they ask for.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::node::pods::{LookedUp, NamespaceNotes, PodName, PodNotes};
 
@@ -23,7 +25,7 @@ fn fixed(address: &str) -> PodNotes {
     pod(&[("ipAddrs", address)])
 }
 
-fn address(text: &str) -> std::net::IpAddr {
+fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
