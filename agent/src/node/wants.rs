@@ -249,9 +249,9 @@ impl Asking<'_> {
                 return Err(Denial::PoolClosed { pool: name.clone(), namespace: self.namespace() });
             }
             if !pool.here {
-                unusable.get_or_insert(Denial::PoolElsewhere { pool: name.clone() });
+                unusable.get_or_insert_with(|| Denial::PoolElsewhere { pool: name.clone() });
             } else if pool.disabled {
-                unusable.get_or_insert(Denial::PoolDisabled { pool: name.clone() });
+                unusable.get_or_insert_with(|| Denial::PoolDisabled { pool: name.clone() });
             } else {
                 usable.insert(name.clone());
             }
