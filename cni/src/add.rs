@@ -7,6 +7,7 @@
 use manx_cni::rpc::{AddRequest, Assignment, DelRequest};
 use manx_cni::spec::{Code, Dns, Error, Interface, Ip, NetConf, Route, Success, Target};
 use manx_cni::tombstone;
+use manx_kernel::aside::Aside;
 use manx_kernel::names::{HOST_MAC, LINK_GROUP, Mac, alias, host_link_name, parse_alias};
 use manx_kernel::netlink::inspect::{self, End};
 use manx_kernel::netlink::links::{self, Ends, LinkError};
@@ -42,19 +43,25 @@ pub(crate) fn add(target: &Target, config: &NetConf) -> Result<Success, Error> {
         addresses: assignment.addresses,
         mac,
     };
-    if let Err((error, undo)) = make(&mut sockets, &link) {
-        match undo {
-            Undo::Nothing => {}
-            Undo::Addresses => del::free_unless_linked(target, config, &ended),
-            Undo::Link(index) => {
-                // The error that is being reported matters more; GC finds what may be left.
-                let _ = links::delete(&mut sockets.host, index);
-                del::free(config, &ended);
-            }
+    match make(&mut sockets, &link) {
+        Ok(aside) => Ok(success(target, config, &link, aside)),
+        Err((error, undo)) => {
+            undo_all(&mut sockets.host, target, config, &ended, undo);
+            Err(error)
         }
-        return Err(error);
     }
-    Ok(success(target, config, &link))
+}
+
+fn undo_all(host: &mut Socket, target: &Target, config: &NetConf, ended: &DelRequest, undo: Undo) {
+    match undo {
+        Undo::Nothing => {}
+        Undo::Addresses => del::free_unless_linked(target, config, ended),
+        Undo::Link(index) => {
+            // The error that is being reported matters more; GC finds what may be left.
+            let _ = links::delete(host, index);
+            del::free(config, ended);
+        }
+    }
 }
 
 /// A plugin before this one must not have made the interface that this one is to make.
@@ -169,7 +176,7 @@ enum Undo {
 }
 
 /// Makes the link, or repairs the one that is there already.
-fn make(sockets: &mut Sockets, link: &PodLink) -> Result<(), (Error, Undo)> {
+fn make(sockets: &mut Sockets, link: &PodLink) -> Result<Aside, (Error, Undo)> {
     let failed = |error: LinkError| (link_error(&error), Undo::Addresses);
     let ends = match links::create(&mut sockets.host, link, &sockets.netns).map_err(failed)? {
         Some(ends) => ends,
@@ -186,10 +193,11 @@ fn make(sockets: &mut Sockets, link: &PodLink) -> Result<(), (Error, Undo)> {
 }
 
 /// The pod's end first: bringing the host's end up while its peer is down costs a grace period.
-fn set_up(sockets: &mut Sockets, link: &PodLink, ends: Ends) -> Result<(), LinkError> {
-    links::set_up_inside(&mut sockets.pod, &sockets.netns, link, ends.pod)?;
+fn set_up(sockets: &mut Sockets, link: &PodLink, ends: Ends) -> Result<Aside, LinkError> {
+    let aside = links::set_up_inside(&mut sockets.pod, &sockets.netns, link, ends.pod)?;
     links::set_up_outside(&mut sockets.host, link, ends.host)?;
-    links::await_carrier(&mut sockets.pod, link)
+    links::await_carrier(&mut sockets.pod, link)?;
+    Ok(aside)
 }
 
 /// What became of the name that was taken.
@@ -267,7 +275,7 @@ pub(crate) fn kernel(msg: &str, cause: &dyn std::error::Error) -> Error {
 }
 
 /// The result: what plugins before this one made, then the host's end, the pod's end, its addresses and routes.
-fn success(target: &Target, config: &NetConf, link: &PodLink) -> Success {
+fn success(target: &Target, config: &NetConf, link: &PodLink, aside: Aside) -> Success {
     let mut result = config.previous.clone().unwrap_or_default();
     let host = Interface {
         name: link.link.clone(),
@@ -286,7 +294,10 @@ fn success(target: &Target, config: &NetConf, link: &PodLink) -> Success {
     for &address in &link.addresses {
         let gateway = gateway(address);
         result.ips.push(Ip { interface, address: whole(address), gateway: Some(gateway) });
-        result.routes.push(Route::via(everywhere(address), gateway));
+        // The route of a second interface is for its own address alone: whoever reads it here would take it for more.
+        if !aside.has(address) {
+            result.routes.push(Route::via(everywhere(address), gateway));
+        }
     }
     if result.dns == Dns::default() {
         result.dns = config.dns.clone();

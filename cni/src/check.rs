@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use manx_cni::rpc::Assignment;
 use manx_cni::spec::{Code, Error, Interface, NetConf, Success, Target};
+use manx_kernel::aside::{self, Aside, Rule};
 use manx_kernel::model::PROTOCOL;
-use manx_kernel::names::{DOOMED_GROUP, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
+use manx_kernel::names::{DOOMED_GROUP, GATEWAY_V4, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
 use manx_kernel::netlink::inspect::{self, End, FoundRoute};
 use manx_kernel::netlink::links;
 use manx_kernel::netlink::socket::{Socket, SocketError};
@@ -142,15 +143,50 @@ impl Differences {
         if !taken_over {
             self.neighbours(pod, &end, link.addresses.iter().map(|address| gateway(*address)), HOST_MAC)?;
         }
-        let routes = inspect::routes(pod, Some(end.index))?;
-        for dst in link.destinations_inside() {
-            let on_link = dst == whole(manx_kernel::names::GATEWAY_V4.into());
-            let right = |route: &FoundRoute| {
-                route.dst == dst && (on_link || route.gateway == Some(gateway(dst.ip())))
-            };
-            self.unless(routes.iter().any(right), || format!("the pod has lost its route to {dst}"));
-        }
+        self.ways_out(pod, link, end.index)?;
         Ok(Some(end.index))
+    }
+
+    /// The pod's routes. A second interface may have been the first one to come, and then has them as `eth0` has.
+    fn ways_out(&mut self, pod: &mut Socket, link: &PodLink, index: u32) -> Result<(), SocketError> {
+        let routes = inspect::routes(pod, Some(index))?;
+        let lost = |dst: &IpNetwork| {
+            let on_link = *dst == whole(GATEWAY_V4.into());
+            let right = |route: &FoundRoute| {
+                route.dst == *dst && (on_link || route.gateway == Some(gateway(dst.ip())))
+            };
+            !routes.iter().any(right)
+        };
+        let lost: Vec<IpNetwork> =
+            link.destinations_inside(Aside::default()).into_iter().filter(lost).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let aside = links::aside(pod, link, index)?;
+        for dst in lost.iter().filter(|dst| !aside.has(dst.ip())) {
+            self.add(format!("the pod has lost its route to {dst}"));
+        }
+        for &address in &link.addresses {
+            if aside.has(address) && lost.iter().any(|dst| dst.is_ipv4() == address.is_ipv4()) {
+                self.way_aside(pod, index, address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rule and the route for what a second interface sends.
+    fn way_aside(&mut self, pod: &mut Socket, index: u32, address: IpAddr) -> Result<(), SocketError> {
+        let table = aside::table(index);
+        let rules = inspect::rules(pod)?;
+        self.unless(rules.contains(&Rule { from: whole(address), table }), || {
+            format!("the pod has lost its rule for what it sends from {address}")
+        });
+        let routes = inspect::routes_in(pod, table, Some(index))?;
+        let right = |route: &FoundRoute| route.dst.prefix() == 0 && route.gateway == Some(gateway(address));
+        self.unless(routes.iter().any(right), || {
+            format!("the pod has lost the route for what it sends from {address} (table {table})")
+        });
+        Ok(())
     }
 
     /// Compares the host's end with what it should be.

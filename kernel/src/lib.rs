@@ -1,7 +1,8 @@
 //! Linux as Manx sees it: a pure model of routes, links and translation, and the netlink shell that applies it.
 //!
-//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`guard`], [`names`], [`pod`]. Shell: [`netlink`], [`netns`], [`sysctl`].
+//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`guard`], [`names`], [`pod`], [`aside`]. Shell: [`netlink`], [`netns`], [`sysctl`].
 
+pub mod aside;
 pub mod fib;
 pub mod guard;
 pub mod model;

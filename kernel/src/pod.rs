@@ -23,6 +23,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnetwork::IpNetwork;
 use nix::libc;
 
+use crate::aside::{self, Aside};
 use crate::model::{PROTOCOL, RouteKey};
 use crate::names::{GATEWAY_V4, HOST_LINK_LOCAL, HOST_MAC, LINK_GROUP, Mac, alias};
 use crate::netlink::request::{Attributes, Batch};
@@ -32,6 +33,8 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_EUI64: u8 = 0;
+/// The gateway counts as reachable though no route leads to it.
+const RTNH_F_ONLINK: u32 = 4;
 const NDTA_NAME: u16 = 1;
 const NDTPA_IFINDEX: u16 = 1;
 const NDTA_PARMS: u16 = 6;
@@ -104,8 +107,9 @@ impl PodLink {
         end.put_u32(libc::IFLA_NUM_TX_QUEUES, 1).put_u32(libc::IFLA_NUM_RX_QUEUES, 1);
     }
 
-    /// The requests to be sent inside the pod's namespace, where its end has this index.
-    pub fn inside(&self, index: u32, existing: Existing) -> Batch {
+    /// The requests to be sent inside the pod's namespace, where its end has this index. Families in `aside` get their
+    /// default route in a table of the interface's own ([`crate::aside`]).
+    pub fn inside(&self, index: u32, aside: Aside, existing: Existing) -> Batch {
         let mut batch = Batch::new();
         batch.push(libc::RTM_SETLINK, 0, &link_body(index, UP, UP), |end| {
             end.put_u32(libc::IFLA_MTU, self.mtu);
@@ -113,17 +117,19 @@ impl PodLink {
         let route = |batch: &mut Batch, dst, way| {
             RouteRequest { dst, way, protocol: libc::RTPROT_BOOT }.put(batch, index, existing);
         };
+        let table = aside::table(index);
         for &address in &self.addresses {
             let gateway = gateway(address);
             put_address(&mut batch, index, address, host_bits(address));
-            if gateway.is_ipv4() {
+            if gateway.is_ipv4() && !aside.v4 {
                 route(&mut batch, whole(gateway), Way::OnLink);
-            } else {
+            } else if gateway.is_ipv6() {
                 // The kernel does this by itself, but in its own time: until then the pod hears nothing.
                 route(&mut batch, whole(address), Way::Own);
             }
             put_neighbour(&mut batch, index, gateway, HOST_MAC);
-            route(&mut batch, everywhere(address), Way::Via(gateway));
+            let way = if aside.has(address) { Way::Aside(gateway, table) } else { Way::Via(gateway) };
+            route(&mut batch, everywhere(address), way);
         }
         batch
     }
@@ -170,9 +176,10 @@ impl PodLink {
         })
     }
 
-    /// Destinations of the routes that [`PodLink::inside`] makes, with metric [`default_metric`].
-    pub fn destinations_inside(&self) -> Vec<IpNetwork> {
+    /// Destinations of the routes that [`PodLink::inside`] makes in the main table, with metric [`default_metric`].
+    pub fn destinations_inside(&self, aside: Aside) -> Vec<IpNetwork> {
         let per_family = |&address: &IpAddr| match address {
+            _ if aside.has(address) => vec![],
             IpAddr::V4(_) => vec![whole(GATEWAY_V4.into()), everywhere(address)],
             IpAddr::V6(_) => vec![everywhere(address)],
         };
@@ -298,6 +305,8 @@ enum Way {
     OnLink,
     /// Through a neighbour on the link.
     Via(IpAddr),
+    /// Through a neighbour on the link, to which no route need lead, in a table of its own.
+    Aside(IpAddr, u32),
     /// The destination is this side's own address.
     Own,
 }
@@ -307,13 +316,18 @@ impl RouteRequest {
         let (table, kind) = match self.way {
             Way::Own => (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL),
             Way::OnLink | Way::Via(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST),
+            // The number is too large for the octet here.
+            Way::Aside(..) => (libc::RT_TABLE_COMPAT, libc::RTN_UNICAST),
         };
         let scope = match self.way {
             Way::OnLink if self.dst.is_ipv4() => libc::RT_SCOPE_LINK,
             _ => libc::RT_SCOPE_UNIVERSE,
         };
         let of_family = family(self.dst.ip());
-        let body = [of_family, self.dst.prefix(), 0, 0, table, self.protocol, scope, kind, 0, 0, 0, 0];
+        let mut body = [of_family, self.dst.prefix(), 0, 0, table, self.protocol, scope, kind, 0, 0, 0, 0];
+        if matches!(self.way, Way::Aside(..)) {
+            body[8..].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
+        }
         let flags = match existing {
             Existing::Refuse => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
             Existing::Replace => REPLACE,
@@ -322,8 +336,11 @@ impl RouteRequest {
             if self.dst.prefix() > 0 {
                 route.put_ip(libc::RTA_DST, self.dst.ip());
             }
-            if let Way::Via(gateway) = self.way {
+            if let Way::Via(gateway) | Way::Aside(gateway, _) = self.way {
                 route.put_ip(libc::RTA_GATEWAY, gateway);
+            }
+            if let Way::Aside(_, table) = self.way {
+                route.put_u32(libc::RTA_TABLE, table);
             }
             route.put_u32(libc::RTA_OIF, index);
         });
@@ -394,14 +411,32 @@ mod tests {
         let dual = link(&["10.244.3.7", "fd00::7"]);
         use libc::{RTM_NEWADDR as ADDR, RTM_NEWNEIGH as NEIGH, RTM_NEWROUTE as ROUTE, RTM_SETLINK as LINK};
         assert_eq!(
-            kinds(&mut dual.inside(5, Existing::Refuse)),
+            kinds(&mut dual.inside(5, Aside::default(), Existing::Refuse)),
             [LINK, ADDR, ROUTE, NEIGH, ROUTE, ADDR, ROUTE, NEIGH, ROUTE]
         );
-        assert_eq!(dual.destinations_inside().len(), 3);
+        assert_eq!(dual.destinations_inside(Aside::default()).len(), 3);
         assert_eq!(
-            kinds(&mut link(&["fd00::7"]).inside(5, Existing::Refuse)),
+            kinds(&mut link(&["fd00::7"]).inside(5, Aside::default(), Existing::Refuse)),
             [LINK, ADDR, ROUTE, NEIGH, ROUTE]
         );
+    }
+
+    #[test]
+    fn a_second_interface_has_its_default_route_in_a_table_of_its_own_by_family() {
+        let dual = link(&["10.244.3.7", "fd00::7"]);
+        for (v4, v6, tables) in [
+            (true, true, [Some(179_005), Some(179_005)]),
+            (true, false, [Some(179_005), None]),
+            (false, true, [None, Some(179_005)]),
+        ] {
+            let mut batch = dual.inside(5, Aside { v4, v6 }, Existing::Refuse);
+            let defaults = messages(batch.seal(1, true))
+                .filter(|m| m.kind == libc::RTM_NEWROUTE && m.body::<12>().is_some_and(|body| body[1] == 0))
+                .map(|m| find(m.attributes(12), libc::RTA_TABLE).and_then(read_u32));
+            assert_eq!(defaults.collect::<Vec<_>>(), tables);
+            let in_main = dual.destinations_inside(Aside { v4, v6 }).len();
+            assert_eq!(in_main, usize::from(!v4) * 2 + usize::from(!v6));
+        }
     }
 
     #[test]
@@ -440,7 +475,7 @@ mod tests {
         for (existing, flag) in
             [(Existing::Refuse, libc::NLM_F_EXCL), (Existing::Replace, libc::NLM_F_REPLACE)]
         {
-            for mut batch in [dual.inside(5, existing), dual.outside(5, existing)] {
+            for mut batch in [dual.inside(5, Aside::default(), existing), dual.outside(5, existing)] {
                 let routes = messages(batch.seal(1, true)).filter(|m| m.kind == libc::RTM_NEWROUTE);
                 let flags: Vec<i32> =
                     routes.map(|m| i32::from(m.flags) & (libc::NLM_F_EXCL | libc::NLM_F_REPLACE)).collect();

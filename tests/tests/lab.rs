@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use manx_tests::lab::router::{NODE_ASN, RouterKind};
 use manx_tests::lab::runtime::PluginError;
-use manx_tests::lab::{Lab, Options, netns, probe, show, wait};
+use manx_tests::lab::{Lab, Options, Pod, netns, probe, show, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ type Scenario = fn() -> Result<()>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, Scenario); 18] = [
+    let scenarios: [(&str, Scenario); 19] = [
         ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
         ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
         ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         ("a_host_port_leads_to_its_pod_and_bandwidth_is_limited_behind_our_plugin", chained_plugins),
         ("a_mesh_becomes_reflectors_and_back_and_no_ping_is_lost", live_topology),
         ("peers_filters_timers_and_passwords_change_and_no_ping_is_lost", live_settings),
+        ("running_pods_follow_the_mtu_of_their_nodes_uplink", followed_mtu),
         ("a_pod_reaches_itself_its_node_and_its_neighbour_and_checks_clean", within_a_node),
         ("a_pod_gets_what_its_annotations_ask_for_or_the_reason_why_not", asking_pods),
         ("an_agent_that_starts_without_the_api_server_knows_what_its_pods_ask_for", asking_after_a_restart),
@@ -387,6 +388,55 @@ fn chained_plugins() -> Result<()> {
 }
 
 /// Pings every 10 ms between pods of all pairs of nodes, both families, both directions.
+/// The MTU of a pod's link, the host's end first.
+fn sizes(lab: &Lab, pod: &Pod) -> Result<[u64; 2]> {
+    let link = pod.result["interfaces"][0]["name"].as_str().context("the host's end in the result")?;
+    let of = |netns: &str, link: &str| -> Result<u64> {
+        let shown = netns::json(netns, &["ip", "-j", "link", "show", "dev", link])?;
+        shown[0]["mtu"].as_u64().context("an MTU")
+    };
+    Ok([of(&lab.netns(&pod.node), link)?, of(&pod.sandbox.netns, "eth0")?])
+}
+
+/// Whether a packet of this size reaches an address in one piece.
+fn passes(netns: &str, address: IpAddr, size: u32) -> bool {
+    let headers = if address.is_ipv6() { 48 } else { 28 };
+    let (size, address) = ((size - headers).to_string(), address.to_string());
+    netns::text(netns, &["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", &size, &address]).is_ok()
+}
+
+fn followed_mtu() -> Result<()> {
+    let mut lab = lab_with_pods(1)?;
+    let node = lab.netns("node1");
+    let pod = lab.pod("p1")?.clone();
+    ensure!(sizes(&lab, &pod)? == [1500, 1500], "a pod does not have its uplink's MTU");
+    for mtu in [9000_u32, 1400, 1500] {
+        netns::run(netns::command(&node, "ip").args(["link", "set", "eth0", "mtu", &mtu.to_string()]))?;
+        let all = [u64::from(mtu); 2];
+        wait::until(&format!("the MTU {mtu} of a running pod"), CONVERGENCE, || {
+            Ok(sizes(&lab, &pod)? == all)
+        })?;
+        let name = format!("after-{mtu}");
+        let fresh = lab.add_pod(&name, "node1")?;
+        ensure!(sizes(&lab, &fresh)? == all, "a new pod has another MTU than {mtu}");
+        for address in &fresh.addresses {
+            ensure!(passes(&pod.sandbox.netns, *address, mtu), "{mtu} octets do not reach {address}");
+            ensure!(!passes(&pod.sandbox.netns, *address, mtu + 1), "{} octets reach {address}", mtu + 1);
+        }
+        let mut runtime = lab.runtime("node1")?;
+        runtime.conflist["plugins"].as_array_mut().context("a list of plugins")?.truncate(1);
+        runtime.check(&pod.sandbox, &pod.result)?;
+    }
+    // Too small for IPv6: pods keep what it needs, and the status says so.
+    netns::run(netns::command(&node, "ip").args(["link", "set", "eth0", "mtu", "1200"]))?;
+    wait::until("the least MTU of IPv6", CONVERGENCE, || Ok(sizes(&lab, &pod)? == [1280, 1280]))?;
+    wait::until("the condition of the MTU", CONVERGENCE, || {
+        let networks = lab.objects("nodenetworks")?;
+        let conditions = networks.iter().filter_map(|network| network["status"]["conditions"].as_array());
+        Ok(conditions.flatten().any(|c| c["type"] == "MTUFollowed" && c["status"] == "False"))
+    })
+}
+
 fn stream_everywhere(lab: &Lab) -> Result<Vec<(String, probe::Stream)>> {
     let across = |path: &probe::Path| {
         lab.pod(&path.from).ok().map(|pod| &pod.node) != lab.pod(&path.to).ok().map(|pod| &pod.node)

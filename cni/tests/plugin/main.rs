@@ -14,3 +14,4 @@ mod mtu;
 mod node;
 mod other;
 mod patience;
+mod second;

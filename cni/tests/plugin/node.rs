@@ -47,6 +47,11 @@ impl Space {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_fd().as_raw_fd())
     }
 
+    /// The same namespace once more.
+    pub(crate) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
     /// Calls a function inside.
     pub(crate) fn within<T>(&self, inside: impl FnOnce() -> T) -> T {
         self.0.within(inside).expect("a namespace that is open can be entered")

@@ -12,6 +12,7 @@ use nix::libc;
 
 use super::request::{Attributes, Batch, Message, read_ip, read_str, read_u32};
 use super::socket::{Socket, SocketError};
+use crate::aside::{Rule, read_rule};
 use crate::model::MAIN_TABLE;
 use crate::names::Mac;
 use crate::pod::link_body;
@@ -122,6 +123,38 @@ pub fn neighbours(socket: &mut Socket, index: u32) -> Result<BTreeMap<IpAddr, Ne
 /// # Errors
 /// If the dump fails.
 pub fn routes(socket: &mut Socket, index: Option<u32>) -> Result<Vec<FoundRoute>, SocketError> {
+    routes_in(socket, MAIN_TABLE, index)
+}
+
+/// The rules of the socket's namespace that choose a table by a source.
+///
+/// # Errors
+/// If the dump fails.
+pub fn rules(socket: &mut Socket) -> Result<Vec<Rule>, SocketError> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = [0; 12];
+        body[0] = family as u8;
+        let mut request = Batch::of(libc::RTM_GETRULE, libc::NLM_F_DUMP, &body, |_| {});
+        match socket.dump(&mut request) {
+            Ok(replies) => found.extend(replies.iter().filter_map(|message| read_rule(&message))),
+            // A kernel without this family has no rules of it.
+            Err(SocketError::Refused(refusal)) if refusal.errno == Errno::EOPNOTSUPP => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// The unicast routes of a table that leave by this link; by any link if none is named.
+///
+/// # Errors
+/// If the dump fails.
+pub fn routes_in(
+    socket: &mut Socket,
+    table: u32,
+    index: Option<u32>,
+) -> Result<Vec<FoundRoute>, SocketError> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut body = [0; 12];
@@ -130,13 +163,17 @@ pub fn routes(socket: &mut Socket, index: Option<u32>) -> Result<Vec<FoundRoute>
             if let Some(index) = index {
                 route.put_u32(libc::RTA_OIF, index);
             }
+            if table != MAIN_TABLE {
+                route.put_u32(libc::RTA_TABLE, table);
+            }
         };
         let mut request = Batch::of(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &body, only);
         let of_link = |route: &FoundRoute| index.is_none() || route.link == index;
         match socket.dump(&mut request) {
-            Ok(replies) => found.extend(replies.iter().filter_map(|m| read_route(&m)).filter(of_link)),
-            // A kernel without this family has no routes of it.
-            Err(SocketError::Refused(refusal)) if refusal.errno == Errno::EOPNOTSUPP => {}
+            Ok(replies) => found.extend(replies.iter().filter_map(|m| read_route(&m, table)).filter(of_link)),
+            // A kernel without this family has no routes of it; a table is there once a route was put into it.
+            Err(SocketError::Refused(refusal))
+                if matches!(refusal.errno, Errno::EOPNOTSUPP | Errno::ENOENT) => {}
             Err(error) => return Err(error),
         }
     }
@@ -210,7 +247,7 @@ fn read_neighbour(message: &Message<'_>, index: u32) -> Option<(IpAddr, Neighbou
 }
 
 /// Reads `RTM_NEWROUTE`.
-fn read_route(message: &Message<'_>) -> Option<FoundRoute> {
+fn read_route(message: &Message<'_>, of_table: u32) -> Option<FoundRoute> {
     let body: [u8; 12] = message.body().filter(|_| message.kind == libc::RTM_NEWROUTE)?;
     let [family, dst_len, _, _, table, protocol, _, kind, ..] = body;
     let everywhere = if i32::from(family) == libc::AF_INET {
@@ -230,7 +267,7 @@ fn read_route(message: &Message<'_>) -> Option<FoundRoute> {
             _ => {}
         }
     }
-    let wanted = kind == libc::RTN_UNICAST && table == MAIN_TABLE;
+    let wanted = kind == libc::RTN_UNICAST && table == of_table;
     wanted.then(|| {
         Some(FoundRoute { dst: IpNetwork::new(dst, dst_len).ok()?, gateway, link, metric, protocol })
     })?

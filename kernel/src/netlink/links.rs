@@ -16,11 +16,12 @@ use super::guard;
 use super::inspect::{self, End, FoundRoute};
 use super::request::Batch;
 use super::socket::{Answers, Replies, RequestError, Socket, SocketError};
+use crate::aside::{Aside, PRIMARY, make_rule, table};
 use crate::guard::Admission;
 use crate::model::PROTOCOL;
-use crate::names::{DOOMED_GROUP, HOST_MAC, alias};
+use crate::names::{DOOMED_GROUP, GATEWAY_V4, HOST_MAC, alias};
 use crate::netns::{NetNs, NetNsError};
-use crate::pod::{DISTRUST, Existing, PodLink, default_metric, link_body};
+use crate::pod::{DISTRUST, Existing, PodLink, default_metric, link_body, whole};
 use crate::sysctl::{self, SysctlError};
 
 /// How often the hardware address of a host's end is given back before that is somebody else's war.
@@ -106,18 +107,54 @@ pub fn create(host: &mut Socket, link: &PodLink, netns: &NetNs) -> Result<Option
     ends.map(Some).ok_or_else(|| LinkError::Vanished(link.link.clone()))
 }
 
-/// Sets up the pod's end, or repairs it. `pod` is a socket inside `netns`.
+/// Sets up the pod's end, or repairs it. `pod` is a socket inside `netns`. Gives the families of which the pod's
+/// default route leads by another interface, and stays there.
 ///
 /// # Errors
 /// If the kernel refuses, or the pod has such routes by another link.
-pub fn set_up_inside(pod: &mut Socket, netns: &NetNs, link: &PodLink, index: u32) -> Result<(), LinkError> {
-    let plan = |existing| link.inside(index, existing);
+pub fn set_up_inside(
+    pod: &mut Socket,
+    netns: &NetNs,
+    link: &PodLink,
+    index: u32,
+) -> Result<Aside, LinkError> {
+    let aside = aside(pod, link, index)?;
+    let plan = |existing| link.inside(index, aside, existing);
     let ours = |route: &FoundRoute| route.link == Some(index);
     let permit_ipv6 =
         || netns.within(|| permit_ipv6(&["all", "default", "lo", &link.ifname]))?.map_err(Into::into);
     let doing = format!("set up {} in the pod", link.ifname);
-    Setup { plan, destinations: link.destinations_inside(), ours, permit_ipv6, doing }.run(pod)?;
-    Ok(())
+    Setup { plan, destinations: link.destinations_inside(aside), ours, permit_ipv6, doing }.run(pod)?;
+    for &address in link.addresses.iter().filter(|address| aside.has(**address)) {
+        match pod.send(&mut make_rule(address, table(index)))?.all_done() {
+            Err(refusal) if refusal.errno != Errno::EEXIST => {
+                let doing = format!("make the rule for what the pod sends from {address}");
+                return Err(LinkError::Refused { doing, source: refusal });
+            }
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+/// The families of which the pod's default route, or the way to the gateway, leads by another interface. The pod's
+/// first interface is not asked for: it has them, or fails.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn aside(pod: &mut Socket, link: &PodLink, index: u32) -> Result<Aside, SocketError> {
+    let mut aside = Aside::default();
+    if link.ifname == PRIMARY {
+        return Ok(aside);
+    }
+    let taken = |route: &FoundRoute| {
+        let way = route.dst.prefix() == 0 || route.dst == whole(GATEWAY_V4.into());
+        way && route.link != Some(index)
+    };
+    for route in inspect::routes(pod, None)?.iter().filter(|route| taken(route)) {
+        if route.dst.is_ipv4() { aside.v4 = true } else { aside.v6 = true }
+    }
+    Ok(aside)
 }
 
 /// Sets up the host's end, or repairs it: settings, neighbours and the routes to the pod's addresses. Its hardware
