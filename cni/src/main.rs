@@ -13,10 +13,8 @@
 //! | STATUS | asks the agent | error 50 |
 //! | VERSION | lists the versions of the specification | works |
 //!
-//! To chain other plugins behind this one (`portmap`, `bandwidth`, `tuning`), list them after it; its result names the
-//! host's end of the link first and the pod's end second. A plugin before it may pass a `prevResult`, which is passed
-//! on with this plugin's own links, addresses and routes added. There is no `ipam` section: addresses come from the
-//! cluster's pools.
+//! Chained plugins, second interfaces and every error with its cure: docs/cni.md. There is no `ipam` section: addresses
+//! come from the cluster's pools.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;

@@ -353,6 +353,50 @@ fn ipv6_that_was_switched_off_is_switched_on_where_a_pod_needs_it() {
 }
 
 #[test]
+fn a_node_that_has_ipv6_switched_off_carries_pods_with_and_without_it() {
+    let Some(node) = Node::new() else { return };
+    let _agent = Agent::start(&node, &[&[V4], &[V4, V6]]);
+    for scope in ["all", "default", "lo"] {
+        node.space.run(&format!("sysctl -qw net.ipv6.conf.{scope}.disable_ipv6=1"));
+    }
+    let only_v4 = node.sandbox_of("c1", Some(("shop", "four")));
+    let four = node.call("ADD", &only_v4).ok();
+    let link = four["interfaces"][0]["name"].as_str().expect("a name");
+    assert_eq!(node.space.sysctl(&format!("net/ipv6/conf/{link}/disable_ipv6")), "1", "no need for it here");
+    assert!(echo(&only_v4.space, &node.space, V4, NODE_V4));
+    node.call_with("CHECK", &only_v4, json!({ "prevResult": four })).ok();
+    let both = node.sandbox("c2");
+    let result = node.call("ADD", &both).ok();
+    // A node without an IPv6 address of its own answers from the link-local one.
+    if node.space.try_run("ping -V").is_ok() {
+        both.space.run(&format!("ping -n -c 1 -W 5 -I {V6} fe80::ecee:eeff:feee:eeee%eth0"));
+    }
+    node.call_with("CHECK", &both, json!({ "prevResult": result })).ok();
+    for sandbox in [&only_v4, &both] {
+        node.call("DEL", sandbox).ok();
+    }
+    for scope in ["all", "default", "lo"] {
+        assert_eq!(node.space.sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6")), "1", "{scope}");
+    }
+}
+
+#[test]
+fn the_source_check_holds_with_each_value_for_all_links_but_the_loose_one_which_check_names() {
+    let Some(node) = Node::new() else { return };
+    let _agent = Agent::start(&node, &[&[V4]]);
+    for all in ["0", "1", "2"] {
+        node.space.run(&format!("sysctl -qw net.ipv4.conf.all.rp_filter={all}"));
+        node.space.run("sysctl -qw net.ipv4.conf.default.rp_filter=2");
+        let sandbox = node.sandbox("c1");
+        let result = node.call("ADD", &sandbox).ok();
+        assert_eq!(node.space.sysctl(&format!("net/ipv4/conf/{LINK}/rp_filter")), "1");
+        let answer = node.call_with("CHECK", &sandbox, json!({ "prevResult": result }));
+        assert_eq!(answer.succeeded, all != "2", "{all}: {answer:?}");
+        node.call("DEL", &sandbox).ok();
+    }
+}
+
+#[test]
 fn the_configurations_mtu_holds_over_the_agents() {
     let Some(node) = Node::new() else { return };
     let _agent = Agent::start_with(&node, &[&[V4, V6]], 8900, Mood::Well);

@@ -14,7 +14,8 @@ const PLUGIN: &str = env!("CARGO_BIN_EXE_manx-cni");
 /// Calls ADD with some variables replaced (`None` removes one), and sees that nothing came of it.
 fn refused(node: &Node, agent: &Agent, changes: &[(&'static str, Option<&str>)]) -> (u64, String) {
     let sandbox = node.sandbox("c1");
-    let before = (node.space.photograph(), sandbox.space.photograph());
+    let all = || [&node.space, &sandbox.space].map(|space| (space.photograph(), space.settings()));
+    let before = all();
     let mut variables = variables("ADD", &sandbox);
     for (name, value) in changes {
         match value {
@@ -23,7 +24,8 @@ fn refused(node: &Node, agent: &Agent, changes: &[(&'static str, Option<&str>)])
         };
     }
     let answer = node.exec(PLUGIN, &variables, &node.config(json!({})).to_string());
-    assert_eq!((node.space.photograph(), sandbox.space.photograph()), before, "{changes:?}");
+    assert!(all() == before, "{changes:?}");
+    assert_eq!(manx_cni::tombstone::list(&node.run_dir).expect("readable"), []);
     assert!(agent.seen().is_empty(), "the agent was asked: {changes:?}");
     answer.failed()
 }
@@ -80,7 +82,8 @@ fn a_wrong_configuration_changes_nothing_and_is_never_repeated() {
     let Some(node) = Node::new() else { return };
     let agent = Agent::start(&node, &[&["10.244.3.7"]]);
     let sandbox = node.sandbox("c1");
-    let before = node.space.photograph();
+    let all = || [&node.space, &sandbox.space].map(|space| (space.photograph(), space.settings()));
+    let before = all();
     let config = |changes| node.config(changes).to_string();
     let cases = [
         (String::new(), 6),
@@ -105,8 +108,54 @@ fn a_wrong_configuration_changes_nothing_and_is_never_repeated() {
         assert!(!everything.contains("s3cret"), "{shown}: {everything}");
         assert_eq!(answer.failed().0, code, "{shown}: {everything}");
     }
-    assert_eq!(node.space.photograph(), before);
+    assert!(all() == before);
     assert!(agent.seen().is_empty());
+}
+
+#[test]
+fn a_namespace_by_whatever_path_is_entered_and_one_that_died_is_not() {
+    let Some(node) = Node::new() else { return };
+    let agent = Agent::start(&node, &[&["10.244.3.7"]]);
+    let sandbox = node.sandbox("c1");
+    let mut sleeper = sandbox
+        .space
+        .within(|| Command::new("sleep").arg("60").stdout(Stdio::null()).spawn())
+        .expect("sleep is everywhere");
+    let link = node.run_dir.join("a link with blanks\u{e9}");
+    std::os::unix::fs::symlink(sandbox.space.path(), &link).expect("a symbolic link");
+    let by_process = format!("/proc/{}/ns/net", sleeper.id());
+    let roundabout = format!("/proc/../proc/{}/task/{0}/ns/../ns/net", sleeper.id());
+    for path in [&by_process, &roundabout, &link.display().to_string()] {
+        let mut variables = variables("ADD", &sandbox);
+        variables.insert("CNI_NETNS", path.clone());
+        let result = node.exec(PLUGIN, &variables, &node.config(json!({})).to_string()).ok();
+        assert_eq!(result["interfaces"][1]["sandbox"], json!(path));
+        assert!(sandbox.eth0().is_some(), "{path}");
+        node.call("DEL", &sandbox).ok();
+        assert!(sandbox.eth0().is_none(), "{path}");
+    }
+    sleeper.kill().expect("it sleeps");
+    sleeper.wait().expect("it ends");
+    let asked = agent.seen().len();
+    let mut variables = variables("ADD", &sandbox);
+    variables.insert("CNI_NETNS", by_process.clone());
+    let (code, text) = node.exec(PLUGIN, &variables, &node.config(json!({})).to_string()).failed();
+    assert!(code == 4 && text.contains("there is no namespace"), "{text}");
+    assert_eq!(agent.seen().len(), asked);
+}
+
+#[test]
+fn container_ids_may_be_as_odd_as_the_specification_allows() {
+    let Some(node) = Node::new() else { return };
+    let agent = Agent::start(&node, &[&["10.244.3.7"]]);
+    let long = "x".repeat(200);
+    for container in ["0", "A-b_c.d", "a..b", "c1.", &long] {
+        let sandbox = node.sandbox_of(container, None);
+        node.call("ADD", &sandbox).ok();
+        assert_eq!(node.pod_link().expect("a link")["ifalias"], format!("manx:{container}:eth0"));
+        node.call("DEL", &sandbox).ok();
+        assert!(node.pod_link().is_none() && agent.known().is_empty(), "{container}");
+    }
 }
 
 #[test]

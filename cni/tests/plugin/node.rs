@@ -139,6 +139,29 @@ impl Space {
     }
 }
 
+impl Space {
+    /// Every setting of the links and neighbour tables, all and by default included.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        let folders = ["net/ipv4/conf", "net/ipv4/neigh", "net/ipv6/conf", "net/ipv6/neigh"];
+        let mut settings = BTreeMap::new();
+        self.within(|| {
+            for links in
+                folders.iter().filter_map(|folder| std::fs::read_dir(format!("/proc/sys/{folder}")).ok())
+            {
+                for link in links.flatten() {
+                    let files = std::fs::read_dir(link.path()).into_iter().flatten().flatten();
+                    settings.extend(files.filter_map(|file| {
+                        let value = std::fs::read_to_string(file.path()).ok()?;
+                        Some((file.path().display().to_string(), value))
+                    }));
+                }
+            }
+        });
+        assert!(settings.len() > 100, "{settings:?}");
+        settings
+    }
+}
+
 /// A pod sandbox: a namespace with its loopback up, and what the runtime calls it.
 pub(crate) struct Sandbox {
     pub(crate) space: Space,
