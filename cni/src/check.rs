@@ -34,11 +34,9 @@ pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
     let previous = config.previous.clone().unwrap_or_default();
     let unread = |error: SocketError| kernel("the link cannot be looked at", &error);
     let taken_over = assignment.taken_over;
+    // It keeps the MTU that the other network gave it, which is on record.
     let (mac, mtu) = if taken_over {
-        let mac = differences.against_foreign_result(target, &previous, &assignment);
-        // It keeps the MTU that the other network gave it.
-        let mtu = inspect::end(&mut sockets.host, &link_name(target)).map_err(unread)?.map(|end| end.mtu);
-        (mac, mtu.unwrap_or(assignment.mtu))
+        (differences.against_foreign_result(target, &previous, &assignment), assignment.mtu)
     } else {
         let mac = differences.against_result(target, &previous, &assignment);
         (mac, config.mtu.unwrap_or(assignment.mtu))

@@ -18,6 +18,9 @@ use manx_tests::lab::{Lab, Options, Pod, netns, probe, show, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+#[path = "lab/migrate.rs"]
+mod migrate;
+
 /// How long a change may take to reach every node.
 const CONVERGENCE: Duration = Duration::from_secs(20);
 
@@ -27,7 +30,7 @@ type Scenario = fn() -> Result<()>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, Scenario); 19] = [
+    let scenarios: [(&str, Scenario); 20] = [
         ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
         ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
         ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ("a_pod_gets_what_its_annotations_ask_for_or_the_reason_why_not", asking_pods),
         ("an_agent_that_starts_without_the_api_server_knows_what_its_pods_ask_for", asking_after_a_restart),
         ("a_thousand_pods_start_with_few_requests_to_the_api_server", a_thousand_starts),
+        ("a_cluster_moves_in_from_calico_node_by_node_and_no_ping_is_lost", migrate::from_calico),
     ];
     if !nix::unistd::geteuid().is_root() {
         println!("ignored: the lab makes network namespaces and needs root");

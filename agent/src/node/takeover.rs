@@ -88,10 +88,11 @@ fn part(handed: &HandedOver, guest: &Guest) -> Option<Part> {
     let unknown = matches!(marked, Some(Some((UNKNOWN_CONTAINER, _))));
     match (told, marked) {
         (Some(endpoint), _) if marked.is_none() || unknown || ours(&endpoint.id) => {
-            let routed = endpoint.addresses.iter().filter(|address| guest.addresses.contains(*address));
             Some(Part::Adopt(Endpoint {
-                addresses: routed.copied().collect(),
+                // Another block of the pod's may be settled already, or not be known yet.
+                addresses: guest.addresses.iter().copied().collect(),
                 mac: guest.mac.map(|mac| mac.to_string()),
+                mtu: Some(guest.end.mtu),
                 ..endpoint.clone()
             }))
         }
@@ -107,6 +108,7 @@ fn unexplained(guest: &Guest) -> Endpoint {
         id: EndpointId { container: UNKNOWN_CONTAINER.to_owned(), ifname: guest.end.name.clone() },
         link: guest.end.name.clone(),
         addresses: guest.addresses.iter().copied().collect(),
+        mtu: Some(guest.end.mtu),
         network: Some(UNKNOWN_CONTAINER.to_owned()),
         ..Endpoint::default()
     }

@@ -28,11 +28,12 @@ pub struct Guest {
     pub mac: Option<Mac>,
     /// Name of the pod's end.
     pub ifname: String,
-    /// The addresses within the networks asked for that are routed to it.
+    /// The addresses that are routed to it one by one.
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// The links that lead into other namespaces and to which addresses within `networks` are routed one by one, by name.
+/// The links that lead into other namespaces and to which an address within `networks` is routed by itself, by name.
+/// Each comes with all such addresses, since those outside the networks are the same pod's.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
@@ -40,11 +41,12 @@ pub fn guests(host: &mut Socket, networks: &[IpNetwork]) -> Result<Vec<Guest>, S
     let mut addresses: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
     for route in inspect::routes(host, None)? {
         let single = route.dst == IpNetwork::from(route.dst.ip()) && route.gateway.is_none();
-        let inside = networks.iter().any(|network| network.contains(route.dst.ip()));
-        if let Some(link) = route.link.filter(|_| single && inside) {
+        if let Some(link) = route.link.filter(|_| single) {
             addresses.entry(link).or_default().insert(route.dst.ip());
         }
     }
+    let inside = |address: &IpAddr| networks.iter().any(|network| network.contains(*address));
+    addresses.retain(|_, addresses| addresses.iter().any(inside));
     if addresses.is_empty() {
         return Ok(Vec::new());
     }

@@ -11,6 +11,7 @@
 //! say to each other passes the router, where it can be captured. All namespaces and processes of a lab can be found
 //! by the lab's name; [`Lab::down`] needs nothing else, and so also cleans up after a run that was killed.
 
+mod calico;
 pub mod capture;
 pub mod cluster;
 pub mod netns;

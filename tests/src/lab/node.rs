@@ -94,12 +94,17 @@ impl Lab {
 
     /// Starts the agent of `node` and waits until it is ready.
     pub fn start_agent(&self, node: &str) -> Result<()> {
+        self.start_agent_with(node, &[])
+    }
+
+    /// The same with more of a command line.
+    pub fn start_agent_with(&self, node: &str, more: &[&str]) -> Result<()> {
         let dir = self.node_dir(node);
         std::fs::create_dir_all(&dir)?;
         std::fs::write(dir.join("10-manx.conflist"), self.conflist(node)?.to_string())?;
         let mut command = netns::command(&self.netns(node), self.bin_dir.join("manx-agent"));
         command.args(["--node-name", node, "--log-format", "text", "--run-dir"]).arg(self.run_dir(node));
-        command.arg("--kubeconfig").arg(self.kubeconfig());
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(more);
         command.env("MANX_LOG", std::env::var("MANX_LOG").unwrap_or_else(|_| "info".to_owned()));
         let child = self.daemon(command, &dir.join("agent.log"))?;
         std::fs::write(dir.join("agent.pid"), child.to_string())?;

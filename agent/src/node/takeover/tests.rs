@@ -40,7 +40,7 @@ fn handed(allocations: &[(&str, &str, &str)]) -> HandedOver {
 fn guest(pod: &str, alias: Option<&str>, addresses: &[&str]) -> Guest {
     let name = host_link_name(pod.split_once('/'), "", "eth0");
     Guest {
-        end: End { index: 7, name, alias: alias.map(str::to_owned), ..End::default() },
+        end: End { index: 7, name, alias: alias.map(str::to_owned), mtu: 1440, ..End::default() },
         mac: "4e:c1:15:0f:3a:07".parse().ok(),
         ifname: "eth0".to_owned(),
         addresses: addresses.iter().map(|text| address(text)).collect(),
@@ -89,14 +89,18 @@ fn only_a_link_of_the_pods_name_with_the_pods_address_is_the_pods() {
 }
 
 #[test]
-fn an_address_that_is_told_but_not_routed_is_not_the_links() {
+fn a_pod_has_the_addresses_that_are_routed_to_it() {
     let told =
         handed(&[("10.48.21.65", "default/web-0", CONTAINER), ("10.48.21.70", "default/web-0", CONTAINER)]);
-    let Some(Part::Adopt(endpoint)) = only(&told, guest("default/web-0", None, &["10.48.21.65"])) else {
-        panic!()
+    let of = |addresses: &[&str]| match only(&told, guest("default/web-0", None, addresses)) {
+        Some(Part::Adopt(endpoint)) => endpoint,
+        other => panic!("not adopted: {other:?}"),
     };
-    assert_eq!(endpoint.addresses, [address("10.48.21.65")]);
-    assert_eq!(endpoint.mac.as_deref(), Some("4e:c1:15:0f:3a:07"));
+    assert_eq!(of(&["10.48.21.65"]).addresses, [address("10.48.21.65")]);
+    let endpoint = of(&["fd00:10:48::2a41", "10.48.21.65"]);
+    let both = [address("10.48.21.65"), address("fd00:10:48::2a41")];
+    assert_eq!(endpoint.addresses, both, "the block of one of them may have been settled first");
+    assert_eq!((endpoint.mac.as_deref(), endpoint.mtu), (Some("4e:c1:15:0f:3a:07"), Some(1440)));
 }
 
 #[test]
