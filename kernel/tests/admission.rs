@@ -399,6 +399,43 @@ fn nothing_with_a_forged_source_reaches_another_pod() {
     });
 }
 
+/// Redirects what comes by the link through another device and back, as the plugin `bandwidth` does to limit what a pod
+/// sends. The kernel shows such packets to no filter at the ingress of the link.
+fn limit(link: &str) {
+    ip("link add bwp1 type ifb");
+    ip("link set bwp1 up");
+    command("tc", "qdisc add dev bwp1 root tbf rate 100mbit burst 100000 latency 25ms");
+    command("tc", &format!("qdisc add dev {link} ingress"));
+    let all = "parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev bwp1";
+    command("tc", &format!("filter add dev {link} {all}"));
+}
+
+#[test]
+fn a_pod_whose_rate_is_limited_still_forges_no_ipv4_and_advertises_no_route() {
+    namespace::run(|| {
+        let (attacker, other) = node_with_pods();
+        limit("cali1");
+        let socket = victim(&other);
+        let before = neighbours();
+        attacker.send(vec![udp_v6(MAC, POD_V6)]);
+        assert!(hears(&socket, Some(1)));
+        attacker.send(vec![udp_v4(MAC, "10.244.0.9")]);
+        assert!(hears(&socket, None));
+        let frame = extended(MAC.link_local(), (ICMPV6, advertisement(MAC.link_local())));
+        attacker.send(vec![frame]);
+        let forged = |n: u8| {
+            let sender = Ipv4Addr::new(10, 250, 0, n);
+            ethernet(BROADCAST, MAC, ARP, &frames::arp(1, MAC, sender, v4(OTHER_POD_V4)))
+        };
+        attacker.send((1..=200).map(forged).collect());
+        // The last of them has arrived once an honest packet behind them has.
+        attacker.send(vec![udp_v4(MAC, POD_V4)]);
+        assert!(hears(&socket, Some(1)));
+        assert_eq!(ip("-6 route show proto ra"), "");
+        assert!(neighbours() <= before + 1, "{}", ip("neigh show dev cali1"));
+    });
+}
+
 #[test]
 fn an_address_that_a_pod_gives_itself_is_of_no_use_to_it() {
     namespace::run(|| {

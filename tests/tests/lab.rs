@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         ("peers_filters_timers_and_passwords_change_and_no_ping_is_lost", live_settings),
         ("running_pods_follow_the_mtu_of_their_nodes_uplink", followed_mtu),
         ("a_pod_reaches_itself_its_node_and_its_neighbour_and_checks_clean", within_a_node),
+        ("a_pod_leaves_no_guard_and_no_connection_behind_and_a_flush_is_mended", nothing_left),
         ("a_pod_gets_what_its_annotations_ask_for_or_the_reason_why_not", asking_pods),
         ("an_agent_that_starts_without_the_api_server_knows_what_its_pods_ask_for", asking_after_a_restart),
         ("a_thousand_pods_start_with_few_requests_to_the_api_server", a_thousand_starts),
@@ -330,6 +331,47 @@ fn same_instant() -> Result<()> {
             ensure!(all.insert(block.clone()), "{block} has two owners");
         }
     }
+    everyone_is_reached(&lab)
+}
+
+/// The links of a node that take only what their pods may send.
+fn guarded_links(lab: &Lab, node: &str) -> Result<BTreeSet<String>> {
+    let tables = netns::text(&lab.netns(node), &["nft", "list", "tables", "netdev"])?;
+    Ok(tables.lines().filter_map(|line| line.strip_prefix("table netdev manx-")).map(str::to_owned).collect())
+}
+
+fn nothing_left() -> Result<()> {
+    let mut lab = lab(1, RouterKind::Bird)?;
+    lab.add_pod("a", "node1")?;
+    lab.add_pod("b", "node1")?;
+    let node = lab.netns("node1");
+    let nft = |line: &str| netns::text(&node, &["nft", line]).map(drop);
+    let guarded = guarded_links(&lab, "node1")?;
+    ensure!(guarded.len() == 2, "guarded are only {guarded:?}");
+    nft("flush ruleset")?;
+    lab.stop_agent("node1", Signal::SIGTERM)?;
+    lab.start_agent("node1")?;
+    wait::until("the guards are back", CONVERGENCE, || Ok(guarded_links(&lab, "node1")? == guarded))?;
+    // Connections are tracked, as where kube-proxy runs.
+    nft("add table inet proxy")?;
+    nft("add chain inet proxy track { type filter hook forward priority 0; }")?;
+    nft("add rule inet proxy track ct state new accept")?;
+    everyone_is_reached(&lab)?;
+    let gone = lab.pod("b")?.addresses.clone();
+    let connections = || -> Result<usize> {
+        let families = ["ipv4", "ipv6"].map(|family| netns::text(&node, &["conntrack", "-L", "-f", family]));
+        let [v4, v6] = families;
+        let all = v4? + &v6?;
+        let of_b = |line: &&str| gone.iter().any(|address| line.contains(&format!("={address} ")));
+        Ok(all.lines().filter(of_b).count())
+    };
+    ensure!(connections()? >= 2, "nothing is tracked");
+    lab.del_pod("b")?;
+    wait::until("its guard and its connections are gone", CONVERGENCE, || {
+        Ok(guarded_links(&lab, "node1")?.len() == 1 && connections()? == 0)
+    })?;
+    lab.add_pod("b", "node1")?;
+    ensure!(guarded_links(&lab, "node1")? == guarded, "the link of the same name has no guard");
     everyone_is_reached(&lab)
 }
 
