@@ -199,7 +199,11 @@ impl Node {
     }
 
     /// Asks the allocator for what the pod asks for, or refuses what cannot be.
-    fn decide(&mut self, held: Held, known: &Known, now: Instant) {
+    fn decide(&mut self, mut held: Held, known: &Known, now: Instant) {
+        if let (Some(pod), Some(notes)) = (&mut held.add.pod, &known.pod) {
+            // Older runtimes do not say it, and an event without it is not shown with the pod.
+            pod.uid.get_or_insert_with(|| notes.uid.clone());
+        }
         let none = BTreeMap::new();
         let primary = held.add.ifname == PRIMARY;
         let of_pod = known.pod.as_ref().filter(|_| primary).map_or(&none, |pod| &pod.annotations);

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::node::pods::{LookedUp, NamespaceNotes, PodName, PodNotes};
 
@@ -333,4 +335,91 @@ fn a_full_pool_is_told_to_the_pod_that_found_it_full() {
     let events = scene.events();
     let [(Trouble::NoAddress, note)] = events.as_slice() else { panic!("{events:?}") };
     assert!(note.contains("every block of tiny has an owner"), "{note}");
+}
+
+#[test]
+fn a_pod_whose_uid_the_runtime_does_not_say_has_that_of_the_pod_that_is_shown() {
+    let mut scene = Scene::watching();
+    scene.show(&[("a", fixed("192.0.2.1"))], true);
+    scene.call(Request::Add(add("a")));
+    let told = scene.seen.iter().find_map(|output| match output {
+        Output::PodEvent { pod, .. } => pod.uid.clone(),
+        _ => None,
+    });
+    assert_eq!(told.as_deref(), Some(UID));
+}
+
+/// Something that happens to a node with a few pods.
+#[derive(Debug, Clone)]
+enum Happening {
+    Add(u8),
+    Del(u8),
+    Shown(u8, bool),
+    Broken,
+    Answer(u8, bool),
+    Passes(u64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (0..4u8).prop_map(Happening::Add),
+        1 => (0..4u8).prop_map(Happening::Del),
+        2 => (0..4u8, any::<bool>()).prop_map(|(pod, asks)| Happening::Shown(pod, asks)),
+        1 => Just(Happening::Broken),
+        2 => (0..4u8, any::<bool>()).prop_map(|(pod, found)| Happening::Answer(pod, found)),
+        2 => (0..700u64).prop_map(Happening::Passes),
+    ]
+}
+
+proptest! {
+    /// Whatever the API server says or does not say, every ADD is answered once, within a second.
+    #[test]
+    fn no_add_is_lost_answered_twice_or_kept_waiting(happenings in proptest::collection::vec(happening(), 1..60)) {
+        let mut scene = Scene::watching();
+        let mut asked: Vec<(RequestId, Instant)> = Vec::new();
+        let mut shown: BTreeMap<String, PodNotes> = BTreeMap::new();
+        let mut containers = 0;
+        for happening in happenings {
+            match happening {
+                Happening::Add(pod) => {
+                    containers += 1;
+                    let mut request = add(&format!("p{pod}"));
+                    request.container = format!("c{containers}");
+                    asked.push((scene.call(Request::Add(request)), scene.now));
+                }
+                Happening::Del(number) => {
+                    let last: u32 = containers;
+                    scene.call(Request::Del(del(&format!("c{}", last.saturating_sub(number.into())))));
+                }
+                Happening::Shown(pod, asks) => {
+                    let notes = if asks { self::pod(&[("ipFamilies", "ipv4")]) } else { self::pod(&[]) };
+                    shown.insert(format!("p{pod}"), notes);
+                    let all: Vec<_> = shown.iter().map(|(name, notes)| (name.as_str(), notes.clone())).collect();
+                    scene.show(&all, true);
+                }
+                Happening::Broken => {
+                    let all: Vec<_> = shown.iter().map(|(name, notes)| (name.as_str(), notes.clone())).collect();
+                    scene.show(&all, false);
+                }
+                Happening::Answer(pod, found) => {
+                    scene.looked_up(&format!("p{pod}"), found.then(|| self::pod(&[])));
+                }
+                Happening::Passes(millis) => {
+                    let until = scene.now + Duration::from_millis(millis);
+                    while let Some(deadline) = scene.node.deadline().filter(|deadline| *deadline <= until) {
+                        prop_assert!(deadline > scene.now, "a deadline that does not move");
+                        scene.now = deadline;
+                        scene.feed(Input::Timeout);
+                    }
+                    scene.now = until;
+                }
+            }
+            for (request, since) in &asked {
+                let answers = scene.seen.iter().filter(|output| matches!(output, Output::Reply { request: of, .. } if of == request));
+                let answers = answers.count();
+                prop_assert!(answers <= 1, "answered {answers} times");
+                prop_assert!(answers == 1 || scene.now < *since + PATIENCE, "not answered within a second");
+            }
+        }
+    }
 }
