@@ -15,9 +15,10 @@ use manx_cni::spec::Code;
 use manx_ipam::{AssignError, Endpoint, EndpointId, PodRef, RequestId, Want};
 
 use super::asks::Asks;
+use super::calls::{code_of, refusal};
 use super::pods::{LookedUp, NamespaceNotes, PodName, PodNotes, Pods};
 use super::wants::Asking;
-use super::{Node, Output, Trouble, code_of, refusal};
+use super::{Node, Output, Trouble};
 
 /// How late a live watch may be before the API server is asked.
 const LAG: Duration = Duration::from_millis(500);

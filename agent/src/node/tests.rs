@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use manx_cni::rpc::{AddRequest, PodRef as RpcPod};
+use manx_cni::rpc::{AddRequest, Assignment, GcRequest, PodRef as RpcPod};
+use manx_cni::spec::Code;
 use manx_ipam::{Pool, recover};
 
 use super::intent::{PodPool, PodPools};
