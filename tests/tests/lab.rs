@@ -30,7 +30,7 @@ type Scenario = fn() -> Result<()>;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, Scenario); 20] = [
+    let scenarios: &[(&str, Scenario)] = &[
         ("pods_and_the_outside_reach_each_other_through_bird", || through(RouterKind::Bird)),
         ("pods_and_the_outside_reach_each_other_through_frr", || through(RouterKind::Frr)),
         ("a_second_pool_serves_new_pods_while_the_first_keeps_its_own", second_pool),
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let trial = |(name, scenario): (&str, Scenario)| {
         Trial::test(name, move || scenario().map_err(|error| Failed::from(format!("{error:#}"))))
     };
-    libtest_mimic::run(&arguments, scenarios.into_iter().map(trial).collect()).exit_code()
+    libtest_mimic::run(&arguments, scenarios.iter().copied().map(trial).collect()).exit_code()
 }
 
 /// A lab for one scenario, with a name that no other run uses.
