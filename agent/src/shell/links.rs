@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use manx_ipam::EndpointId;
-use manx_kernel::names::LINK_GROUP;
+use manx_kernel::names::{HOST_MAC, LINK_GROUP, parse_alias};
 use manx_kernel::netlink::guard::Gates;
-use manx_kernel::netlink::links::{LinkError, doom, find, remove_doomed};
+use manx_kernel::netlink::links::{LinkError, doom, find, readdress, remove_doomed};
 use manx_kernel::netlink::socket::Socket;
 use manx_kernel::netlink::{conntrack, inspect};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -144,7 +144,13 @@ impl Taker {
                 return BTreeSet::new();
             }
         };
-        let nameless = ends.into_iter().filter(|end| end.group == LINK_GROUP && end.alias.is_none());
+        let (named, nameless): (Vec<inspect::End>, Vec<inspect::End>) =
+            ends.into_iter().filter(|end| end.group == LINK_GROUP).partition(|end| end.alias.is_some());
+        let ours = |end: &&inspect::End| end.alias.as_deref().and_then(parse_alias).is_some();
+        for end in named.iter().filter(ours).filter(|end| end.mac != Some(HOST_MAC)) {
+            self.readdress(end);
+        }
+        let nameless = nameless.into_iter();
         let nameless: BTreeMap<u32, String> = nameless.map(|end| (end.index, end.name)).collect();
         for (index, name) in nameless.iter().filter(|(index, _)| before.contains(index)) {
             tracing::warn!(link = name, "removing a link that was left half made");
@@ -154,6 +160,19 @@ impl Taker {
             }
         }
         nameless.into_keys().collect()
+    }
+
+    /// Something on the node changed the address by which a pod knows it: nothing that the pod sends arrives.
+    fn readdress(&mut self, end: &inspect::End) {
+        let way_out = "exempt cali* from udev, NetworkManager and systemd-networkd";
+        match readdress(&mut self.socket, end.index) {
+            Ok(()) => {
+                tracing::warn!(link = end.name, way_out, "the hardware address of a pod's link is put right");
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), link = end.name, way_out, "a pod's link is deaf");
+            }
+        }
     }
 }
 
@@ -266,5 +285,92 @@ async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
+
+    use std::net::IpAddr;
+
+    use manx_kernel::names::Mac;
+    use manx_kernel::netlink::links::{create, remove_doomed, set_up_outside};
+    use manx_kernel::netns::NetNs;
+    use manx_kernel::pod::PodLink;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Calls a test on a thread in a namespace of its own, with another namespace that outlives every plugin.
+    fn on_a_node(test: impl FnOnce(&NetNs) + Send + 'static) {
+        let on_a_thread = || {
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+                assert!(std::env::var_os("CI").is_none(), "no namespaces");
+                println!("ignored: no namespaces");
+                return;
+            }
+            let pod = std::thread::spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("it worked before");
+                NetNs::current().expect("a namespace")
+            });
+            test(&pod.join().expect("a namespace"));
+        };
+        std::thread::spawn(on_a_thread).join().expect("the test passes");
+    }
+
+    fn taker() -> Taker {
+        let (news, _) = deltas::coalescing();
+        let (doomed, _) = deltas::coalescing();
+        Taker { socket: Socket::route().expect("a socket"), news, doomed }
+    }
+
+    fn link(container: &str) -> PodLink {
+        PodLink {
+            container: container.to_owned(),
+            ifname: format!("eth-{container}"),
+            link: format!("cali-{container}"),
+            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            mtu: 1500,
+            mac: Mac::of_pod(container, "eth0"),
+        }
+    }
+
+    /// The links of the node, without its loopback.
+    fn names(taker: &mut Taker) -> Vec<String> {
+        let ends = inspect::ends(&mut taker.socket).expect("links");
+        ends.into_iter().map(|end| end.name).filter(|name| name != "lo").collect()
+    }
+
+    #[test]
+    fn what_a_killed_plugin_left_half_made_goes_at_the_second_look_though_its_namespace_lives_on() {
+        on_a_node(|pod| {
+            let mut taker = taker();
+            let whole = create(&mut taker.socket, &link("whole"), pod).expect("made").expect("a free name");
+            set_up_outside(&mut taker.socket, &link("whole"), whole.host).expect("set up");
+            create(&mut taker.socket, &link("half"), pod).expect("made").expect("a free name");
+            let seen = taker.sweep(&BTreeSet::new());
+            assert_eq!(seen.len(), 1);
+            create(&mut taker.socket, &link("young"), pod).expect("made").expect("a free name");
+            remove_doomed(&mut taker.socket).expect("nothing is doomed yet");
+            assert_eq!(names(&mut taker), ["cali-whole", "cali-half", "cali-young"]);
+            taker.sweep(&seen);
+            remove_doomed(&mut taker.socket).expect("removed");
+            assert_eq!(names(&mut taker), ["cali-whole", "cali-young"]);
+        });
+    }
+
+    #[test]
+    fn a_hardware_address_that_something_changed_is_put_right() {
+        on_a_node(|pod| {
+            let mut taker = taker();
+            let made = create(&mut taker.socket, &link("a"), pod).expect("made").expect("a free name");
+            set_up_outside(&mut taker.socket, &link("a"), made.host).expect("set up");
+            let mut other = PodLink::readdress(made.host, Mac([2, 0, 0, 0, 0, 9]));
+            taker.socket.send(&mut other).expect("sent").all_done().expect("changed");
+            taker.sweep(&BTreeSet::new());
+            let end = inspect::end(&mut taker.socket, "cali-a").expect("asked").expect("it is there");
+            assert_eq!(end.mac, Some(HOST_MAC));
+        });
     }
 }

@@ -202,6 +202,15 @@ pub fn take_over(host: &mut Socket, link: &PodLink, index: u32) -> Result<(), Li
     Ok(())
 }
 
+/// Gives the host's end of a link the hardware address by which its pod knows it. The kernel forgets the link's
+/// neighbours with the address; those that are needed it finds again by itself, and ADD makes them permanent.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn readdress(host: &mut Socket, index: u32) -> Result<(), LinkError> {
+    tolerate_absence(host.send(&mut PodLink::readdress(index, HOST_MAC))?, "change a hardware address")
+}
+
 /// Makes the kernel notice that the pod's end has carrier, once both ends are up.
 ///
 /// The end that came up first is switched on by a worker in the kernel's own time; until then every packet that the
