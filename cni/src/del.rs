@@ -56,11 +56,8 @@ fn no_tombstone(error: &std::io::Error) -> Error {
 /// Frees the addresses of an ADD that failed before it knew of a link, and removes what it may have made all the same:
 /// the kernel's answer can be lost. A finished link had been there before: the pod runs, and keeps it and its addresses.
 pub(crate) fn free_unless_linked(target: &Target, config: &NetConf, ended: &DelRequest) {
-    let mut host = match Socket::route() {
-        Ok(host) => host,
-        // Without knowing, nothing is taken from what may be a running pod: the runtime's DEL comes next.
-        Err(_) => return,
-    };
+    // Without knowing, nothing is taken from what may be a running pod: the runtime's DEL comes next.
+    let Ok(mut host) = Socket::route() else { return };
     match remains(&mut host, target, ended) {
         Ok(Remains::Nothing) => {}
         // The error that is being reported matters more; the agent finds what may be left.

@@ -138,7 +138,7 @@ fn a_namespace_by_whatever_path_is_entered_and_one_that_died_is_not() {
     sleeper.wait().expect("it ends");
     let asked = agent.seen().len();
     let mut variables = variables("ADD", &sandbox);
-    variables.insert("CNI_NETNS", by_process.clone());
+    variables.insert("CNI_NETNS", by_process);
     let (code, text) = node.exec(PLUGIN, &variables, &node.config(json!({})).to_string()).failed();
     assert!(code == 4 && text.contains("there is no namespace"), "{text}");
     assert_eq!(agent.seen().len(), asked);
