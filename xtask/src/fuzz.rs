@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::chore::{Root, run};
 
 /// The targets, as `tests/fuzz/src/lib.rs` describes them.
-const TARGETS: [&str; 3] = ["decode", "session", "speaker"];
+const TARGETS: [&str; 4] = ["decode", "node", "session", "speaker"];
 
 /// What libFuzzer asks of the compiler, with the checks of a debug build on top of optimisation.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -26,7 +26,9 @@ cargo xtask COMMAND
                          FEATURE/DAEMON contains CELL; --write brings docs/interop.md up to date
   crash [CLASS…]         kill and hinder plugin and agent at every system call, every case; CLASS chooses some
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
-  fuzz TARGET [SECONDS]  fuzz the BGP speaker: decode, session or speaker, for 60 s; keeps what is new in the corpus
+  sim SEED               play a run of the simulated cluster and tell all of it; --less SEED finds a shorter list of faults,
+                         --table writes docs/convergence.md
+  fuzz TARGET [SECONDS]  fuzz decode, session, speaker or node (whole ones), for 60 s; keeps what is new in the corpus
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale";
@@ -56,6 +58,8 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["test", filter] => run::test(&root, Some(filter)),
         ["crash", args @ ..] => run::crash(&root, args),
         ["bench", name, args @ ..] => run::bench(&root, name, args),
+        ["sim", "--table"] => run::convergence(&root),
+        ["sim", args @ ..] if !args.is_empty() => run::sim(&root, args),
         ["fuzz", target] => fuzz::fuzz(&root, target, "60"),
         ["fuzz", target, seconds] => fuzz::fuzz(&root, target, seconds),
         ["ci"] => ci::ci(&root),

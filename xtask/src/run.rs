@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::chore::{Root, run};
+use crate::chore::{Root, output, run};
 use crate::setup::setup;
 
 /// The packages whose programs make up a node, and the lab around it.
@@ -38,6 +38,19 @@ pub(crate) fn crash(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     build(root, &[])?;
     let mut cargo = root.cargo(&["test", "-p", "manx-tests", "--test", "crash", "--"]);
     run(cargo.args(args).env("MANX_CRASH", "all"))
+}
+
+/// Plays a run of the simulated cluster.
+pub(crate) fn sim(root: &Root, args: &[&str]) -> anyhow::Result<()> {
+    run(&mut root.cargo(&["build", "--quiet", "--bin", "manx-sim", "-p", "manx-sim"]))?;
+    become_program(root, "debug/manx-sim", args)
+}
+
+/// Writes the table of how long convergence takes.
+pub(crate) fn convergence(root: &Root) -> anyhow::Result<()> {
+    run(&mut root.cargo(&["build", "--quiet", "--bin", "manx-sim", "-p", "manx-sim"]))?;
+    let table = output(Command::new(root.target().join("debug/manx-sim")).arg("--table"))?;
+    std::fs::write(root.join("docs/convergence.md"), table).context("writing docs/convergence.md")
 }
 
 /// Runs one benchmark with release builds of everything that it measures.

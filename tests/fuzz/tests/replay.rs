@@ -31,6 +31,11 @@ fn a_session_survives_peers_that_keep_no_rule() {
 }
 
 #[test]
+fn whole_nodes_keep_every_invariant_whatever_befalls_them() {
+    replay("node", manx_fuzz::node);
+}
+
+#[test]
 fn speakers_of_ours_converge_whatever_happens_between_them() {
     replay("speaker", manx_fuzz::speaker);
 }

@@ -121,13 +121,18 @@ impl World {
             return;
         }
         there.lives += 1;
+        self.last_start = now;
         let dump = there.kernel.dump();
         there.kernel.listen();
         let restarting = !there.disk.record.is_empty() || !dump.routes.is_empty();
         let copy = there.disk.copy.as_deref().and_then(|bytes| Cluster::from_bytes(bytes).ok());
+        let limits = Limits { release_after: self.settings.release_after, ..Limits::default() };
         let ended: Vec<DelRequest> = there.disk.ended();
-        let node = Node::new(there.name.clone(), Limits::default(), recover(&there.disk.record), now);
-        let agent = Agent::new(there.name.clone(), there.lives, node, copy, restarting, now);
+        let node = Node::new(there.name.clone(), limits, recover(&there.disk.record), now);
+        let resync = if self.settings.audits { secs(60) } else { secs(86_400) };
+        let config = Config { hash_key: there.lives, resync, ..Config::default() };
+        let fib = Fib::new(config, now);
+        let agent = Agent::new(there.name.clone(), there.lives, (node, fib), copy, restarting, now);
         there.agent = Some(Box::new(agent));
         self.log(format_args!("node{host}: the agent starts, restarting {restarting}"));
         self.carry_out_all(host);
@@ -167,6 +172,13 @@ impl World {
             _ => self.noise.between(Duration::ZERO, millis(2)),
         };
         self.wake_at(host, task, self.now + delay);
+    }
+
+    /// Whether a part will have a turn within a moment.
+    pub(crate) fn is_woken(&self, host: usize, task: Task) -> bool {
+        let soon = self.now + millis(300);
+        let agent = self.hosts[host].agent.as_ref();
+        agent.is_none_or(|agent| agent.wakes.get(&task).is_some_and(|due| *due <= soon))
     }
 
     /// Gives a part its turn at that time, unless it has one before.
@@ -216,7 +228,7 @@ impl Agent {
     fn new(
         name: NodeName,
         life: Life,
-        node: Node,
+        (node, fib): (Node, Fib),
         copy: Option<Cluster>,
         restarting: bool,
         now: Instant,
@@ -254,7 +266,7 @@ impl Agent {
             pending: BTreeMap::new(),
             half_made: BTreeSet::new(),
             sweep_due: now + secs(60),
-            fib: Fib::new(Config { hash_key: life, ..Config::default() }, now),
+            fib,
             wanted: Wanted::new(0),
             asked: None,
             local: None,

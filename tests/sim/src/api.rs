@@ -1,6 +1,6 @@
 //! The API server: objects with versions, the history that watches read, and requests carried out one after the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -231,12 +231,6 @@ impl Api {
             self.put(key, Object::Pool(pool));
         }
         Answer::Done
-    }
-
-    /// The owners of all blocks by the name of the block.
-    pub(crate) fn owners(&self) -> BTreeSet<(String, String)> {
-        let told = |block: &IPBlock| (block.spec.cidr.to_string(), block.spec.node.clone());
-        self.blocks().map(told).collect()
     }
 }
 

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use manx_cni::rpc::RpcError;
+use manx_ipam::BlockUsage;
 use manx_kernel::model::{Forward, Hop, RouteKey};
 
+use crate::api::Kind;
 use crate::kernel::UPLINK;
+use crate::plan::Room;
 use crate::runtime::Stage;
 use crate::world::World;
 
@@ -42,10 +45,8 @@ enum Leads {
 
 impl World {
     /// What must hold after every step, and is cheap to see.
-    pub(crate) fn check_step(&mut self) {
-        let mut touched = self.hosts.iter().enumerate();
-        let touched = touched.find_map(|(host, there)| Some((host, there.kernel.touched_foreign()?)));
-        if let Some((host, key)) = touched {
+    pub(crate) fn check_step(&mut self, host: usize) {
+        if let Some(key) = self.hosts[host].kernel.touched_foreign() {
             self.violated("nothing foreign is changed", format!("node{host}: {key}"));
         }
     }
@@ -100,9 +101,17 @@ impl World {
         if agent.record_broken {
             return;
         }
-        let usage = agent.node.usage();
+        let (usage, intent) = (agent.node.usage(), agent.intent.clone());
+        if agent.intent_changed {
+            return;
+        }
+        let usable = |name: &str| {
+            let mut pools = intent.iter().flat_map(|intent| &intent.pools);
+            pools.any(|pool| pool.name == name && !pool.disabled && pool.automatic)
+        };
         let free = |v4: bool| {
-            let mut blocks = usage.blocks.iter();
+            let usable = |block: &&BlockUsage| block.pool.as_deref().is_some_and(usable);
+            let mut blocks = usage.blocks.iter().filter(usable);
             blocks.any(|block| block.free > 0 && block.block.cidr().is_ipv4() == v4)
         };
         if free(true) && free(false) {
@@ -135,6 +144,20 @@ impl World {
             self.check_leaks(host);
         }
         self.check_living();
+        self.check_blocks();
+    }
+
+    /// Blocks of nodes that are gone for good are free again, and nobody remembers those nodes.
+    fn check_blocks(&mut self) {
+        let gone = |name: &str| self.host_named(name).is_none_or(|host| !self.hosts[host].on);
+        let blocks = self.api.blocks().filter(|block| gone(&block.spec.node));
+        let left: Vec<String> = blocks.map(|block| block.spec.cidr.to_string()).collect();
+        let networks: Vec<String> =
+            self.api.all(Kind::Network).map(|(name, _)| name.clone()).filter(|name| gone(name)).collect();
+        if !left.is_empty() || !networks.is_empty() {
+            let what = format!("blocks {left:?}, networks {networks:?}");
+            self.violated("what a node leaves behind is collected", what);
+        }
     }
 
     fn check_kernel(&mut self, host: usize) {
@@ -210,7 +233,7 @@ impl World {
         if !lingering.is_empty() {
             self.violated("what is ended ends", format!("node{host}: {lingering:?}"));
         }
-        if !waiting.is_empty() && !self.settings.scarce {
+        if !waiting.is_empty() && self.settings.room == Room::Ample {
             self.violated("pods start again", format!("node{host}: pods {waiting:?} do not run"));
         }
     }

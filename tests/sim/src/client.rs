@@ -70,6 +70,11 @@ impl World {
         self.weather.entry(client).or_default()
     }
 
+    /// Whether nothing comes through for a client.
+    pub(crate) fn is_away(&self, client: Client) -> bool {
+        self.weather.get(&client).is_some_and(|weather| weather.is_away(self.now))
+    }
+
     /// The way to the API server changes, for one client or for all.
     pub(crate) fn set_weather(&mut self, client: Option<Client>, change: impl Fn(&mut Weather)) {
         let all: Vec<Client> = match client {

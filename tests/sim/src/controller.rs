@@ -12,9 +12,9 @@ use crate::client::{Client, Desk, Watches};
 use crate::world::{Happening, Life, World, millis, secs};
 
 /// How long a node must be gone.
-pub(crate) const GRACE: Duration = secs(300);
+pub(crate) const GRACE: Duration = secs(60);
 /// How often the census is looked at though nothing changed.
-const BEAT: Duration = secs(30);
+const BEAT: Duration = secs(15);
 const KINDS: [Kind; 4] = [Kind::Node, Kind::Network, Kind::Block, Kind::Pool];
 
 /// What is to be done, one after the other.

@@ -14,6 +14,7 @@
 //! | `wires.rs`, `kernel.rs`, `runtime.rs`, `controller.rs` | what else there is |
 //! | `acts.rs` | what befalls them |
 //! | `check.rs` | what must hold |
+//! | `minimize.rs`, `table.rs` | making a failing run smaller; how long convergence takes |
 
 mod acts;
 mod agent;
@@ -27,17 +28,21 @@ mod controller;
 mod kernel;
 mod links;
 mod log;
+mod minimize;
 mod owner;
 mod plan;
 mod routes;
 mod run;
 mod runtime;
 mod speaker;
+mod table;
 mod wires;
 mod world;
 
 pub use check::Violation;
 pub use choices::Choices;
-pub use plan::{Act, Plan, Settings};
+pub use minimize::minimize;
+pub use plan::{Act, Plan, Room, Settings};
 pub use run::{Outcome, run};
+pub use table::{row, table};
 pub use world::{Figures, World};

@@ -193,8 +193,9 @@ impl World {
                 self.check_origins(host);
                 self.poke(host, Task::Bgp);
             }
-            Output::Changed | Output::PodEvent { .. } => {}
             Output::Event(event) => self.log(format_args!("node{host}: {event:?}")),
+            // What is told to people; pods are not watched here.
+            _ => {}
         }
     }
 

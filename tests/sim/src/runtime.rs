@@ -197,7 +197,11 @@ impl World {
     }
 
     fn go_on(&mut self, host: usize, call: CallId) {
-        let delay = self.noise.between(Duration::from_micros(50), millis(2));
+        let delay = match self.noise.below(24) {
+            // A busy machine.
+            0 => self.noise.between(millis(2), secs(5)),
+            _ => self.noise.between(Duration::from_micros(50), millis(2)),
+        };
         self.after(delay, Happening::Plugin { host, call });
     }
 

@@ -71,6 +71,7 @@ impl World {
         let (Some(before), Some(after)) = (agent.bgp_known.clone(), agent.bgp.clone()) else { return };
         let identity = |local: &Local| (local.asn, local.router_id);
         if identity(&before.local) != identity(&after.local) {
+            self.tell_speaker(host, Input::Stop(StopReason::Change));
             return self.replace_speaker(host);
         }
         if before.local != after.local {
@@ -92,11 +93,10 @@ impl World {
         self.tell_speaker(host, Input::SetPeers(peers));
     }
 
-    /// Our identity changed: a fresh speaker follows.
-    fn replace_speaker(&mut self, host: usize) {
-        self.tell_speaker(host, Input::Stop(StopReason::Change));
+    /// The speaker is gone: a fresh one follows.
+    pub(crate) fn replace_speaker(&mut self, host: usize) {
         self.hang_up_all(host);
-        let Some(agent) = self.agent(host) else { return };
+        let Some(agent) = self.agent(host).filter(|agent| agent.speaker.is_some()) else { return };
         agent.speaker = None;
         agent.restarting = true;
         agent.learned.push_back(vec![Learned::Restarted]);

@@ -80,8 +80,26 @@ pub(crate) enum Happening {
     Carrier { host: usize },
     /// A file system has room again.
     Room { host: usize },
-    /// Somebody writes the status of a block.
-    Touch { host: usize },
+    /// The Node of a host that is off is deleted.
+    Unregister { host: usize },
+}
+
+impl Happening {
+    /// The hosts whose kernels it may change.
+    fn concerned(&self, hosts: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::Turn { host, task: Task::Kernel | Task::Links | Task::Reaper, .. }
+            | Self::Turn { host, task: Task::Owner, .. }
+            | Self::Plugin { host, .. }
+            | Self::Runtime { host }
+            | Self::Namespace { host, .. }
+            | Self::StartAgent { host }
+            | Self::Boot { host }
+            | Self::Carrier { host } => *host..*host + 1,
+            Self::Act(_) => 0..hosts,
+            _ => 0..0,
+        }
+    }
 }
 
 /// What outlives an agent: the run directory.
@@ -128,6 +146,8 @@ pub struct World {
     /// The last fault is over: from now on everything must become right.
     pub(crate) calm: bool,
     pub(crate) figures: Figures,
+    /// When the last agent started.
+    pub(crate) last_start: Instant,
 }
 
 /// What is counted.
@@ -169,6 +189,7 @@ impl World {
             acts: plan.acts.clone(),
             calm: false,
             figures: Figures::default(),
+            last_start: start,
         };
         world.found(plan);
         world
@@ -222,10 +243,21 @@ impl World {
             let ((when, _), what) = entry.remove_entry();
             self.now = when;
             self.steps += 1;
+            let concerned = what.concerned(self.hosts.len());
             self.happen(what);
-            self.check_step();
+            for host in concerned {
+                self.wake_listener(host);
+                self.check_step(host);
+            }
         }
         self.now = self.now.max(end);
+    }
+
+    /// Who listens to a kernel that has something to tell gets its turn.
+    fn wake_listener(&mut self, host: usize) {
+        if self.hosts[host].kernel.has_news() && !self.is_woken(host, Task::Kernel) {
+            self.poke(host, Task::Kernel);
+        }
     }
 
     fn happen(&mut self, what: Happening) {
@@ -252,7 +284,7 @@ impl World {
             Happening::Register { host } => self.register(host),
             Happening::Carrier { host } => self.plug_in(host),
             Happening::Room { host } => self.hosts[host].disk.full = false,
-            Happening::Touch { host } => self.touch_block(host),
+            Happening::Unregister { host } => self.node_goes(host),
         }
     }
 
