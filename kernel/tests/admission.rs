@@ -540,6 +540,23 @@ fn an_audit_mends_what_somebody_flushed_and_leaves_the_rest_alone() {
 }
 
 #[test]
+fn a_guard_that_was_made_anew_outlives_whoever_knew_only_the_old_one() {
+    namespace::run(|| {
+        let (pod, _other) = node_with_pods();
+        let mut gates = Gates::open().unwrap().expect("this kernel can filter at ingress");
+        let old = gates.handles().unwrap()["cali1"];
+        // A pod of the same name begins where the old one ended: a plugin makes link and guard.
+        pod.guard();
+        assert_eq!(gates.forget(old), Ok(false));
+        let mut netfilter = Socket::netfilter().unwrap();
+        assert_eq!(admitted(&mut netfilter, &Admission::of(&pod.link)), Ok(Some(true)));
+        let new = gates.handles().unwrap()["cali1"];
+        assert_eq!(gates.forget(new), Ok(true));
+        assert_eq!(admitted(&mut netfilter, &Admission::of(&pod.link)), Ok(Some(false)));
+    });
+}
+
+#[test]
 fn an_admission_is_put_read_back_changed_and_goes_with_its_link() {
     namespace::run(|| {
         ip("link add cali1 type veth peer name cali2");
