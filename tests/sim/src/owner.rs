@@ -172,7 +172,7 @@ impl World {
             Output::Claim { block, pool } => self.order(host, block, Order::Claim { pool }),
             Output::Release(block) => self.release(host, block),
             Output::Reply { request, reply } => self.reply(host, request, reply),
-            Output::Unlink { id, link } => {
+            Output::Unlink { id, link, .. } => {
                 let Some(agent) = self.agent(host) else { return };
                 agent.unlinks.insert(id, link);
                 self.poke(host, Task::Links);
