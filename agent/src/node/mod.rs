@@ -338,7 +338,12 @@ impl Node {
             true => ": add an IPBlock that names this node to the files",
             false => "",
         };
-        full.map(|family| format!("no {family} address is free and no block is left{way_out}")).collect()
+        let full = full.map(|family| format!("no {family} address is free and no block is left{way_out}"));
+        let limited = self.ipam.limited().iter().filter(|family| self.is_full(**family));
+        let limited = limited.map(|family| {
+            format!("no {family} address is free and this node has all the blocks that it may have: see maxBlocksPerNode of the pools")
+        });
+        full.chain(limited).collect()
     }
 
     /// Whether a block is wanted and, as far as is known, no pool has one left.

@@ -90,6 +90,10 @@ impl NodeIpam {
         let short = self.room(pools) < least;
         let supply = self.supply(family, pools, least);
         let exhausted = short && supply == Supply::Exhausted;
+        match short && supply == Supply::Limit {
+            true => self.limited.insert(family),
+            false => self.limited.remove(&family),
+        };
         if exhausted && self.exhausted.insert(family) {
             self.tell(Event::Exhausted { family });
         } else if !exhausted && self.exhausted.remove(&family) {

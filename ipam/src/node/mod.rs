@@ -111,6 +111,8 @@ pub struct NodeIpam {
     barren: BTreeSet<String>,
     /// Families that want a block and find none.
     exhausted: BTreeSet<Family>,
+    /// Families that want a block while the node may have no more.
+    limited: BTreeSet<Family>,
     /// When addresses were given lately.
     given: BTreeMap<String, VecDeque<Instant>>,
     /// How long empty blocks of a pool are kept.
@@ -150,6 +152,7 @@ impl NodeIpam {
             backoff: BTreeMap::new(),
             barren: BTreeSet::new(),
             exhausted: BTreeSet::new(),
+            limited: BTreeSet::new(),
             given: BTreeMap::new(),
             patience: BTreeMap::new(),
         };
@@ -226,6 +229,11 @@ impl NodeIpam {
     /// can be written down as reserved.
     pub fn set_aside_for(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         self.ledger.asides().map(|(address, key)| (*address, key.as_str()))
+    }
+
+    /// Families that want a block while the node has as many as it may have.
+    pub fn limited(&self) -> &BTreeSet<Family> {
+        &self.limited
     }
 
     /// Figures for status.

@@ -321,6 +321,23 @@ fn a_vanished_block_that_another_took_is_withdrawn() {
 }
 
 #[test]
+fn a_renamed_node_gets_the_blocks_of_its_pods_once_its_old_name_is_over() {
+    let (mut bench, block) = with_a_pod();
+    bench.restart();
+    bench.feed(Input::SetPools(one_pool().into()));
+    let outputs = bench.sees(&[(&block.to_string(), "old-name")]);
+    let owner = Some("old-name".into());
+    assert!(events(&outputs).contains(&Event::Conflict { block, owner }));
+    assert!(bench.owned.is_empty(), "it is announced by nobody");
+    // The controller took it back.
+    let outputs = bench.sees(&[]);
+    assert_eq!(claims(&outputs), [block]);
+    let outputs = bench.claimed(block, Ok(()));
+    assert!(events(&outputs).contains(&Event::ConflictEnded { block }));
+    assert_eq!(bench.owned, [block].into());
+}
+
+#[test]
 fn an_empty_block_that_vanished_is_simply_gone() {
     let (mut bench, mine) = with_a_pod();
     bench.drop_pod("a");

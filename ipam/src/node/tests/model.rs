@@ -733,8 +733,7 @@ impl World {
     fn wind_down(&mut self) {
         self.crash = None;
         self.full = false;
-        self.pools = pools();
-        self.feed(Input::SetPools(pools()));
+        self.set_pools(pools());
         self.calm();
         self.feed(Input::Keep { valid: BTreeSet::new() });
         for pod in 0..10 {

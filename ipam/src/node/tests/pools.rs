@@ -69,6 +69,7 @@ fn a_limit_on_blocks_of_a_pool_holds_and_is_named() {
     }
     let why = AssignError::PoolBlockLimit { family: Family::V4, pool: "v4".into(), limit: 2 };
     assert_eq!(refused(&bench.assign("e", v4())), [why.clone()]);
+    assert!(bench.ipam.limited().is_empty(), "no headroom is wanted here, and nobody waits any more");
     assert!(why.to_string().contains("maxBlocksPerNode"), "{why}");
     // Another pool helps out, and so does a greater limit.
     bench.feed(Input::SetPools(vec![limited, pool("more", "10.0.1.0/24", 31)]));
@@ -82,12 +83,17 @@ fn a_limit_on_blocks_of_a_pool_holds_and_is_named() {
 
 #[test]
 fn the_limit_of_the_node_is_told_apart_from_that_of_a_pool() {
-    let limits = Limits { max_blocks: 1, ..limits() };
+    let limits = Limits { max_blocks: 1, headroom: 1, ..limits() };
     let limited = changed(pool("v4", "10.0.0.0/24", 32), |pool| pool.max_blocks = Some(1));
-    let mut bench = Bench::ready(limits, &[limited]);
+    let mut bench = Bench::ready(limits, &[]);
+    let outputs = bench.feed(Input::SetPools(vec![limited]));
+    bench.grant(outputs);
     bench.gets("a", v4());
     let why = AssignError::BlockLimit { family: Family::V4, limit: 1 };
     assert_eq!(refused(&bench.assign("b", v4())), [why]);
+    assert_eq!(*bench.ipam.limited(), [Family::V4].into());
+    bench.feed(Input::SetPools(vec![pool("v4", "10.0.0.0/24", 32)]));
+    assert_eq!(*bench.ipam.limited(), [Family::V4].into(), "that of the node is left");
 }
 
 #[test]
