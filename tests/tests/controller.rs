@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Node};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
@@ -60,6 +60,8 @@ impl Scene {
             Api::<IPPool>::all(scene.client.clone()).list(&ListParams::default()).await.is_ok()
         })
         .await;
+        let metadata = ObjectMeta { name: Some("manx-system".to_owned()), ..ObjectMeta::default() };
+        scene.create(Namespace { metadata, ..Namespace::default() }).await;
         scene
     }
 
