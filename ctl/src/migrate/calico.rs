@@ -99,11 +99,19 @@ pub(crate) struct Affinity {
 pub(crate) struct IpamConfig {
     pub(crate) strict_affinity: bool,
     pub(crate) auto_allocate_blocks: bool,
+    /// 0: no limit of the operator's.
+    pub(crate) max_blocks_per_host: u32,
+    pub(crate) ip_cooldown_seconds: Option<u32>,
 }
 
 impl Default for IpamConfig {
     fn default() -> Self {
-        Self { strict_affinity: false, auto_allocate_blocks: true }
+        Self {
+            strict_affinity: false,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 0,
+            ip_cooldown_seconds: None,
+        }
     }
 }
 

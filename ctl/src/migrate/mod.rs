@@ -79,10 +79,9 @@ pub(crate) async fn run(from: From) -> Result<ExitCode> {
     let From::Calico(arguments) = from;
     let client = crate::client().await?;
     let look = Look::new(&client, &arguments).await?;
-    if arguments.dry_run || arguments.output.is_some() && !look.is_blocked() {
+    if arguments.dry_run || arguments.output.is_some() {
         look.show(arguments.output)?;
-    }
-    if look.is_blocked() || !arguments.dry_run {
+    } else {
         look.remarks_to_stderr();
     }
     if look.is_blocked() {

@@ -16,6 +16,9 @@ pub(crate) fn translate(calico: &Calico, choices: &Choices, remarks: &mut Remark
         .iter()
         .filter_map(|pool| {
             let mut object = one(pool, choices, remarks)?;
+            let limits = calico.ipam.clone().unwrap_or_default();
+            object.spec.max_blocks_per_node = Some(limits.max_blocks_per_host).filter(|limit| *limit > 0);
+            object.spec.cooldown_seconds = limits.ip_cooldown_seconds;
             object.spec.reserved = reserved(calico, object.spec.cidr, &pool.name, remarks);
             Some(object)
         })

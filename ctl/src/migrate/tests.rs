@@ -118,6 +118,7 @@ fn pools_keep_what_they_are_with_selectors_and_reservations() {
     assert_eq!(v4.node_selector, None);
     let reserved: Vec<String> = v4.reserved.iter().map(ToString::to_string).collect();
     assert_eq!(reserved, ["10.48.0.0/30", "10.48.255.255/32"]);
+    assert_eq!((v4.max_blocks_per_node, v4.cooldown_seconds), (Some(20), Some(120)));
     let chosen = plan.pools[1].spec.node_selector.as_ref().expect("a selector");
     let operators: Vec<Operator> = chosen.match_expressions.iter().map(|one| one.operator).collect();
     assert_eq!(operators, [Operator::DoesNotExist, Operator::In]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use manx_tests::lab::router::RouterKind;
 use manx_tests::lab::{Lab, Pod, netns, probe, show, wait};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{CONVERGENCE, lab};
@@ -48,8 +49,12 @@ pub(crate) fn from_calico() -> Result<()> {
     // The others of the chain are at a loss with a result that names no pod's interface.
     runtime.conflist["plugins"].as_array_mut().context("plugins")?.truncate(1);
     runtime.check(&a.sandbox, &a.result).context("CHECK of a pod that Calico started")?;
-    move_node(&lab, "node2")?;
+    let hidden = move_node_with_a_hidden_pod(&mut lab, "node2")?;
     show::until_reached(&lab, CONVERGENCE)?;
+    ensure!(
+        allocated(&lab, "node2")?.contains(&hidden.addresses[0].to_string()),
+        "the hidden pod is known by now"
+    );
     for stream in streams {
         let count = stream.stop()?;
         ensure!(count.sent > 300 && count.lost.is_empty(), "pings were lost: {count:?}");
@@ -127,6 +132,35 @@ fn move_node(lab: &Lab, node: &str) -> Result<()> {
     lab.stop_calico(node)?;
     manxctl(lab, &["--node", node])?;
     lab.start_agent_with(node, &[BENEATH])?;
+    settle(lab, node)
+}
+
+/// The same where Calico's plugin started one more pod behind the operator's back, until he says so.
+fn move_node_with_a_hidden_pod(lab: &mut Lab, node: &str) -> Result<Pod> {
+    lab.stop_calico(node)?;
+    manxctl(lab, &["--node", node])?;
+    let hidden = lab.add_calico_pod("hidden", node)?;
+    lab.start_agent_with(node, &[BENEATH])?;
+    let link = hidden.result["interfaces"][0]["name"].as_str().context("a link")?.to_owned();
+    let alias = |lab: &Lab| netns::text(&lab.netns(node), &["ip", "-d", "link", "show", &link]);
+    wait::until("its link is held", CONVERGENCE, || Ok(alias(lab)?.contains("manx:?:")))?;
+    let fresh = lab.add_pod("beside", node)?;
+    let given = fresh.addresses.iter().any(|address| hidden.addresses.contains(address));
+    ensure!(!given, "an address that somebody has was given again: {:?}", fresh.addresses);
+    ensure!(waiting(lab, node)? > 0, "somebody may yet say whose it is");
+    lab.stop_agent(node, Signal::SIGKILL)?;
+    lab.start_agent_with(node, &[BENEATH])?;
+    ensure!(waiting(lab, node)? > 0 && alias(lab)?.contains("manx:?:"), "a restart does not lose it");
+    manxctl(lab, &["--node", node])?;
+    settle(lab, node)?;
+    ensure!(
+        alias(lab)?.contains(&format!("manx:{}:eth0", hidden.sandbox.container)),
+        "the link has its name"
+    );
+    Ok(hidden)
+}
+
+fn settle(lab: &Lab, node: &str) -> Result<()> {
     wait::until("the node's blocks are its own", CONVERGENCE, || Ok(waiting(lab, node)? == 0))?;
     wait::until("the router has its session", CONVERGENCE, || Ok(lab.router().established()? == 2))?;
     wait::until("the node has every route that BIRD left", CONVERGENCE, || routes_are_there(lab, node))?;
