@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use manx_api::{Allocation, IPBlock};
-use manx_ipam::{BlockId, Endpoint, EndpointId, NodeName, PodRef};
+use manx_ipam::{BlockId, Endpoint, EndpointId, NodeName, PodRef, RequestId};
 use manx_kernel::model::Dump;
 use manx_kernel::names::{HOST_LINK_PREFIX, UNKNOWN_CONTAINER, host_link_name, parse_alias};
 use manx_kernel::netlink::guests::Guest;
@@ -138,15 +138,27 @@ impl Node {
     /// whose links are gone are over: their DEL may have gone to the plugin that made them.
     pub(super) fn on_guests(&mut self, found: Vec<Endpoint>, present: &BTreeSet<EndpointId>, now: Instant) {
         let gone = self.ipam.endpoints().filter(|known| is_guest(known) && !present.contains(&known.id));
-        let gone: Vec<EndpointId> = gone.map(|endpoint| endpoint.id.clone()).collect();
-        for id in gone {
-            self.free_ourselves(id, |id| Owed::Nothing { id }, now);
+        let gone: Vec<Endpoint> = gone.cloned().collect();
+        for known in gone {
+            let shares =
+                |endpoint: &Endpoint| known.addresses.iter().any(|own| endpoint.addresses.contains(own));
+            match is_unexplained(&known) && found.iter().any(shares) {
+                true => self.rename(known.id, now),
+                false => self.free_ourselves(known.id, |id| Owed::Nothing { id }, now),
+            }
         }
-        // An address whose holder became known is free for it only once it was let go.
         self.drain(now);
         let leaving: BTreeSet<EndpointId> = self.ipam.leaving().map(|endpoint| endpoint.id.clone()).collect();
         let living = found.into_iter().filter(|endpoint| !leaving.contains(&endpoint.id)).collect();
         self.ipam.handle(manx_ipam::Input::Adopt(living), now);
+    }
+
+    /// The holder of an address has another name now: its link lives on, and nothing is owed for it.
+    fn rename(&mut self, id: EndpointId, now: Instant) {
+        let request = RequestId(self.next_own);
+        self.next_own -= 1;
+        self.ipam.handle(manx_ipam::Input::Free { request, id: id.clone() }, now);
+        self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
     }
 }
 

@@ -178,8 +178,10 @@ fn a_holder_that_becomes_known_keeps_the_address_and_one_whose_link_is_gone_does
     let routed = outputs.iter().any(|output| matches!(output, Output::Routes(routes) if !routes.is_empty()));
     assert!(!routed, "the route of a link that is not ours is not ours to make: {outputs:?}");
     let known = adopted("c1", &link, "10.48.21.65");
-    look(&mut node, now, std::slice::from_ref(&known));
+    let outputs = look(&mut node, now, std::slice::from_ref(&known));
     assert_eq!(containers(&node), ["c1"]);
+    let unlinked = outputs.iter().any(|output| matches!(output, Output::Unlink { .. }));
+    assert!(!unlinked, "it is the same link: {outputs:?}");
     look(&mut node, now, &[]);
     assert_eq!(containers(&node), Vec::<String>::new());
 }
