@@ -290,8 +290,6 @@ async fn sleep_until(when: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
-
     use std::net::IpAddr;
 
     use manx_kernel::names::Mac;
