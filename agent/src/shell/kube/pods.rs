@@ -1,6 +1,6 @@
 //! Follows the pods of this node, by their metadata only, and asks for single ones that a call waits for.
 //!
-//! This is a watch of its own and not `follow`: whether it is live matters here, and [`kube::runtime::watcher`] does
+//! This is a watch of its own and not `follow`: whether it is live matters here, and [`mod@kube::runtime::watcher`] does
 //! not tell when it is again. A copy is kept beside that of the cluster, since pods change much more often.
 
 use std::future::ready;
