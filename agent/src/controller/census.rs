@@ -28,6 +28,17 @@ impl Block {
     }
 }
 
+/// What counts of a claim of addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The node that has its addresses.
+    pub holder: Option<NodeName>,
+    /// Somebody deleted it.
+    pub deleting: bool,
+    /// Our finalizer is there.
+    pub kept: bool,
+}
+
 /// A change to the list of finalizers of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finalizer {
@@ -50,6 +61,8 @@ pub struct Census {
     pub blocks: BTreeMap<BlockId, Block>,
     /// The pools.
     pub pools: BTreeMap<String, IPPool>,
+    /// The claims of addresses, by namespace and name.
+    pub claims: BTreeMap<(String, String), Claim>,
     lives: BTreeMap<NodeName, NodeLife>,
     signs: BTreeMap<NodeName, String>,
 }
@@ -57,7 +70,8 @@ pub struct Census {
 impl Census {
     /// Notices which owners have no Node (any more), and which have one again.
     pub fn observe(&mut self, now: Instant) {
-        let owners = self.blocks.values().map(|block| &block.owner).chain(&self.networks);
+        let holders = self.claims.values().filter_map(|claim| claim.holder.as_ref());
+        let owners = self.blocks.values().map(|block| &block.owner).chain(&self.networks).chain(holders);
         let gone: BTreeSet<NodeName> = owners.filter(|owner| !self.nodes.contains(*owner)).cloned().collect();
         self.lives.retain(|node, _| gone.contains(node));
         self.signs.retain(|node, _| gone.contains(node));

@@ -5,6 +5,7 @@
 
 mod accept;
 pub mod census;
+mod claims;
 mod hand;
 pub mod lease;
 pub(crate) mod metrics;

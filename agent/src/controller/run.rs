@@ -15,13 +15,14 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use manx_api::{IPBlock, IPPool, IPPoolStatus, NodeNetwork, POOL_FINALIZER};
+use manx_api::{IPBlock, IPClaim, IPPool, IPPoolStatus, NodeNetwork, POOL_FINALIZER};
 use manx_ipam::{BlockId, NodeName};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::census::{Block, Census, Finalizer};
+use super::census::{Block, Census, Claim, Finalizer};
+use super::claims;
 use super::hand::Hand;
 use super::lease::{Election, Timing};
 use super::metrics::Board;
@@ -110,6 +111,7 @@ enum Update {
     Networks(Change<PartialObjectMeta<NodeNetwork>>),
     Blocks(Change<IPBlock>),
     Pools(Change<IPPool>),
+    Claims(Change<IPClaim>),
 }
 
 struct Leader {
@@ -122,7 +124,7 @@ struct Leader {
     grace: Duration,
     census: Census,
     /// Kinds of which all objects are known; nothing is decided on less.
-    seen: [bool; 4],
+    seen: [bool; 5],
     pace: Pace<String, Arc<IPPoolStatus>>,
     hand: Hand,
     board: Board,
@@ -144,7 +146,7 @@ impl Leader {
             client,
             grace,
             census: Census::default(),
-            seen: [false; 4],
+            seen: [false; 5],
             pace: Pace::new(SETTINGS),
         }
     }
@@ -168,7 +170,7 @@ impl Leader {
                 _ = tick.tick() => {}
                 () = sleep_until(due) => {}
             }
-            if self.seen == [true; 4] {
+            if self.seen == [true; 5] {
                 self.act().await;
             }
         }
@@ -181,6 +183,7 @@ impl Leader {
             follow(Api::all(self.client.clone()), all()).map(Update::Networks).boxed(),
             follow(self.blocks.clone(), all()).map(Update::Blocks).boxed(),
             follow(self.pools.clone(), all()).map(Update::Pools).boxed(),
+            follow(Api::all(self.client.clone()), all()).map(Update::Claims).boxed(),
         ])
     }
 
@@ -208,6 +211,14 @@ impl Leader {
             Update::Pools(Change::Deleted(name)) => {
                 census.pools.remove(&name);
             }
+            Update::Claims(Change::All(all)) => {
+                census.claims = all.values().map(Claim::read).collect();
+                self.seen[4] = true;
+            }
+            Update::Claims(Change::Applied(object)) => census.claims.extend([Claim::read(&object)]),
+            Update::Claims(Change::Deleted(key)) => {
+                census.claims.retain(|(namespace, name), _| format!("{namespace}/{name}") != key);
+            }
         }
     }
 
@@ -225,6 +236,7 @@ impl Leader {
         }
         let (nodes, blocks) = self.census.over(self.grace, Instant::now());
         self.bury(nodes, blocks).await;
+        claims::let_go(&self.client, &self.census, &self.hand).await;
         for (pool, change) in self.census.finalizers() {
             if let Err(error) = self.change_finalizer(&pool, &change).await {
                 tracing::warn!(
@@ -264,6 +276,7 @@ impl Leader {
                     self.reclaim(*block, &node).await;
                 }
             }
+            claims::clear(&self.client, &self.census, &node, &self.hand).await;
             if self.census.networks.contains(&node) {
                 report(self.forget(&node).await, &format!("NodeNetwork {node}"));
             }
@@ -419,7 +432,7 @@ fn in_words(status: &IPPoolStatus) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn params() -> PatchParams {
+pub(super) fn params() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 

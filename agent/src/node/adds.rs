@@ -85,6 +85,22 @@ impl Held {
         self.add.pod.as_ref()?.uid.as_deref()
     }
 
+    /// The endpoint that it asks for, without addresses.
+    fn endpoint(&self, mac: Option<String>) -> Endpoint {
+        Endpoint {
+            id: self.id(),
+            pod: pod_of(&self.add),
+            link: self.add.link.clone(),
+            addresses: Vec::new(),
+            netns: Some(self.add.netns.clone()),
+            claim: None,
+            since: Some(self.at),
+            network: Some(self.add.network.clone()),
+            mac,
+            mtu: self.add.mtu,
+        }
+    }
+
     fn id(&self) -> EndpointId {
         EndpointId { container: self.add.container.clone(), ifname: self.add.ifname.clone() }
     }
@@ -225,7 +241,10 @@ impl Node {
         match asking.want(&self.intent.pod_pools) {
             Ok(want) => {
                 let mac = held.add.mac.clone().or_else(|| asks.mac.map(|mac| mac.to_string()));
-                self.assign(held, want, mac, now);
+                match asks.sticky {
+                    true => self.assign_sticky(&held, want, mac, known, now),
+                    false => self.assign(held, want, mac, now),
+                }
             }
             Err(denial) => {
                 let trouble =
@@ -236,21 +255,14 @@ impl Node {
     }
 
     fn assign(&mut self, held: Held, want: Want, mac: Option<String>, now: Instant) {
-        let (request, id, pod) = (held.request, held.id(), pod_of(&held.add));
-        let endpoint = Endpoint {
-            id,
-            pod: pod.clone(),
-            link: held.add.link,
-            addresses: Vec::new(),
-            netns: Some(held.add.netns),
-            claim: None,
-            since: Some(held.at),
-            network: Some(held.add.network),
-            mac,
-            mtu: held.add.mtu,
-        };
-        self.asking.insert(request, pod);
+        let (request, endpoint) = (held.request, held.endpoint(mac));
+        self.asking.insert(request, endpoint.pod.clone());
         self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);
+    }
+
+    fn assign_sticky(&mut self, held: &Held, want: Want, mac: Option<String>, known: &Known, now: Instant) {
+        let controller = known.pod.as_ref().and_then(|pod| pod.controller.clone());
+        self.start_sticky(held.request, held.endpoint(mac), want, controller, now);
     }
 
     fn deny(&mut self, held: &Held, trouble: Trouble, code: Code, note: String) {

@@ -3,7 +3,7 @@
 //! The whole is cheap to clone, since kinds and objects are shared. It can be written to a file and
 //! read back, so that an agent that starts while the API server is away knows what it knew before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct Cluster {
     pub networks: Objects<NodeNetwork>,
     /// The owners of the blocks.
     pub blocks: Arc<BTreeMap<BlockId, NodeName>>,
+    /// Addresses that are reserved for the names of pods, whichever node they run on.
+    pub claimed: Arc<BTreeSet<IpAddr>>,
     /// Blocks are those listed, and nobody claims another.
     pub closed: bool,
     /// The namespaces, as far as pools and annotations ask for them.
@@ -109,6 +111,8 @@ struct Copy {
     filters: Vec<Arc<BGPFilter>>,
     networks: Vec<Arc<NodeNetwork>>,
     blocks: Vec<(IpNetwork, NodeName)>,
+    #[serde(default)]
+    claimed: BTreeSet<IpAddr>,
     /// Labels.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Annotations.
@@ -135,6 +139,7 @@ impl Cluster {
             filters: all(&self.filters),
             networks: all(&self.networks),
             blocks: self.blocks.iter().map(|(block, node)| (block.cidr(), node.clone())).collect(),
+            claimed: (*self.claimed).clone(),
             namespaces: self
                 .namespaces
                 .iter()
@@ -164,6 +169,7 @@ impl Cluster {
             filters: by_name(copy.filters),
             networks: by_name(copy.networks),
             blocks: Arc::new(blocks),
+            claimed: Arc::new(copy.claimed),
             closed: false,
             namespaces: namespaces(copy.namespaces, copy.namespace_notes),
             node: copy.node.map(Arc::new),

@@ -23,6 +23,8 @@ pub enum LocalRoute {
     Pod(String),
     /// A block of ours: addresses in it that no pod has lead nowhere.
     Block,
+    /// A claimed address in a block of ours that no pod here has: what is learned of it counts.
+    Away,
 }
 
 /// What a speaker found, in the order in which it tells.
@@ -50,12 +52,15 @@ pub struct Changes {
     pub routes: Vec<(RouteKey, Option<Route>)>,
 }
 
-/// The routes of these endpoints and blocks. What leads to links that are not ours stays as it is.
+/// The routes of these endpoints and blocks; what is `away` may be with another node. What leads to links that are not
+/// ours stays as it is.
 pub fn local_routes<'a>(
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
     owned: &BTreeSet<BlockId>,
+    away: &BTreeSet<IpAddr>,
 ) -> LocalRoutes {
     let mut routes: LocalRoutes = owned.iter().map(|block| (block.cidr(), LocalRoute::Block)).collect();
+    routes.extend(away.iter().map(|address| (IpNetwork::from(*address), LocalRoute::Away)));
     for endpoint in endpoints.into_iter().filter(|endpoint| !is_unexplained(endpoint)) {
         for address in &endpoint.addresses {
             // In a block of a single address the pod's route stands for the block's.
@@ -99,13 +104,19 @@ impl Wanted {
         for (network, route) in
             before.iter().filter(|(network, route)| self.local.get(network) != Some(route))
         {
-            routes.insert(self.local_key(*network, route), None);
+            routes.extend(self.local_key(*network, route).map(|key| (key, None)));
         }
+        let returned = before.iter().filter(|(network, route)| {
+            **route == LocalRoute::Away && self.local.get(network) != Some(&LocalRoute::Away)
+        });
+        let new = self.outermost.values().filter(|network| !outermost.values().any(|was| was == *network));
         // A network that is new hides learned routes inside it, one that is gone shows them again.
         for network in
-            self.outermost.values().filter(|network| !outermost.values().any(|was| was == *network))
+            new.chain(returned.map(|(network, _)| network)).copied().collect::<BTreeSet<IpNetwork>>()
         {
-            for (key, set) in learned(*network) {
+            let mut inside = learned(network);
+            inside.retain(|(key, _)| self.inside_ours(key.dst));
+            for (key, set) in inside {
                 self.hidden.insert(key.dst, set);
                 routes.insert(key, None);
             }
@@ -117,7 +128,7 @@ impl Wanted {
             .map(|(network, set)| (*network, *set))
             .collect();
         for network in self.discarded.keys().copied() {
-            let was = outermost_covers(&outermost, network);
+            let was = hides(&outermost, &before, network);
             let key = RouteKey::main(network, self.metric);
             match (was, self.inside_ours(network)) {
                 (false, true) => drop(routes.insert(key, None)),
@@ -132,7 +143,11 @@ impl Wanted {
         for (network, route) in
             self.local.iter().filter(|(network, route)| before.get(network) != Some(route))
         {
-            routes.insert(self.local_key(*network, route), Some(local_route(route)));
+            routes.extend(
+                self.local_key(*network, route)
+                    .zip(local_route(route))
+                    .map(|(key, route)| (key, Some(route))),
+            );
         }
         Changes { sets: Vec::new(), routes: routes.into_iter().collect() }
     }
@@ -213,13 +228,14 @@ impl Wanted {
     }
 
     fn inside_ours(&self, network: IpNetwork) -> bool {
-        outermost_covers(&self.outermost, network)
+        hides(&self.outermost, &self.local, network)
     }
 
-    fn local_key(&self, network: IpNetwork, route: &LocalRoute) -> RouteKey {
+    fn local_key(&self, network: IpNetwork, route: &LocalRoute) -> Option<RouteKey> {
         match route {
-            LocalRoute::Pod(_) => RouteKey::main(network, POD_METRIC),
-            LocalRoute::Block => RouteKey::main(network, self.metric),
+            LocalRoute::Pod(_) => Some(RouteKey::main(network, POD_METRIC)),
+            LocalRoute::Block => Some(RouteKey::main(network, self.metric)),
+            LocalRoute::Away => None,
         }
     }
 }
@@ -229,10 +245,11 @@ fn gateway(gateway: &Gateway) -> kernel::Gateway {
     kernel::Gateway { address: gateway.address, link: (gateway.zone != 0).then_some(gateway.zone) }
 }
 
-fn local_route(route: &LocalRoute) -> Route {
+fn local_route(route: &LocalRoute) -> Option<Route> {
     match route {
-        LocalRoute::Pod(link) => Route::link(link.clone()),
-        LocalRoute::Block => Route::blackhole(),
+        LocalRoute::Pod(link) => Some(Route::link(link.clone())),
+        LocalRoute::Block => Some(Route::blackhole()),
+        LocalRoute::Away => None,
     }
 }
 
@@ -240,13 +257,18 @@ fn local_route(route: &LocalRoute) -> Route {
 fn outermost(local: &LocalRoutes) -> BTreeMap<IpAddr, IpNetwork> {
     let mut outermost: BTreeMap<IpAddr, IpNetwork> = BTreeMap::new();
     // The wider of two that begin alike sorts first.
-    for network in local.keys() {
+    for network in local.iter().filter(|(_, route)| **route != LocalRoute::Away).map(|(network, _)| network) {
         let below = outermost.range(..=network.network()).next_back();
         if !below.is_some_and(|(_, ours)| covers(*ours, *network)) {
             outermost.insert(network.network(), *network);
         }
     }
     outermost
+}
+
+/// Whether what is learned of a network does not count, because it is inside one of ours.
+fn hides(outermost: &BTreeMap<IpAddr, IpNetwork>, local: &LocalRoutes, network: IpNetwork) -> bool {
+    outermost_covers(outermost, network) && local.get(&network) != Some(&LocalRoute::Away)
 }
 
 fn outermost_covers(outermost: &BTreeMap<IpAddr, IpNetwork>, network: IpNetwork) -> bool {
@@ -373,7 +395,8 @@ mod tests {
             ..Endpoint::default()
         };
         let owned = BTreeSet::from(["10.244.1.0/26".parse().expect("a block")]);
-        let changes = Wanted::new(0).set_local(local_routes([&endpoint], &owned), |_| Vec::new());
+        let changes =
+            Wanted::new(0).set_local(local_routes([&endpoint], &owned, &BTreeSet::new()), |_| Vec::new());
         assert_eq!(
             changes.routes,
             [
@@ -442,7 +465,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Local(Vec<u8>),
+        Local(Vec<u8>, Vec<u8>),
         Define(u8),
         Void(u8),
         Learn(u8, Option<u8>),
@@ -453,7 +476,8 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            2 => prop::collection::vec(0..12u8, 0..4).prop_map(Step::Local),
+            2 => (prop::collection::vec(0..12u8, 0..4), prop::collection::vec(0..12u8, 0..4))
+                .prop_map(|(blocks, away)| Step::Local(blocks, away)),
             1 => (1..4u8).prop_map(Step::Define),
             1 => (1..4u8).prop_map(Step::Void),
             4 => (0..12u8, prop::option::of(1..4u8)).prop_map(|(n, set)| Step::Learn(n, set)),
@@ -477,6 +501,7 @@ mod tests {
     #[derive(Default)]
     struct Model {
         local: BTreeSet<IpNetwork>,
+        away: BTreeSet<IpNetwork>,
         learned: BTreeMap<IpNetwork, (u32, u8)>,
         defined: BTreeSet<u8>,
         speaker: u32,
@@ -485,7 +510,9 @@ mod tests {
     impl Model {
         fn leads(&self) -> BTreeMap<String, String> {
             let ours = self.local.iter().map(|network| (network.to_string(), "nowhere".to_owned()));
-            let hidden = |network: &IpNetwork| self.local.iter().any(|own| covers(*own, *network));
+            let hidden = |network: &IpNetwork| {
+                !self.away.contains(network) && self.local.iter().any(|own| covers(*own, *network))
+            };
             let theirs = self.learned.iter().filter(|(network, _)| !hidden(network));
             let lead = |set: &u8| if *set == 0 { "nowhere".to_owned() } else { format!("192.0.2.{set}") };
             ours.chain(theirs.map(|(network, (_, set))| (network.to_string(), lead(set)))).collect()
@@ -494,9 +521,14 @@ mod tests {
 
     fn carry_out(step: Step, wanted: &mut Wanted, kernel: &mut Kernel, model: &mut Model) {
         match step {
-            Step::Local(blocks) => {
+            Step::Local(blocks, away) => {
                 model.local = blocks.into_iter().map(nth).collect();
-                let local = model.local.iter().map(|network| (*network, LocalRoute::Block)).collect();
+                model.away = away.into_iter().map(nth).collect();
+                let away = std::mem::take(&mut model.away);
+                model.away = away.difference(&model.local).copied().collect();
+                let blocks = model.local.iter().map(|network| (*network, LocalRoute::Block));
+                let away = model.away.iter().map(|network| (*network, LocalRoute::Away));
+                let local = blocks.chain(away).collect();
                 kernel.set_local(wanted, local);
             }
             Step::Define(last) => {

@@ -9,6 +9,7 @@ mod adds;
 pub mod asks;
 pub mod blockmap;
 mod calls;
+pub mod claims;
 pub mod cluster;
 pub mod fib;
 pub mod found;
@@ -34,6 +35,7 @@ use manx_ipam::{
     RequestId, Usage,
 };
 
+use claims::{ClaimOrder, ClaimTrouble, KnownClaims};
 use fib::{LocalRoutes, local_routes};
 use intent::Intent;
 use mtu::Size;
@@ -72,6 +74,15 @@ pub enum Input {
         block: BlockId,
         /// What came of it.
         outcome: Result<(), ClaimError>,
+    },
+    /// All claims of addresses: from a consistent list at first, and never going back in time.
+    Claims(Arc<KnownClaims>),
+    /// The answer to [`Output::Order`]; [`Input::Claims`] has told before how the claim stands then.
+    Ordered {
+        /// Of which pod.
+        claim: PodName,
+        /// What came of it.
+        outcome: Result<(), ClaimTrouble>,
     },
     /// The link of an attachment passes no more packets.
     LinkDown {
@@ -136,6 +147,13 @@ pub enum Output {
     },
     /// Give a block back.
     Release(BlockId),
+    /// Do this with the claim of a pod, and say [`Input::Ordered`].
+    Order {
+        /// Of which pod.
+        claim: PodName,
+        /// What is to be done.
+        order: ClaimOrder,
+    },
     /// Answer the plugin.
     Reply {
         /// Of the call.
@@ -233,6 +251,9 @@ pub struct Node {
     unlinking: BTreeMap<EndpointId, Vec<RequestId>>,
     /// Calls for addresses that wait for what the API server says of their pod.
     waiting: adds::Waiting,
+    claims: claims::Claims,
+    /// Claimed addresses in our blocks that another node may have.
+    away: BTreeSet<IpAddr>,
     origins: BTreeMap<Prefix, OriginAttributes>,
     next_own: u64,
     intent_known: bool,
@@ -258,6 +279,8 @@ impl Node {
             freeing: BTreeMap::new(),
             unlinking: BTreeMap::new(),
             waiting: adds::Waiting::default(),
+            claims: claims::Claims::default(),
+            away: BTreeSet::new(),
             origins: BTreeMap::new(),
             next_own: OWN_REQUESTS,
             intent_known: false,
@@ -280,6 +303,7 @@ impl Node {
             Input::Timeout => {
                 self.ipam.handle(manx_ipam::Input::Timeout, now);
                 self.go_on(now);
+                self.wake_claims(now);
             }
             Input::Intent(intent) => self.on_intent(intent, now),
             Input::Blocks(blocks) => {
@@ -293,6 +317,8 @@ impl Node {
             Input::Released { block, outcome } => {
                 self.ipam.handle(manx_ipam::Input::Released { block, outcome }, now);
             }
+            Input::Claims(known) => self.on_claims(known, now),
+            Input::Ordered { claim, outcome } => self.on_claim_done(&claim, outcome, now),
             Input::LinkDown { id } => self.on_link_down(&id),
             Input::LinkGone { id } => {
                 self.on_link_down(&id);
@@ -306,6 +332,8 @@ impl Node {
             Input::LookedUp { pod, found } => self.on_looked_up(&pod, found, now),
         }
         self.drain(now);
+        self.tend_claims(now);
+        self.drain(now);
     }
 
     /// Takes the next output, or `None` once drained.
@@ -315,7 +343,7 @@ impl Node {
 
     /// When [`Input::Timeout`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ipam.deadline().into_iter().chain(self.waiting.deadline()).min()
+        self.ipam.deadline().into_iter().chain(self.waiting.deadline()).chain(self.claims.deadline()).min()
     }
 
     /// The figures of the allocator, for status.
@@ -375,6 +403,7 @@ impl Node {
     fn on_del(&mut self, request: RequestId, del: DelRequest, now: Instant) {
         let id = EndpointId { container: del.container, ifname: del.ifname };
         self.withdraw(&id);
+        self.withdraw_sticky(&id);
         self.freeing.insert(request, Owed::Reply { id: id.clone(), link: del.link });
         self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
     }
@@ -436,9 +465,14 @@ impl Node {
                 manx_ipam::Output::Release(block) => self.outputs.push_back(Output::Release(block)),
                 manx_ipam::Output::Assigned { request, endpoint } => {
                     self.asking.remove(&request);
-                    self.reply(request, Reply::Assigned(self.assignment(&endpoint)));
+                    if let Some(endpoint) = self.on_assigned_claim(request, endpoint, now) {
+                        self.reply(request, Reply::Assigned(self.assignment(&endpoint)));
+                    }
                 }
-                manx_ipam::Output::Refused { request, why } => self.refuse(request, &why),
+                manx_ipam::Output::Refused { request, why } => {
+                    self.on_refused_claim(request);
+                    self.refuse(request, &why);
+                }
                 manx_ipam::Output::Freed { request, endpoint } => {
                     unlinks.extend(self.on_freed(request, endpoint));
                 }
@@ -450,7 +484,6 @@ impl Node {
                 manx_ipam::Output::Owned(owned) => {
                     self.owned = owned;
                     endpoints_changed = true;
-                    self.announce();
                 }
                 manx_ipam::Output::EndpointsChanged => endpoints_changed = true,
                 manx_ipam::Output::Event(event) => self.on_event(event),
@@ -458,7 +491,9 @@ impl Node {
         }
         if endpoints_changed {
             self.routes();
+            self.announce();
         }
+        self.give_orders();
         // Routes go before their link does: what vanishes with it is then no surprise.
         self.outputs.extend(unlinks);
         collected
@@ -521,12 +556,15 @@ impl Node {
     }
 
     fn routes(&mut self) {
-        self.outputs.push_back(Output::Routes(local_routes(self.ipam.endpoints(), &self.owned)));
+        self.away = self.away();
+        let routes = local_routes(self.ipam.endpoints(), &self.owned, &self.away);
+        self.outputs.push_back(Output::Routes(routes));
         self.outputs.push_back(Output::Changed);
     }
 
     fn announce(&mut self) {
-        let origins = self.intent.announcement.origins(&self.owned);
+        let mut origins = self.intent.announcement.origins(&self.told_blocks());
+        origins.extend(self.intent.announcement.hosts(&self.visiting()));
         if origins != self.origins {
             self.origins = origins.clone();
             self.outputs.push_back(Output::Origins(origins));

@@ -23,6 +23,7 @@ use super::kube::watch::Blocks;
 use super::links::{Leaving, News};
 use super::record::{Record, RunDir};
 use super::{deltas, events};
+use crate::node::claims::{ClaimOrder, ClaimTrouble, KnownClaims};
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::Intent;
 use crate::node::mtu::Size;
@@ -57,6 +58,12 @@ pub struct Ports {
     pub intent: watch::Receiver<Option<Arc<Intent>>>,
     /// Who owns which block.
     pub blocks: watch::Receiver<Option<Blocks>>,
+    /// All claims of addresses.
+    pub claims: watch::Receiver<Option<Arc<KnownClaims>>>,
+    /// What became of orders about claims.
+    pub ordered: deltas::Receiver<PodName, Result<(), ClaimTrouble>>,
+    /// What is to be done with claims.
+    pub claim_orders: deltas::Sender<PodName, ClaimOrder>,
     /// Pods that another network started and that are ours now.
     pub guests: mpsc::Receiver<Guests>,
     /// What became of claims and releases.
@@ -100,6 +107,7 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
         waiting: BTreeMap::new(),
         next_request: 0,
         changed: true,
+        claims_told: false,
     };
     for input in first {
         owner.feed(input, &ports);
@@ -125,13 +133,23 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
             }
             Some(batch) = ports.news.recv(64) => owner.on_news(batch, &ports),
             Some(batch) = ports.outcomes.recv(64) => {
-                // The owners of blocks first: an answer rests on them.
+                // The claims and the owners of blocks first: an answer rests on them.
+                owner.on_claims(&mut ports);
                 if ports.blocks.has_changed().unwrap_or(false) {
                     owner.on_blocks(&mut ports);
                 }
                 owner.on_outcomes(batch, &ports);
             }
-            Ok(()) = ports.blocks.changed() => owner.on_blocks(&mut ports),
+            Ok(()) = ports.claims.changed() => owner.on_claims(&mut ports),
+            Some(batch) = ports.ordered.recv(64) => {
+                // The claims first: an answer rests on them.
+                owner.on_claims(&mut ports);
+                for (claim, outcome) in batch {
+                    owner.feed(Input::Ordered { claim, outcome }, &ports);
+                }
+            }
+            // Whose the addresses in them are is known before blocks are.
+            Ok(()) = ports.blocks.changed(), if owner.claims_told => owner.on_blocks(&mut ports),
             Some(guests) = ports.guests.recv() => owner.on_guests(guests, &ports),
             Ok(()) = ports.intent.changed() => {
                 let intent = ports.intent.borrow_and_update().clone();
@@ -182,6 +200,7 @@ struct Owner {
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     next_request: u64,
     changed: bool,
+    claims_told: bool,
 }
 
 impl Owner {
@@ -204,6 +223,14 @@ impl Owner {
 
     fn on_guests(&mut self, Guests { found, present }: Guests, ports: &Ports) {
         self.feed(Input::Guests { found, present }, ports);
+    }
+
+    fn on_claims(&mut self, ports: &mut Ports) {
+        let claims = ports.claims.borrow_and_update().clone();
+        if let Some(claims) = claims {
+            self.claims_told = true;
+            self.feed(Input::Claims(claims), ports);
+        }
     }
 
     fn on_blocks(&mut self, ports: &mut Ports) {
@@ -276,6 +303,12 @@ impl Owner {
                 self.node.handle(Input::Released { block, outcome }, Instant::now());
             }
             Output::Release(block) => ports.orders.send(block, Order::Release),
+            // The record must say whose an address is before anybody else hears of it.
+            Output::Order { claim, .. } if self.record_broken => {
+                let outcome = Err(ClaimTrouble::Unrecorded);
+                self.node.handle(Input::Ordered { claim, outcome }, Instant::now());
+            }
+            Output::Order { claim, order } => ports.claim_orders.send(claim, order),
             Output::Reply { request, reply } => self.reply(request, reply),
             Output::Unlink { id, link, addresses } => ports.unlink.send(id, Leaving { link, addresses }),
             Output::Resize { id, size } => ports.resize.send(id, size),

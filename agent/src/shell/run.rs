@@ -31,12 +31,15 @@ use tokio_util::sync::CancellationToken;
 use super::bgp::{self, Sessions};
 use super::kernel::{self, KernelReport};
 use super::kube::guests::Guests;
-use super::kube::{blocks, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch};
+use super::kube::{
+    blocks, claims, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch,
+};
 use super::metrics::{Metrics, Reports};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day, uptime};
 use super::record::RunDir;
 use super::{bystander, cni, deltas, health, host, links, mtu, objects};
+use crate::node::claims::{ClaimOrder, ClaimTrouble, KnownClaims};
 use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
@@ -82,7 +85,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (guests_in, guests) = mpsc::channel(4);
     let (look_up, questions) = deltas::coalescing();
     let (answers, looked_up) = deltas::coalescing();
-    let desk = Desk { orders: orders_in, outcomes, pod_events: pod_events_in, look_up, looked_up, guests };
+    let (claim_orders_in, claim_orders) = deltas::coalescing();
+    let (ordered_in, ordered) = deltas::coalescing();
+    let desk = Desk {
+        claim_orders: claim_orders_in,
+        ordered,
+        orders: orders_in,
+        outcomes,
+        pod_events: pod_events_in,
+        look_up,
+        looked_up,
+        guests,
+    };
     let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
 
     let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
@@ -90,7 +104,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
     let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
     let guests = guests_in;
-    let outside = Outside { me, run_dir, orders, outcomes: outcomes_in, pod_events, guests, pods };
+    let outside = Outside {
+        me,
+        run_dir,
+        orders,
+        outcomes: outcomes_in,
+        pod_events,
+        guests,
+        pods,
+        claim_orders,
+        ordered: ordered_in,
+    };
     match options.objects.clone() {
         Some(directory) => outside.with_files(directory, &board),
         None => outside.with_api_server(&options, copy, &board).await?,
@@ -109,6 +133,8 @@ struct Outside {
     pod_events: mpsc::Receiver<pod_events::PodEvent>,
     guests: mpsc::Sender<Guests>,
     pods: pods::Wires,
+    claim_orders: deltas::Receiver<PodName, ClaimOrder>,
+    ordered: deltas::Sender<PodName, Result<(), ClaimTrouble>>,
 }
 
 impl Outside {
@@ -119,7 +145,16 @@ impl Outside {
         board: &Board,
     ) -> anyhow::Result<()> {
         let kube = client("manx-agent", options.kubeconfig.as_deref()).await?;
+        let (refreshes_in, refreshes) = mpsc::channel(1);
+        let wires = claims::Wires {
+            orders: self.claim_orders,
+            outcomes: self.ordered,
+            published: board.claims.clone(),
+            refreshes,
+        };
+        tokio::spawn(claims::run(kube.clone(), self.me.clone(), wires));
         let wires = blocks::Wires {
+            refreshes: refreshes_in,
             orders: self.orders,
             outcomes: self.outcomes,
             report: board.node.subscribe(),
@@ -135,13 +170,19 @@ impl Outside {
         let copy_path = self.run_dir.cluster_copy();
         let secrets =
             watch::Sender::new(copy.as_ref().map(|copy| Arc::clone(&copy.secrets)).unwrap_or_default());
-        let known = cluster_watch::Known { blocks: board.blocks.subscribe(), secrets: secrets.subscribe() };
+        let known = cluster_watch::Known {
+            blocks: board.blocks.subscribe(),
+            claims: board.claims.subscribe(),
+            secrets: secrets.subscribe(),
+        };
         tokio::spawn(secrets::run(kube.clone(), board.intent.subscribe(), secrets));
         tokio::spawn(cluster_watch::run(kube, self.me, copy, copy_path, known, board.outlets()));
         Ok(())
     }
 
     fn with_files(self, directory: PathBuf, board: &Board) {
+        // Files have no claims.
+        board.claims.send_replace(Some(Arc::default()));
         let wires = objects::Wires {
             orders: self.orders,
             outcomes: self.outcomes,
@@ -201,6 +242,8 @@ impl Inherited {
 
 /// The owner's ways to the API server.
 struct Desk {
+    claim_orders: deltas::Sender<PodName, ClaimOrder>,
+    ordered: deltas::Receiver<PodName, Result<(), ClaimTrouble>>,
     orders: deltas::Sender<BlockId, blocks::Order>,
     outcomes: deltas::Receiver<BlockId, blocks::Outcome>,
     pod_events: mpsc::Sender<pod_events::PodEvent>,
@@ -244,6 +287,9 @@ fn start_owner(
     let node =
         Node::new(NodeName::new(options.node_name.clone()), limits(options), recovered, Instant::now());
     let ports = Ports {
+        claims: board.claims.subscribe(),
+        ordered: desk.ordered,
+        claim_orders: desk.claim_orders,
         calls,
         intent: board.intent.subscribe(),
         blocks: board.blocks.subscribe(),
@@ -290,6 +336,7 @@ struct Board {
     bgp: watch::Sender<Option<Arc<BgpIntent>>>,
     cluster: watch::Sender<Arc<Cluster>>,
     blocks: watch::Sender<Option<cluster_watch::Blocks>>,
+    claims: watch::Sender<Option<Arc<KnownClaims>>>,
     routes: watch::Sender<Arc<LocalRoutes>>,
     origins: watch::Sender<Arc<BTreeMap<Prefix, OriginAttributes>>>,
     mtu: watch::Sender<Option<u32>>,
@@ -311,6 +358,7 @@ impl Board {
             bgp: watch::Sender::default(),
             cluster: watch::Sender::new(Arc::new(copy.cloned().unwrap_or_default())),
             blocks: watch::Sender::default(),
+            claims: watch::Sender::default(),
             routes: watch::Sender::default(),
             origins: watch::Sender::default(),
             mtu: watch::Sender::default(),

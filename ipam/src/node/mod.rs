@@ -215,6 +215,11 @@ impl NodeIpam {
         all.filter(|time| *time > self.now).min()
     }
 
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
     /// The endpoints that have addresses, by id.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.ledger.endpoints()

@@ -1,11 +1,13 @@
 //! What is believed of a peer and what it is told, as rules in order.
 //!
-//! Import: never our own blocks; then the peer's filters; then prefixes inside pools; nothing else.
+//! Import: never our own blocks, but claimed addresses in them; then the peer's filters; then blocks of pools and
+//! claimed addresses; nothing else.
 //! Export: the peer's filters; then our own blocks (and, from a reflector to nodes, theirs); nothing else.
 //! The rules that are ours have names that begin with `built-in/`, those of filters are `FILTER/RULE`; docs/policy.md
 //! lists ours.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
@@ -33,12 +35,15 @@ pub(super) enum Towards {
 /// What is believed of a peer.
 pub(super) fn import(view: &View<'_>, family: Family, filters: &[&BGPFilter]) -> Policy {
     let own = view.cluster.blocks.iter().filter(|(_, owner)| *owner == view.me);
-    let own = own.filter_map(|(block, _)| within(block.cidr(), family)).collect();
-    let mut rules: Vec<Rule> =
-        unless_empty("built-in/own-blocks", own, None, Verdict::Reject).into_iter().collect();
+    let own: Vec<PrefixMatch> = own.filter_map(|(block, _)| within(block.cidr(), family)).collect();
+    let (home, abroad): (Vec<PrefixMatch>, Vec<PrefixMatch>) =
+        claimed(view, family).partition(|host| is_within(host, &own));
+    let claimed = |hosts| unless_empty("built-in/claimed-addresses", hosts, None, accept());
+    let mut rules: Vec<Rule> = claimed(home).into_iter().collect();
+    rules.extend(unless_empty("built-in/own-blocks", own, None, Verdict::Reject));
     rules.extend(filters.iter().flat_map(|filter| translate(filter, import_rules(filter, family), family)));
-    let inside = pools(view, family, |_| true);
-    rules.extend(unless_empty("built-in/inside-pools", inside, None, accept()));
+    rules.extend(unless_empty("built-in/inside-pools", blocks(view, family), None, accept()));
+    rules.extend(claimed(abroad));
     rules.push(nothing_else());
     Policy { rules, finally: vec![Amendment::graceful_shutdown()], ..Policy::reject_all() }
 }
@@ -84,6 +89,28 @@ fn accept() -> Verdict {
 fn pools(view: &View<'_>, family: Family, chosen: impl Fn(&IPPool) -> bool) -> Vec<PrefixMatch> {
     let pools = view.cluster.pools.values().filter(|pool| chosen(pool));
     pools.filter_map(|pool| within(pool.spec.cidr.network(), family)).collect()
+}
+
+/// What blocks can look like, and sums of them; what is longer than a block is no node's to announce.
+fn blocks(view: &View<'_>, family: Family) -> Vec<PrefixMatch> {
+    let of_pool = |pool: &IPPool| {
+        let inside = within(pool.spec.cidr.network(), family)?;
+        Some(PrefixMatch { max_len: pool.spec.block_len(), ..inside })
+    };
+    view.cluster.pools.values().filter_map(|pool| of_pool(pool)).collect()
+}
+
+/// The addresses inside pools that belong to the names of pods: each may be announced by itself.
+fn claimed(view: &View<'_>, family: Family) -> impl Iterator<Item = PrefixMatch> {
+    let in_pool = |address: &IpAddr| {
+        view.cluster.pools.values().any(|pool| pool.spec.cidr.network().contains(*address))
+    };
+    let claimed = view.cluster.claimed.iter().filter(move |address| in_pool(address));
+    claimed.filter_map(move |address| within(IpNetwork::from(*address), family))
+}
+
+fn is_within(host: &PrefixMatch, networks: &[PrefixMatch]) -> bool {
+    networks.iter().any(|network| network.prefix.contains(&host.prefix))
 }
 
 fn within(network: IpNetwork, family: Family) -> Option<PrefixMatch> {
@@ -256,18 +283,14 @@ fn truncated(network: IpNetwork, depth: u8) -> Option<IpNetwork> {
 fn sibling(network: IpNetwork, depth: u8) -> Option<IpNetwork> {
     let own = truncated(network, depth)?;
     let turned = match own.network() {
-        std::net::IpAddr::V4(v4) => {
-            std::net::IpAddr::V4((v4.to_bits() ^ 1_u32.checked_shl(u32::from(32 - depth))?).into())
-        }
-        std::net::IpAddr::V6(v6) => {
-            std::net::IpAddr::V6((v6.to_bits() ^ 1_u128.checked_shl(u32::from(128 - depth))?).into())
-        }
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() ^ 1_u32.checked_shl(u32::from(32 - depth))?).into()),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() ^ 1_u128.checked_shl(u32::from(128 - depth))?).into()),
     };
     IpNetwork::new(turned, depth).ok()
 }
 
 fn everything(family: Family) -> IpNetwork {
-    let unspecified: std::net::IpAddr = match family {
+    let unspecified: IpAddr = match family {
         Family::Ipv4Unicast => std::net::Ipv4Addr::UNSPECIFIED.into(),
         Family::Ipv6Unicast => std::net::Ipv6Addr::UNSPECIFIED.into(),
     };

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -126,6 +127,11 @@ impl Announcement {
     /// The routes to announce for these blocks.
     pub fn origins(&self, owned: &BTreeSet<BlockId>) -> BTreeMap<Prefix, OriginAttributes> {
         owned.iter().filter_map(|block| self.origin(block.cidr())).collect()
+    }
+
+    /// The routes to announce for single addresses.
+    pub fn hosts(&self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<Prefix, OriginAttributes> {
+        addresses.iter().filter_map(|address| self.origin(IpNetwork::from(*address))).collect()
     }
 
     fn origin(&self, block: IpNetwork) -> Option<(Prefix, OriginAttributes)> {

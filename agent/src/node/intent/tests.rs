@@ -236,7 +236,7 @@ fn only_prefixes_inside_pools_are_believed() {
     let scene = Scene::new();
     let rows = [
         ("10.244.7.0/26", true),
-        ("10.244.7.9/32", true),
+        ("10.244.7.9/32", false),
         ("10.244.0.0/16", true),
         ("10.0.0.0/8", false),
         ("0.0.0.0/0", false),
@@ -246,6 +246,25 @@ fn only_prefixes_inside_pools_are_believed() {
         ("::/0", false),
     ];
     for (prefix, expected) in rows {
+        assert_eq!(scene.believed("node/node2", prefix).0, expected, "{prefix}");
+    }
+}
+
+#[test]
+fn a_single_address_is_believed_where_it_is_claimed_even_inside_our_own_block() {
+    let mut scene = Scene::new();
+    scene.block("10.244.1.0/26", "node1");
+    let claimed = ["10.244.1.7", "10.244.7.9", "192.0.2.9", "fd00:10:244::9"];
+    scene.cluster.claimed = Arc::new(claimed.iter().map(|text| text.parse().expect("an address")).collect());
+    for (prefix, expected) in [
+        ("10.244.1.7/32", true),
+        ("10.244.7.9/32", true),
+        ("fd00:10:244::9/128", true),
+        ("10.244.1.8/32", false),
+        ("10.244.1.6/31", false),
+        ("10.244.7.8/32", false),
+        ("192.0.2.9/32", false),
+    ] {
         assert_eq!(scene.believed("node/node2", prefix).0, expected, "{prefix}");
     }
 }

@@ -16,9 +16,11 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt as _};
 use manx_api::{Cidr, IPBlock, NODE_LABEL, label_value};
 use manx_ipam::{BlockId, ClaimError, NodeName};
+use tokio::sync::oneshot::channel as once;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::claims::Refresh;
 use super::follow::{Change, absorb, follow};
 use super::guests::{Guests, Host};
 use super::watch::Blocks;
@@ -66,6 +68,8 @@ pub struct Wires {
     pub report: watch::Receiver<Arc<NodeReport>>,
     /// Where the owners of all blocks are published.
     pub published: watch::Sender<Option<Blocks>>,
+    /// Where all claims of addresses can be had as they are now.
+    pub refreshes: mpsc::Sender<Refresh>,
     /// Where the pods go that another network started; none where the kernel is left alone.
     pub guests: Option<mpsc::Sender<Guests>>,
 }
@@ -88,6 +92,7 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
         list_failing: false,
         short_of_blocks: false,
         published: wires.published,
+        refreshes: wires.refreshes,
     };
     loop {
         tokio::select! {
@@ -107,12 +112,14 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
                 continue;
             }
             Some(batch) = wires.orders.recv(16) => {
+                let mut outcomes = Vec::new();
                 for (block, order) in batch {
-                    let outcome = owner.carry_out(block, order).await;
-                    // The map of owners first: an answer is never ahead of what it rests on.
-                    owner.publish();
-                    wires.outcomes.send(block, outcome);
+                    outcomes.push((block, owner.carry_out(block, order).await));
                 }
+                owner.know_claims(&mut outcomes).await;
+                // The map of owners first: an answer is never ahead of what it rests on.
+                owner.publish();
+                outcomes.into_iter().for_each(|(block, outcome)| wires.outcomes.send(block, outcome));
                 continue;
             }
         }
@@ -139,6 +146,7 @@ struct Owner {
     list_failing: bool,
     short_of_blocks: bool,
     published: watch::Sender<Option<Blocks>>,
+    refreshes: mpsc::Sender<Refresh>,
 }
 
 impl Owner {
@@ -178,6 +186,20 @@ impl Owner {
         match order {
             Order::Claim { pool } => Outcome::Claimed(self.claim(block, &pool).await),
             Order::Release => Outcome::Released(self.release(block).await),
+        }
+    }
+
+    /// Nothing is given from a new block before the claims of its addresses are known that were made until now.
+    async fn know_claims(&self, outcomes: &mut [(BlockId, Outcome)]) {
+        let new = |outcome: &Outcome| *outcome == Outcome::Claimed(Ok(()));
+        if !outcomes.iter().any(|(_, outcome)| new(outcome)) {
+            return;
+        }
+        let (refresh, answer) = once();
+        let known = self.refreshes.send(refresh).await.is_ok() && answer.await.unwrap_or(false);
+        for (_, outcome) in outcomes.iter_mut().filter(|(_, outcome)| !known && new(outcome)) {
+            // It is ours, and the next try finds it so.
+            *outcome = Outcome::Claimed(Err(ClaimError::Failed));
         }
     }
 

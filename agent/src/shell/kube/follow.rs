@@ -15,7 +15,7 @@ use crate::node::cluster::Objects;
 /// What happened to the objects of one kind.
 #[derive(Debug)]
 pub(crate) enum Change<K> {
-    /// These are all there are; what is missing was deleted while we looked away.
+    /// These are all there are, by name, or by `NAMESPACE/NAME`; what is missing was deleted while we looked away.
     All(BTreeMap<String, K>),
     /// One was added or modified.
     Applied(K),
@@ -58,12 +58,20 @@ fn fold<K: Resource>(gathered: &mut BTreeMap<String, K>, event: Event<K>) -> Opt
             None
         }
         Event::InitApply(object) => {
-            gathered.insert(object.name_any(), lean(object));
+            gathered.insert(key(&object), lean(object));
             None
         }
         Event::InitDone => Some(Change::All(std::mem::take(gathered))),
         Event::Apply(object) => Some(Change::Applied(lean(object))),
-        Event::Delete(object) => Some(Change::Deleted(object.name_any())),
+        Event::Delete(object) => Some(Change::Deleted(key(&object))),
+    }
+}
+
+/// What an object is called among its kind: `NAMESPACE/NAME` where it lies in a namespace.
+fn key<K: Resource>(object: &K) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
     }
 }
 
@@ -80,7 +88,7 @@ pub(crate) fn absorb<K: Resource + Clone>(objects: &mut Objects<K>, change: Chan
             *objects = Arc::new(all.into_iter().map(|(name, object)| (name, Arc::new(object))).collect());
         }
         Change::Applied(object) => {
-            Arc::make_mut(objects).insert(object.name_any(), Arc::new(object));
+            Arc::make_mut(objects).insert(key(&object), Arc::new(object));
         }
         Change::Deleted(name) => {
             Arc::make_mut(objects).remove(&name);

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Change, absorb, follow};
+use crate::node::claims::KnownClaims;
 use crate::node::cluster::{Cluster, Objects, OwnNode};
 use crate::node::intent::{BgpIntent, Intent, Problem};
 use crate::node::pods::{NamespaceNotes, Namespaces};
@@ -41,6 +42,8 @@ pub type Blocks = Arc<BTreeMap<BlockId, NodeName>>;
 pub struct Known {
     /// The owners of all blocks.
     pub blocks: watch::Receiver<Option<Blocks>>,
+    /// All claims of addresses.
+    pub claims: watch::Receiver<Option<Arc<KnownClaims>>>,
     /// The Secrets that peers name.
     pub secrets: watch::Receiver<Secrets>,
 }
@@ -123,6 +126,10 @@ pub async fn run(
             Ok(()) = known.blocks.changed() => {
                 let blocks = known.blocks.borrow_and_update().clone();
                 blocks.is_some_and(|blocks| owner.set_blocks(blocks))
+            }
+            Ok(()) = known.claims.changed() => {
+                let claims = known.claims.borrow_and_update().clone();
+                claims.is_some_and(|claims| owner.set_claims(&claims))
             }
             Ok(()) = known.secrets.changed() => {
                 let secrets = Arc::clone(&known.secrets.borrow_and_update());
@@ -241,6 +248,13 @@ impl Owner {
     fn set_blocks(&mut self, blocks: Blocks) -> bool {
         let news = self.cluster.blocks != blocks;
         self.cluster.blocks = blocks;
+        news
+    }
+
+    fn set_claims(&mut self, claims: &KnownClaims) -> bool {
+        let reserved = claims.values().flat_map(|claim| claim.reserved.iter().copied()).collect();
+        let news = *self.cluster.claimed != reserved;
+        self.cluster.claimed = Arc::new(reserved);
         news
     }
 

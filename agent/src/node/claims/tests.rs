@@ -1,0 +1,1 @@
+//! Pods whose addresses follow their names, on several nodes around one API server.
