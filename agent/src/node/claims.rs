@@ -109,6 +109,8 @@ pub(super) struct Claims {
     starts: BTreeMap<RequestId, Start>,
     /// Orders to give once the record says what they rest on.
     ready: Vec<(PodName, ClaimOrder)>,
+    /// Refusals to give once it says that nothing of the start stays.
+    refusals: Vec<(RequestId, Reply)>,
     /// Something has changed since orders were last thought about.
     stirred: bool,
 }
@@ -141,6 +143,11 @@ impl Claims {
         // The allocator answers in time by itself.
         let starts = self.starts.values().filter(|start| start.stage != Stage::Assigning);
         starts.map(|start| start.until).chain(pauses.map(|(_, (_, until))| *until)).min()
+    }
+
+    /// Something has changed that orders may follow from.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
     }
 
     fn get(&self, name: &PodName) -> Option<&KnownClaim> {
@@ -276,11 +283,15 @@ impl Node {
 
     /// The first step of a start: may this node hold the claim, and does it?
     fn look_at_claim(&mut self, request: RequestId, now: Instant) {
-        let Some(start) = self.claims.starts.get_mut(&request) else { return };
-        if self.claims.known.is_none() || self.claims.busy.contains_key(&start.name) {
+        let Some(start) = self.claims.starts.get(&request) else { return };
+        let name = start.name.clone();
+        // Of two containers of one pod the second waits for what becomes of the first.
+        let ahead = |other: &Start| other.name == name && other.stage != Stage::Looking;
+        let behind = self.claims.starts.values().any(ahead);
+        if behind || self.claims.known.is_none() || self.claims.busy.contains_key(&name) {
             return;
         }
-        let name = start.name.clone();
+        let Some(start) = self.claims.starts.get(&request) else { return };
         let pod_uid = start.endpoint.pod.as_ref().and_then(|pod| pod.uid.clone());
         let trouble = match self.claims.get(&name) {
             None => return self.assign_claimed(request, now),
@@ -414,7 +425,7 @@ impl Node {
             self.free_ourselves(id, |id| Owed::Nothing { id }, now);
         }
         let why = format!("IPClaim {}: {trouble}; try again", key_of(&start.name));
-        self.reply(request, refusal(Code::TRY_AGAIN, &why, String::new()));
+        self.claims.refusals.push((request, refusal(Code::TRY_AGAIN, &why, String::new())));
     }
 
     fn order(&mut self, name: PodName, mut order: ClaimOrder, now: Instant) {
@@ -531,8 +542,11 @@ impl Node {
         }
     }
 
-    /// The orders to give by now.
+    /// Gives the answers and orders that are due by now.
     pub(super) fn give_orders(&mut self) {
+        for (request, reply) in std::mem::take(&mut self.claims.refusals) {
+            self.reply(request, reply);
+        }
         let ready = std::mem::take(&mut self.claims.ready);
         self.outputs.extend(ready.into_iter().map(|(claim, order)| Output::Order { claim, order }));
     }

@@ -323,6 +323,7 @@ impl Node {
             Input::LinkGone { id } => {
                 self.on_link_down(&id);
                 self.ipam.handle(manx_ipam::Input::LinkGone { id }, now);
+                self.claims.stir();
             }
             Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
             Input::Guests { found, present } => self.on_guests(found, &present, now),
@@ -442,6 +443,7 @@ impl Node {
         let living: Vec<Endpoint> = endpoints.into_iter().filter(living).collect();
         self.ended.clear();
         self.healed = true;
+        self.claims.stir();
         self.ipam.handle(manx_ipam::Input::Adopt(living), now);
         self.resize();
     }
@@ -490,6 +492,7 @@ impl Node {
             }
         }
         if endpoints_changed {
+            self.claims.stir();
             self.routes();
             self.announce();
         }

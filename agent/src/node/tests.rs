@@ -133,7 +133,7 @@ fn pod_pools(pools: &[Pool]) -> PodPools {
     PodPools::of(pools.iter().map(|pool| (pool.name.clone(), open(pool))), Namespaces::default())
 }
 
-fn add(container: &str) -> AddRequest {
+pub(super) fn add(container: &str) -> AddRequest {
     AddRequest {
         network: "manx".to_owned(),
         container: container.to_owned(),
