@@ -19,8 +19,9 @@ use manx_cni::spec::Code;
 use manx_ipam::{AddressClaim, AssignError, BlockId, Endpoint, Family, NodeName, RequestId, Want};
 use serde::{Deserialize, Serialize};
 
+use super::calls::refusal;
 use super::pods::{Controller, PodName};
-use super::{Node, Output, Owed, refusal};
+use super::{Node, Output, Owed};
 
 /// How long a start waits for the API server.
 const PATIENCE: Duration = Duration::from_secs(8);
