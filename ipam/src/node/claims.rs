@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::NodeIpam;
-use super::held::{Held, Title};
+use super::held::{Held, Title, covering};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::journal::Entry;
 use crate::ledger::Use;
@@ -95,7 +95,15 @@ impl NodeIpam {
             })
             .map(|(address, key)| (*address, key.clone()))
             .collect();
+        // A block that seems to be nobody's may be this node's when a late list catches up: what is set aside there stays
+        // so, by the record too.
+        let unsure = |address: IpAddr, key: &String| {
+            let held = covering(&self.held, address).and_then(|block| self.held.get(&block));
+            held.is_some_and(|held| held.title == Title::Vanished)
+                && self.claimants.get(&address) == Some(key)
+        };
         let over = self.ledger.asides().filter(|(address, key)| due.get(address) != Some(key));
+        let over = over.filter(|(address, key)| !unsure(**address, key));
         let over: Vec<IpAddr> = over.map(|(address, _)| *address).collect();
         for address in over {
             self.write(&Entry::Forgo(address));

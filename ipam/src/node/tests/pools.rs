@@ -68,8 +68,8 @@ fn a_limit_on_blocks_of_a_pool_holds_and_is_named() {
         bench.gets(pod, v4());
     }
     let why = AssignError::PoolBlockLimit { family: Family::V4, pool: "v4".into(), limit: 2 };
-    assert_eq!(refused(&bench.assign("e", v4())), [why.clone()]);
     assert!(why.to_string().contains("maxBlocksPerNode"), "{why}");
+    assert_eq!(refused(&bench.assign("e", v4())), [why]);
     // Another pool helps out, and so does a greater limit.
     bench.feed(Input::SetPools(vec![limited, pool("more", "10.0.1.0/24", 31)]));
     assert_eq!(bench.gets("f", v4()).len(), 1);
