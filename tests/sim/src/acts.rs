@@ -119,11 +119,9 @@ impl World {
                 }
             }
             Act::Reset { one, other } => self.reset_between(one, other),
-            Act::Unplug { host, lasts } => {
-                if self.wires.unplugged.insert(host) {
-                    self.hosts[host].kernel.carrier(UPLINK, false);
-                    self.after(lasts, Happening::Carrier { host });
-                }
+            Act::Unplug { host, lasts } if self.wires.unplugged.insert(host) => {
+                self.hosts[host].kernel.carrier(UPLINK, false);
+                self.after(lasts, Happening::Carrier { host });
             }
             _ => {}
         }

@@ -163,10 +163,10 @@ impl World {
             (Job::FindPool(name, add), Answer::Found(Some(stored))) => {
                 controller.finalize(name, add, &stored.object, stored.version);
             }
-            (Job::HasBlocks(pool, version), Answer::Blocks(blocks)) => {
-                if blocks.iter().all(|(_, _, of)| *of != pool) {
-                    controller.jobs.push_front(Job::Finalize(pool, false, version));
-                }
+            (Job::HasBlocks(pool, version), Answer::Blocks(blocks))
+                if blocks.iter().all(|(_, _, of)| *of != pool) =>
+            {
+                controller.jobs.push_front(Job::Finalize(pool, false, version));
             }
             _ => {}
         }

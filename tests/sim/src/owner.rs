@@ -177,10 +177,8 @@ impl World {
                 agent.unlinks.insert(id, link);
                 self.poke(host, Task::Links);
             }
-            Output::Buried(attachment) => {
-                if self.agent(host).is_some_and(|agent| !agent.record_broken) {
-                    self.hosts[host].disk.tombstones.remove(&attachment.container);
-                }
+            Output::Buried(attachment) if self.agent(host).is_some_and(|agent| !agent.record_broken) => {
+                self.hosts[host].disk.tombstones.remove(&attachment.container);
             }
             Output::Routes(routes) => {
                 let Some(agent) = self.agent(host) else { return };

@@ -175,8 +175,7 @@ impl World {
 
     /// Hands routes to the owner of routes while it has room for them.
     fn tell_routes(&mut self, host: usize) {
-        let Some(agent) = self.agent(host) else { return };
-        while agent.learned.len() < BATCHES {
+        while let Some(agent) = self.agent(host).filter(|agent| agent.learned.len() < BATCHES) {
             let Some(speaker) = agent.speaker.as_mut() else { return };
             let outputs = std::iter::from_fn(|| speaker.poll_routes()).take(ROUTES);
             let batch: Vec<Learned> = outputs.filter_map(learned_of).collect();
@@ -185,7 +184,6 @@ impl World {
             }
             agent.learned.push_back(batch);
             self.poke(host, Task::Kernel);
-            return self.tell_routes(host);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whole nodes under faults: seeds, and what they found before.
 
-use manx_sim::{Choices, Outcome, Plan, run};
+use manx_sim::{Choices, Outcome, Plan, row, run};
 
 /// How many seeds are run when nobody says otherwise.
 const SEEDS: u64 = 500;
@@ -58,5 +58,16 @@ fn the_same_seed_gives_the_same_run() {
     for seed in 0..3 {
         let (one, other) = (seeded(seed).1, seeded(seed).1);
         assert_eq!((one.hash, one.steps, one.lines), (other.hash, other.steps, other.lines));
+    }
+}
+
+#[test]
+fn the_table_of_convergence_is_that_of_the_document() {
+    let document = include_str!("../../../docs/convergence.md");
+    for nodes in [3, 10, 30] {
+        for loss in [0, 10, 50] {
+            let row = row(nodes, loss);
+            assert!(document.contains(&row), "stale, run cargo xtask sim --table: now it is {row}");
+        }
     }
 }
