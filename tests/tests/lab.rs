@@ -719,6 +719,13 @@ fn asking_pods() -> Result<()> {
     for _ in 0..3 {
         refusal(lab.start_sandbox("unreadable", "node1", &uid, Value::Null))?;
     }
+    // A new pod of the name, as a StatefulSet makes it, in the moment in which the watch begins anew.
+    lab.del_pod("fixed")?;
+    lab.kubectl(&["delete", "--raw", "/-/watches?resource=pods"])?;
+    let begin = Instant::now();
+    let again =
+        lab.add_pod_that_asks("default", "fixed", "node1", &json!({"manx.dev/ipAddrs": "10.250.0.78"}))?;
+    ensure!(again.addresses[0] == IpAddr::from([10, 250, 0, 78]), "{again:?} after {:?}", begin.elapsed());
     wait::until("the event counts the tries", CONVERGENCE, || {
         let counts: Vec<u64> =
             events(&lab, "default", "unreadable")?.into_iter().map(|event| event.2).collect();
