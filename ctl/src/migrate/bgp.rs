@@ -46,13 +46,14 @@ pub(crate) fn translate(calico: &Calico, remarks: &mut Remarks) -> Network {
     left_out(spec, remarks);
     let port = spec.listen_port.unwrap_or(179);
     let restart = spec.node_mesh_max_restart_time.as_deref().and_then(|text| seconds(text, remarks));
+    let usual = GracefulRestart::default();
     let object = BGPConfigurationSpec {
         as_number,
         listen_port: port,
         topology: if mesh { Topology::FullMesh } else { Topology::None },
         graceful_restart: GracefulRestart {
-            restart_time_seconds: restart.unwrap_or(GracefulRestart::default().restart_time_seconds),
-            ..GracefulRestart::default()
+            restart_time_seconds: restart.unwrap_or(usual.restart_time_seconds),
+            ..usual
         },
         communities: communities(spec, remarks),
         prefix_advertisements: advertisements(spec, remarks),

@@ -92,23 +92,30 @@ pub(crate) async fn run(from: From) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     look.carry_out(&client).await?;
-    while arguments.follow {
+    match arguments.follow {
+        true => follow(&client, &arguments).await,
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Looks again and again until every node has taken its blocks over.
+async fn follow(client: &Client, arguments: &Arguments) -> Result<ExitCode> {
+    loop {
         tokio::time::sleep(FOLLOW_PAUSE).await;
-        let look = Look::new(&client, &arguments).await?;
+        let look = Look::new(client, arguments).await?;
         if look.is_blocked() {
             look.remarks_to_stderr();
             return Ok(ExitCode::FAILURE);
         }
         // A block that its owner took over in this moment is of another version by now: the next look sees it.
-        if let Err(error) = look.carry_out(&client).await {
+        if let Err(error) = look.carry_out(client).await {
             eprintln!("{error:#}");
         }
         if look.waiting == 0 {
             println!("every block has been taken over");
-            break;
+            return Ok(ExitCode::SUCCESS);
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The plan as things are now, and what is left to be written.

@@ -79,9 +79,9 @@ enum Term {
     All,
     Requirement(Requirement),
     Beyond(&'static str),
-    Not(Box<Term>),
-    Both(Vec<Term>),
-    Either(Vec<Term>),
+    Not(Box<Self>),
+    Both(Vec<Self>),
+    Either(Vec<Self>),
 }
 
 /// A term without `!`, `&&` and `||`: all of these must hold.

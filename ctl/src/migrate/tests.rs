@@ -390,7 +390,7 @@ fn objects_of_ours_that_say_otherwise_are_in_the_way_unless_an_earlier_run_made_
     existing.pools[0].metadata.labels = None;
     assert!(Look::at(plan_of(&cluster()), &existing, &[]).is_blocked());
 
-    let mut foreign = Existing { blocks: plan.blocks.clone(), ..Existing::default() };
+    let mut foreign = Existing { blocks: plan.blocks, ..Existing::default() };
     foreign.blocks[0].spec.node = "node2".to_owned();
     assert!(Look::at(plan_of(&cluster()), &foreign, &[]).is_blocked());
 
