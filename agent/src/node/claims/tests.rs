@@ -65,7 +65,6 @@ fn limits() -> Limits {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as a beginning")]
     fn new() -> Self {
         let now = Instant::now();
         let machine = |at| Machine {
@@ -112,7 +111,7 @@ impl World {
             PodPool { cidr: pool.cidr, here: true, automatic: true, disabled: false, namespaces: None };
         let notes = Arc::new(NamespaceNotes::default());
         let namespaces = Namespaces::new([("default".to_owned(), notes)].into());
-        let open = PodPools::of([("v4".to_owned(), open)].into_iter(), namespaces);
+        let open = PodPools::of([("v4".to_owned(), open)], namespaces);
         let intent = Intent { pod_pools: open, pools: vec![pool], ..Intent::default() };
         self.feed(at, Input::Intent(Arc::new(intent)));
         let sticky = PodNotes {
