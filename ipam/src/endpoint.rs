@@ -55,6 +55,10 @@ pub struct Endpoint {
     /// When it was asked for, in seconds since 1970 by the caller's clock; shown in status, decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// When it was asked for last, in seconds on the clock of [`Recovered::uptime`](crate::Recovered::uptime), which no
+    /// change of the time of day moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
     /// The name of the network configuration by which it was made; unknown in older records and of endpoints that
     /// were found in the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]

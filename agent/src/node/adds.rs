@@ -86,7 +86,7 @@ impl Held {
     }
 
     /// The endpoint that it asks for, without addresses.
-    fn endpoint(&self, mac: Option<String>) -> Endpoint {
+    fn endpoint(&self, mac: Option<String>, asked: Option<u64>) -> Endpoint {
         Endpoint {
             id: self.id(),
             pod: pod_of(&self.add),
@@ -95,6 +95,7 @@ impl Held {
             netns: Some(self.add.netns.clone()),
             claim: None,
             since: Some(self.at),
+            asked,
             network: Some(self.add.network.clone()),
             mac,
             mtu: self.add.mtu,
@@ -255,14 +256,14 @@ impl Node {
     }
 
     fn assign(&mut self, held: Held, want: Want, mac: Option<String>, now: Instant) {
-        let (request, endpoint) = (held.request, held.endpoint(mac));
+        let (request, endpoint) = (held.request, held.endpoint(mac, self.uptime(now)));
         self.asking.insert(request, endpoint.pod.clone());
         self.ipam.handle(manx_ipam::Input::Assign { request, endpoint, want }, now);
     }
 
     fn assign_sticky(&mut self, held: &Held, want: Want, mac: Option<String>, known: &Known, now: Instant) {
         let controller = known.pod.as_ref().and_then(|pod| pod.controller.clone());
-        self.start_sticky(held.request, held.endpoint(mac), want, controller, now);
+        self.start_sticky(held.request, held.endpoint(mac, self.uptime(now)), want, controller, now);
     }
 
     fn deny(&mut self, held: &Held, trouble: Trouble, code: Code, note: String) {

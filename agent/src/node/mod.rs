@@ -26,7 +26,7 @@ pub mod wants;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::{Attachment, DelRequest, Remover, Reply, Request};
@@ -239,6 +239,8 @@ const LINK_GRACE: u64 = 60;
 /// One node.
 pub struct Node {
     ipam: NodeIpam,
+    /// A moment and how long the machine had been running then; zero where nobody knows.
+    started: (Instant, Duration),
     intent: Arc<Intent>,
     /// The uplink's, once it is known.
     mtu: Option<u32>,
@@ -268,9 +270,11 @@ impl Node {
     /// A node that starts from what its record says.
     pub fn new(name: NodeName, limits: Limits, recovered: Recovered, now: Instant) -> Self {
         let leaving: Vec<Endpoint> = recovered.leaving.clone();
+        let started = (now, recovered.uptime);
         let ipam = NodeIpam::new(name, limits, recovered, now);
         let mut node = Self {
             ipam,
+            started,
             intent: Arc::default(),
             mtu: None,
             owned: BTreeSet::new(),
@@ -429,9 +433,14 @@ impl Node {
     /// what the record has and the kernel lacks is freed.
     fn on_found(&mut self, endpoints: Vec<Endpoint>, at: u64, now: Instant) {
         let found: BTreeSet<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
-        let settled = |since: Option<u64>| since.is_none_or(|since| since.saturating_add(LINK_GRACE) < at);
-        let vanished =
-            self.ipam.endpoints().filter(|known| !found.contains(&known.id) && settled(known.since));
+        let over = |then: u64, now: u64| then.saturating_add(LINK_GRACE) < now;
+        let uptime = self.uptime(now);
+        let settled = |known: &Endpoint| match (known.asked, uptime) {
+            // Asked for later than now: before the machine was started anew.
+            (Some(asked), Some(uptime)) => asked > uptime || over(asked, uptime),
+            _ => known.since.is_none_or(|since| over(since, at)),
+        };
+        let vanished = self.ipam.endpoints().filter(|known| !found.contains(&known.id) && settled(known));
         let vanished: Vec<EndpointId> = vanished.map(|endpoint| endpoint.id.clone()).collect();
         for id in vanished {
             self.free_ourselves(id, |id| Owed::Nothing { id }, now);
@@ -446,6 +455,12 @@ impl Node {
         self.claims.stir();
         self.ipam.handle(manx_ipam::Input::Adopt(living), now);
         self.resize();
+    }
+
+    /// How long the machine has been running, in seconds, if that is known.
+    fn uptime(&self, now: Instant) -> Option<u64> {
+        let (started, uptime) = self.started;
+        (!uptime.is_zero()).then(|| (uptime + now.saturating_duration_since(started)).as_secs())
     }
 
     fn on_link_down(&mut self, id: &EndpointId) {

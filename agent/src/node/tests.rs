@@ -400,6 +400,24 @@ fn an_endpoint_whose_link_the_plugin_may_just_be_making_is_kept() {
 }
 
 #[test]
+fn what_the_wall_clock_says_neither_frees_an_endpoint_nor_keeps_one() {
+    let begin = Duration::from_secs(5_000);
+    let mut scene = Scene::blank(Recovered { uptime: begin, ..Recovered::default() });
+    scene.configure(&[("v4", "10.244.0.0/24")]);
+    scene.assigned("a");
+    let left = |later: u64, at: u64| {
+        let uptime = begin + Duration::from_secs(later);
+        let mut scene = Scene::blank(Recovered { uptime, ..recover(&scene.record) });
+        scene.feed(Input::Found { endpoints: vec![], at });
+        scene.node.ipam.endpoints().count()
+    };
+    for at in [0, 1_000, 1_000_000_000] {
+        assert_eq!(left(5, at), 1, "its plugin may be about to make the link, at {at}");
+        assert_eq!(left(LINK_GRACE + 2, at), 0, "its plugin has ended long ago, at {at}");
+    }
+}
+
+#[test]
 fn a_link_that_the_record_lacks_is_taken_over_with_its_addresses() {
     let mut scene = Scene::blank(Recovered::default());
     let address = "10.244.0.7".parse().expect("an address");
