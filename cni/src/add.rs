@@ -4,12 +4,14 @@
 //! addresses back and removes what was made, unless the link had been there before: repeating ADD for a running pod
 //! repairs its link and never tears it down.
 
+use std::net::IpAddr;
+
 use manx_cni::rpc::{AddRequest, Assignment, DelRequest};
 use manx_cni::spec::{Code, Dns, Error, Interface, Ip, NetConf, Route, Success, Target};
 use manx_cni::tombstone;
 use manx_kernel::aside::Aside;
-use manx_kernel::names::{HOST_MAC, LINK_GROUP, Mac, alias, host_link_name, parse_alias};
-use manx_kernel::netlink::inspect::{self, End};
+use manx_kernel::names::{DOOMED_GROUP, HOST_MAC, LINK_GROUP, Mac, alias, host_link_name, parse_alias};
+use manx_kernel::netlink::inspect::{self, End, Neighbour};
 use manx_kernel::netlink::links::{self, Ends, LinkError};
 use manx_kernel::netlink::socket::Socket;
 use manx_kernel::netns::NetNs;
@@ -156,7 +158,7 @@ fn assign(
         }
     })?;
     let mtu = config.mtu.unwrap_or(assignment.mtu);
-    if mtu < IPV6_MTU && assignment.addresses.iter().any(std::net::IpAddr::is_ipv6) {
+    if mtu < IPV6_MTU && assignment.addresses.iter().any(IpAddr::is_ipv6) {
         del::free_unless_linked(target, config, ended);
         let msg = format!("an MTU of {mtu} is too small for IPv6, which needs at least {IPV6_MTU}");
         return Err(Error::new(Code::INVALID_CONFIG, msg));
@@ -235,12 +237,19 @@ pub(crate) fn is_ours(host: &End) -> bool {
     }
 }
 
-/// The two ends of this container's link, if they still belong to each other.
+/// The two ends of this container's link, if they still belong to each other, are not on their way out, and have never
+/// carried other addresses than those that the agent gives now.
 fn whole_link(
     sockets: &mut Sockets,
     link: &PodLink,
     host: &End,
 ) -> Result<Option<Ends>, manx_kernel::netlink::socket::SocketError> {
+    let neighbours = inspect::neighbours(&mut sockets.host, host.index)?;
+    let stale =
+        |(address, found): (&IpAddr, &Neighbour)| found.permanent && !link.addresses.contains(address);
+    if host.group == DOOMED_GROUP || neighbours.iter().any(stale) {
+        return Ok(None);
+    }
     let pod = inspect::end(&mut sockets.pod, &link.ifname)?;
     let number = inspect::namespace_number(&mut sockets.host, &sockets.netns)?;
     let paired = |pod: &End| {

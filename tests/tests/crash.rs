@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use manx_tests::crash::{agent, disk, inside, plugin, tally};
+use manx_tests::crash::{agent, disk, inside, plugin, storm, tally};
 
 /// One class of cases.
 type Class = fn(&'static str) -> Result<()>;
 
-const CLASSES: [(&str, Class); 18] = [
+const CLASSES: [(&str, Class); 20] = [
     ("plugin_killed_in_add", |class| plugin::killed(class, "ADD", 2)),
     ("plugin_killed_in_add_again", |class| plugin::killed(class, "AGAIN", 11)),
     ("plugin_killed_in_del", |class| plugin::killed(class, "DEL", 1)),
@@ -29,6 +29,8 @@ const CLASSES: [(&str, Class); 18] = [
     ("agent_failing_at_start", |class| agent::starting(class, true, 97)),
     ("storage_and_clock", disk::storage),
     ("record_damaged", |class| disk::damaged(class, 131)),
+    ("calls_that_meet", |class| storm::pairs(class, 100)),
+    ("storm", storm::storms),
 ];
 
 fn main() -> ExitCode {

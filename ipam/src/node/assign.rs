@@ -123,6 +123,11 @@ impl NodeIpam {
                 self.confirm(waiting);
                 continue;
             }
+            if let Some(lack) = self.former_life(&waiting.endpoint.id) {
+                waiting.lacks = vec![lack];
+                self.waiting.push(waiting);
+                continue;
+            }
             let equal = in_vain.iter().find(|(want, _)| *want == waiting.want);
             match equal.map_or_else(|| self.pick(&waiting.want), |(_, lacks)| Err(lacks.clone())) {
                 Ok(addresses) => {
@@ -143,6 +148,15 @@ impl NodeIpam {
         let served = |waiting: &mut Waiting| self.ledger.endpoint(&waiting.endpoint.id).is_some();
         let repeated: Vec<Waiting> = self.waiting.extract_if(.., served).collect();
         repeated.into_iter().for_each(|waiting| self.confirm(waiting));
+    }
+
+    /// A container that starts again waits for the end of its former link: by their marks nobody could tell the two
+    /// apart, and the new one would be removed in place of the old.
+    fn former_life(&self, id: &EndpointId) -> Option<Lack> {
+        let former =
+            self.ledger.is_leaving(id).then(|| self.ledger.leaving().find(|former| former.id == *id));
+        let address = *former.flatten()?.addresses.first()?;
+        Some(Lack::Leaving { address, holder: id.clone() })
     }
 
     /// Refuses those for whom nothing can come in time.

@@ -18,6 +18,8 @@ use super::world::{Pod, World};
 /// Longer than the plugin's longest wait, for the agent in an ADD, by a good deal.
 const BOUND: Duration = Duration::from_secs(45);
 
+const SIGKILL: i32 = Signal::SIGKILL as i32;
+
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
@@ -59,7 +61,10 @@ impl Outcome {
         let words =
             || format!("{}: {printed}{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
         match json {
-            _ if output.status.signal() == Some(libc_kill()) => Self::Killed,
+            // `timeout` says by 128 and the signal that it killed, or is killed itself.
+            _ if output.status.signal() == Some(SIGKILL) || output.status.code() == Some(128 + SIGKILL) => {
+                Self::Killed
+            }
             Some(result) if output.status.success() => Self::Done(result),
             Some(error) if error["code"].is_u64() && error["msg"].is_string() => {
                 let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
@@ -79,14 +84,18 @@ impl Outcome {
     }
 }
 
-fn libc_kill() -> i32 {
-    Signal::SIGKILL as i32
-}
-
 impl World {
     /// Calls the plugin, whole.
     pub fn call(&self, verb: &str, pod: &Pod, more: Value) -> Result<Outcome> {
         self.run(Command::new(self.program("manx-cni")), verb, pod, more)
+    }
+
+    /// Calls the plugin and kills it after some time, if it still runs then.
+    pub fn call_until(&self, verb: &str, pod: &Pod, more: Value, death: Option<Duration>) -> Result<Outcome> {
+        let Some(death) = death else { return self.call(verb, pod, more) };
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", &format!("{:.6}", death.as_secs_f64())]).arg(self.program("manx-cni"));
+        self.run(command, verb, pod, more)
     }
 
     /// Calls the plugin under `strace` with some options, and its trace in a file.

@@ -162,7 +162,7 @@ fn finish(world: &mut World, pods: &mut [Pod; 2], taken: &mut [Pod], refused: &m
 fn full_at_start(world: &mut World, pods: &mut [Pod; 2]) -> Result<()> {
     world.kill_agent()?;
     fill(world)?;
-    world.start_agent().context("with a full run directory")?;
+    world.start_unready().context("with a full run directory")?;
     let (mut taken, mut refused, _) = until_refused(world)?;
     world.del(&mut refused)?;
     make_room(world)?;

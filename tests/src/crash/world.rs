@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::lab::netns;
+use crate::lab::{netns, wait};
 
 /// How long an agent may take until pods can start.
 const READY: Duration = Duration::from_secs(30);
@@ -226,11 +226,23 @@ impl World {
 
     /// Starts the agent and waits until pods can start.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.spawn_agent()?;
+        self.await_ready()
+    }
+
+    /// Starts the agent and waits until it answers, be it that no pod can start.
+    pub fn start_unready(&mut self) -> Result<()> {
+        self.spawn_agent()?;
+        wait::until("the agent answers", READY, || {
+            call(&self.run_dir, &Request::Status, Duration::from_secs(5)).map(|_| true).map_err(Into::into)
+        })
+    }
+
+    fn spawn_agent(&mut self) -> Result<()> {
         let program = self.program("manx-agent");
         let mut command = self.agent_command(&program.to_string_lossy())?;
         self.agent_words(&mut command);
-        self.adopt(command)?;
-        self.await_ready()
+        self.adopt(command)
     }
 
     /// Starts the agent by this command, and does not wait.

@@ -391,3 +391,13 @@ fn a_claim_that_is_never_answered_is_named_when_the_request_runs_out() {
     let pending = AssignError::ClaimPending { family: Family::V4, pool: "v4".into() };
     assert_eq!(refused(&bench.secs(2)), [pending]);
 }
+
+#[test]
+fn a_container_that_starts_again_waits_for_the_end_of_its_former_link() {
+    let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/30", 30)]);
+    let before = bench.gets("a", v4());
+    bench.free("a");
+    assert_eq!(assigned(&bench.assign("a", v4())), [], "its former link is still there");
+    let after = assigned(&bench.link_gone("a"));
+    assert_ne!(after[0].addresses, before);
+}
