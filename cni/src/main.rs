@@ -34,6 +34,8 @@ mod status;
 
 /// When the system ends this process, whatever it is waiting for: all waits that are foreseen are over by then.
 const LIFETIME_SECONDS: u32 = 90;
+/// The system did not give what the runtime wrote.
+const UNREADABLE: &str = "standard input cannot be read";
 /// How long the runtime may take to write the whole configuration.
 const STDIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,8 +59,8 @@ fn run() -> (Version, Result<Option<Value>, Error>) {
     };
     let stdin = match read_stdin() {
         Ok(stdin) => stdin,
-        // A pod must be able to stop whatever its runtime writes.
-        Err(_) if call.verb() == Verb::Del => Vec::new(),
+        // A pod must be able to stop whatever its runtime writes. What could not be read may be right: DEL is repeated.
+        Err(error) if call.verb() == Verb::Del && error.msg != UNREADABLE => Vec::new(),
         Err(error) => return (Version::NEWEST, Err(error)),
     };
     if call == Call::Version {
@@ -108,7 +110,7 @@ fn read_stdin() -> Result<Vec<u8>, Error> {
             Ok(0) => return Ok(bytes),
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed("cannot be read").details(error.to_string())),
+            Err(error) => return Err(Error::new(Code::IO, UNREADABLE).details(error.to_string())),
         }
         if bytes.len() > CONFIG_MAX {
             return Err(failed("is longer than 4 MiB"));

@@ -10,7 +10,7 @@ use manx_tests::crash::{agent, disk, inside, plugin, storm, tally};
 /// One class of cases.
 type Class = fn(&'static str) -> Result<()>;
 
-const CLASSES: [(&str, Class); 20] = [
+const CLASSES: [(&str, Class); 22] = [
     ("plugin_killed_in_add", |class| plugin::killed(class, "ADD", 2)),
     ("plugin_killed_in_add_again", |class| plugin::killed(class, "AGAIN", 11)),
     ("plugin_killed_in_del", |class| plugin::killed(class, "DEL", 1)),
@@ -19,6 +19,8 @@ const CLASSES: [(&str, Class); 20] = [
     ("plugin_failing_in_add", |class| plugin::failing(class, "ADD", 5)),
     ("plugin_failing_in_add_again", |class| plugin::failing(class, "AGAIN", 13)),
     ("plugin_failing_in_del", |class| plugin::failing(class, "DEL", 1)),
+    ("plugin_killed_in_del_alone", |class| plugin::alone(class, false, 1)),
+    ("plugin_failing_in_del_alone", |class| plugin::alone(class, true, 3)),
     ("plugin_failing_in_gc", |class| plugin::failing(class, "GC", 2)),
     ("plugin_failing_in_check", |class| plugin::failing(class, "CHECK", 11)),
     ("agent_killed_in_add", |class| agent::harmed(class, "ADD", false, 4)),

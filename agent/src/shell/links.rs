@@ -50,6 +50,17 @@ pub struct Leaving {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What was found of a link that is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// There is none.
+    Nothing,
+    /// It has this index, and is doomed.
+    Index(u32),
+    /// Nobody knows, or it cannot be doomed.
+    Unclear,
+}
+
 /// Orders: the link is to go, if it is this attachment's.
 pub type Orders = deltas::Receiver<EndpointId, Leaving>;
 
@@ -88,7 +99,7 @@ fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow:
 struct Taker {
     socket: Socket,
     news: deltas::Sender<EndpointId, News>,
-    doomed: deltas::Sender<EndpointId, Leaving>,
+    doomed: deltas::Sender<EndpointId, (Leaving, Found)>,
 }
 
 impl Taker {
@@ -118,21 +129,22 @@ impl Taker {
     fn take_down(&mut self, id: EndpointId, leaving: Leaving) {
         let found = find(&mut self.socket, &leaving.link, &id.container, &id.ifname).map_err(LinkError::from);
         let taken = match found {
-            Ok(None) => Ok(()),
-            Ok(Some(end)) => doom(&mut self.socket, end.index),
+            Ok(None) => Ok(Found::Nothing),
+            Ok(Some(end)) => doom(&mut self.socket, end.index).map(|()| Found::Index(end.index)),
             Err(error) => Err(error),
         };
-        match taken {
-            Ok(()) => self.news.send(id.clone(), News::Down),
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    link = leaving.link,
-                    "a link cannot be taken down; deleting it is tried on"
-                );
-            }
+        if taken.is_ok() {
+            self.news.send(id.clone(), News::Down);
         }
-        self.doomed.send(id, leaving);
+        let found = taken.unwrap_or_else(|error| {
+            tracing::error!(
+                error = chain(&error),
+                link = leaving.link,
+                "a link cannot be taken down; deleting it is tried on"
+            );
+            Found::Unclear
+        });
+        self.doomed.send(id, (leaving, found));
     }
 
     /// Dooms links of our group that had no alias at the last look either: a plugin was killed while it made them.
@@ -155,8 +167,8 @@ impl Taker {
         for (index, name) in nameless.iter().filter(|(index, _)| before.contains(index)) {
             tracing::warn!(link = name, "removing a link that was left half made");
             if doom(&mut self.socket, *index).is_ok() {
-                self.doomed
-                    .send(EndpointId::default(), Leaving { link: name.clone(), addresses: Vec::new() });
+                let leaving = Leaving { link: name.clone(), addresses: Vec::new() };
+                self.doomed.send(EndpointId::default(), (leaving, Found::Nothing));
             }
         }
         nameless.into_keys().collect()
@@ -183,18 +195,19 @@ struct Reaper {
     gates: Option<Gates>,
     news: deltas::Sender<EndpointId, News>,
     /// What is not gone yet, and how often its connections could not be forgotten.
-    pending: BTreeMap<EndpointId, (Leaving, u32)>,
+    pending: BTreeMap<EndpointId, (Leaving, Found, u32)>,
 }
 
 impl Reaper {
-    async fn run(mut self, mut doomed: deltas::Receiver<EndpointId, Leaving>) {
+    async fn run(mut self, mut doomed: deltas::Receiver<EndpointId, (Leaving, Found)>) {
         // Links that an earlier agent had taken down.
         let mut next: Option<Instant> = Some(Instant::now());
         loop {
             tokio::select! {
                 batch = doomed.recv(BATCH) => {
                     let Some(batch) = batch else { return };
-                    self.pending.extend(batch.into_iter().map(|(id, leaving)| (id, (leaving, 0))));
+                    let fresh = batch.into_iter().map(|(id, (leaving, found))| (id, (leaving, found, 0)));
+                    self.pending.extend(fresh);
                 }
                 () = sleep_until(next) => {}
             }
@@ -213,28 +226,32 @@ impl Reaper {
         }
         let (gone, pending): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|(id, (leaving, _))| self.is_gone(id, leaving));
+            .partition(|(id, (leaving, found, _))| self.is_gone(id, leaving, *found));
         self.pending = pending;
-        self.forget_guards(&guards, gone.values().map(|(leaving, _)| &leaving.link));
-        let forgotten = forget_connections(gone.values().map(|(leaving, _)| leaving));
-        for (id, (leaving, failures)) in gone {
+        self.forget_guards(&guards, gone.values().map(|(leaving, ..)| &leaving.link));
+        let forgotten = forget_connections(gone.values().map(|(leaving, ..)| leaving));
+        for (id, (leaving, found, failures)) in gone {
             if forgotten || failures >= PURGES {
                 self.news.send(id, News::Gone);
             } else {
-                self.pending.insert(id, (leaving, failures + 1));
+                self.pending.insert(id, (leaving, found, failures + 1));
             }
         }
         self.pending.is_empty()
     }
 
-    /// Whether the link is not there any more. One that is there is doomed again.
-    fn is_gone(&mut self, id: &EndpointId, leaving: &Leaving) -> bool {
+    /// Whether the link is not there any more. One that is there is doomed again, but not the link of the same
+    /// container's next start, which has the same marks.
+    fn is_gone(&mut self, id: &EndpointId, leaving: &Leaving, found: Found) -> bool {
+        if found == Found::Nothing {
+            return true;
+        }
         match find(&mut self.socket, &leaving.link, &id.container, &id.ifname) {
-            Ok(None) => true,
-            Ok(Some(end)) => {
+            Ok(Some(end)) if found == Found::Unclear || found == Found::Index(end.index) => {
                 let _tried_again = doom(&mut self.socket, end.index);
                 false
             }
+            Ok(_) => true,
             Err(_) => false,
         }
     }

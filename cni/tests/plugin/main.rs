@@ -7,7 +7,6 @@
 mod add;
 mod chain;
 mod check;
-mod crash;
 mod del;
 mod input;
 mod mtu;

@@ -20,6 +20,7 @@ use super::plugin::{Next, follow};
 use super::tally::{Tally, chosen, wanted};
 use super::trace::{Point, points};
 use super::world::{Pod, World};
+use crate::lab::wait;
 
 /// What is made to go wrong besides death.
 const ERRORS: [&str; 7] = ["EINTR", "ENOBUFS", "ENOSPC", "EBUSY", "EMFILE", "ENOMEM", "EIO"];
@@ -40,6 +41,8 @@ const IDLE: [&str; 12] = [
 ];
 /// Calls that cannot fail, or whose failure by injection would itself be the leak.
 const INFALLIBLE: [&str; 5] = ["close", "geteuid", "getpid", "gettid", "sched_getaffinity"];
+/// How long an agent may take to find out that its record can be written.
+const HEALED: Duration = Duration::from_secs(15);
 /// How long the last thread may take to do its part after the plugin has its answer.
 const AFTERMATH: Duration = Duration::from_millis(400);
 
@@ -216,10 +219,17 @@ fn goes_on(
             check::settled(world, &[], &[pod]).context("DEL has said that it is done")?;
         }
         (Outcome::Refused(..), _) if dead => away(world, pod, next)?,
-        (Outcome::Refused(..), _) => {}
+        (Outcome::Refused(..), _) => writes_again(world)?,
         (other, _) => bail!("the plugin ended wrongly: {other:?}"),
     }
     follow(world, verb, pod, next)
+}
+
+/// An agent that could not write its record gives no address until it has written it anew.
+fn writes_again(world: &World) -> Result<()> {
+    let mut probe = world.pod()?;
+    wait::until("pods start again", HEALED, || world.add(&mut probe).map(|()| true))?;
+    end(world, &mut probe)
 }
 
 /// The agent is dead. With some continuations the runtime is faster than the next agent, and has to be content.

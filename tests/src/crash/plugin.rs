@@ -61,6 +61,64 @@ pub fn failing(class: &'static str, verb: &'static str, share: usize) -> Result<
     run(class, world, verb, count, chosen(grid.collect(), share))
 }
 
+/// How many pods end during one absence of the agent.
+const ABSENCE: usize = 16;
+
+/// Harms DEL while no agent is there: the plugin removes the link by itself and leaves a tombstone.
+pub fn alone(class: &'static str, errors: bool, share: usize) -> Result<()> {
+    let mut world = World::new("alone")?;
+    let mut pod = before(&world, "DEL")?;
+    world.kill_agent()?;
+    let trace = world.file("whole");
+    world.traced(&[], &trace, "DEL", &pod, Value::Null)?.done()?;
+    world.drop_sandbox(&mut pod)?;
+    world.start_agent()?;
+    let mut points = from_stdin(points(&std::fs::read_to_string(trace)?));
+    let harms: Vec<Harm> = if errors { ERRORS.map(Harm::Fail).into() } else { vec![Harm::Kill] };
+    if errors {
+        points.retain(|point| !point.name.starts_with("exit"));
+    }
+    let mut tally = Tally { points: points.len(), ..Tally::default() };
+    let grid = points.into_iter().flat_map(|point| harms.iter().map(move |harm| (point.clone(), *harm)));
+    for cases in chosen(grid.collect(), share).chunks(ABSENCE) {
+        let mut last = String::new();
+        if let Err(error) = absence(&mut world, cases, &mut tally, &mut last) {
+            if tally.fail(&last, &error.context(world.last_words())) {
+                break;
+            }
+            world = World::new("again")?;
+        }
+    }
+    tally.close(class)
+}
+
+/// Some pods end, each with harm, while the agent is away; then it comes back.
+fn absence(world: &mut World, cases: &[(Point, Harm)], tally: &mut Tally, last: &mut String) -> Result<()> {
+    let mut pods = Vec::new();
+    for _ in cases {
+        pods.push(before(world, "DEL")?);
+    }
+    world.kill_agent()?;
+    for (index, ((point, harm), pod)) in cases.iter().zip(&mut pods).enumerate() {
+        *last = format!("DEL without an agent, {harm:?} at {}", point.label());
+        let (outcome, met) = world.harmed(*harm, point, "DEL", pod, Value::Null)?;
+        tally.tried += 1;
+        tally.met += usize::from(met);
+        tally.refused += usize::from(matches!(outcome, Outcome::Refused(..)));
+        tally.succeeded += usize::from(matches!(outcome, Outcome::Done(_)));
+        judge(*harm, point, &outcome, met)?;
+        if index % 2 == 1 {
+            world.drop_sandbox(pod)?;
+        }
+        if !matches!(outcome, Outcome::Done(_)) {
+            world.del(pod)?;
+        }
+    }
+    world.start_agent()?;
+    check::settled(world, &[], &pods.iter().collect::<Vec<_>>()).context("the agent is back")?;
+    pods.iter_mut().try_for_each(|pod| world.drop_sandbox(pod))
+}
+
 /// The points of a call that nothing disturbs.
 fn undisturbed(world: &World, verb: &str) -> Result<Vec<Point>> {
     let mut pod = before(world, verb)?;

@@ -191,12 +191,15 @@ fn quiet(world: &mut World, slots: &mut [Slot], dice: &mut Dice) -> Result<()> {
     check::settled(world, &living, &dead)
 }
 
+/// Calls that meet, on a settled world that they leave settled.
+type Meeting = fn(&World) -> Result<()>;
+
 /// Calls of two runtimes, or of one that lost track, that meet.
 pub fn pairs(class: &'static str, times: usize) -> Result<()> {
     let mut world = World::new("pair")?;
     let times = if whole() { times * 10 } else { times };
     let mut tally = Tally { points: 5, ..Tally::default() };
-    let kinds: [(&str, fn(&World) -> Result<()>); 5] = [
+    let kinds: [(&str, Meeting); 5] = [
         ("DEL and at once ADD of one container", started_again),
         ("two ADDs of one container", two_adds),
         ("ADD and DEL of one container", add_and_del),

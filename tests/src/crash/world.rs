@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use manx_cni::rpc::{Reply, Request, call};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, killpg};
@@ -290,6 +291,10 @@ impl World {
             // One that ended by itself is what is wanted too.
             let _ = killpg(Pid::from_raw(i32::try_from(agent.id())?), Signal::SIGKILL);
             agent.wait()?;
+            // Under `strace` that was the tracer: the agent itself is gone once its lock can be had.
+            if let Ok(lock) = File::open(self.run_dir.join("agent.lock")) {
+                Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+            }
         }
         Ok(())
     }
