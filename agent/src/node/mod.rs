@@ -533,11 +533,8 @@ impl Node {
         let link_of = |named: String| endpoint.as_ref().map_or(named, |endpoint| endpoint.link.clone());
         match self.freeing.remove(&request) {
             Some(Owed::Reply { id, link }) => {
-                let waiting = self.unlinking.entry(id.clone()).or_default();
-                waiting.push(request);
-                // One that is under way does for all: another could meet the link of the container's next start.
-                let under_way = waiting.len() > 1;
-                if under_way { Vec::new() } else { vec![self.unlink(id, link_of(link))] }
+                self.unlinking.entry(id.clone()).or_default().push(request);
+                vec![self.unlink(id, link_of(link))]
             }
             Some(Owed::Tombstone { attachment, link }) => {
                 let id =

@@ -229,7 +229,8 @@ fn goes_on(
 fn writes_again(world: &World) -> Result<()> {
     let mut probe = world.pod()?;
     wait::until("pods start again", HEALED, || world.add(&mut probe).map(|()| true))?;
-    end(world, &mut probe)
+    world.del(&mut probe)?;
+    world.drop_sandbox(&mut probe)
 }
 
 /// The agent is dead. With some continuations the runtime is faster than the next agent, and has to be content.

@@ -167,7 +167,12 @@ fn one(world: &World, slot: &mut Slot, dice: &mut Dice) -> Result<Outcome> {
     match (&outcome, verb) {
         (_, "CHECK") => {}
         (Outcome::Done(result), "ADD") => slot.pod.result = Some(result.clone()),
-        (Outcome::Done(_), _) => (slot.pod.result, slot.unclear) = (None, false),
+        // The sandbox of a call that came to no good end goes, and with it a link that was never finished.
+        (Outcome::Done(_), _) if slot.unclear => {
+            world.drop_sandbox(&mut slot.pod)?;
+            *slot = Slot { pod: world.sandbox_of(&slot.pod.name)?, unclear: false };
+        }
+        (Outcome::Done(_), _) => slot.pod.result = None,
         _ => slot.unclear = true,
     }
     Ok(outcome)
