@@ -75,7 +75,7 @@ fn convergence_takes_about_as_long_as_the_document_says() {
     for (nodes, loss) in [3, 10, 30].into_iter().flat_map(|nodes| [0, 10, 50].map(|loss| (nodes, loss))) {
         let text = row(nodes, loss);
         let now = numbers(&text);
-        let near = |(one, other): (&f64, &f64)| (one - other).abs() <= 0.5 + other / 4.0;
+        let near = |(one, other): (&f64, &f64)| (one - other).abs() <= 2.0 + other / 4.0;
         let found = rows.iter().find(|row| row[..2] == now[..2]);
         let found = found.is_some_and(|row| now.len() == 6 && now.iter().zip(row).all(near));
         assert!(found, "docs/convergence.md is stale, run cargo xtask sim --table: now it is {text}");
