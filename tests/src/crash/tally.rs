@@ -66,7 +66,7 @@ impl Tally {
         self.failures.len() >= FAILURES
     }
 
-    /// Ends the class: keeps the figures for [`print`], and fails if any case did.
+    /// Ends the class: keeps the figures for [`print()`], and fails if any case did.
     pub fn close(self, class: &'static str) -> Result<()> {
         let failures = self.failures.join("\n");
         TALLIES.lock().unwrap_or_else(PoisonError::into_inner).insert(class, self);

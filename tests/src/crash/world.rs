@@ -21,7 +21,7 @@ use crate::lab::{netns, wait};
 
 /// How long an agent may take until pods can start.
 const READY: Duration = Duration::from_secs(30);
-/// How many addresses there are of each family: the blocks of [`OBJECTS`].
+/// How many addresses there are of each family: the blocks of `OBJECTS`.
 pub const ADDRESSES: u32 = 4096;
 /// The blocks, which the node has as routes that lead nowhere.
 pub const BLOCKS: [&str; 2] = ["10.244.0.0/20", "fd00:10:244::/116"];
