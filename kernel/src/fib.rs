@@ -38,6 +38,7 @@ use crate::model::{Dump, Gateway, Op, Resolution, Route, RouteKey, RouteTo, SetI
 use blocked::BlockedRoutes;
 use links::{LinkNames, Links};
 use object::Objects;
+use observe::Drifted;
 use table::{RouteNo, Table, Wish};
 use target::{TargetId, Targets};
 pub use words::{Blocked, Config, FibEvent, Input, Output, Stats, Why};
@@ -73,7 +74,10 @@ pub struct Fib {
     failed_objects: BTreeMap<u32, String>,
     /// Objects that are to be removed together with all routes that lead to them.
     condemned: BTreeSet<u32>,
-    drift: (usize, Option<RouteKey>),
+    /// What became of routes without our doing, until it is told.
+    drift: Vec<Drifted>,
+    /// Links that went down or away since the last dump, with which the kernel drops routes.
+    lost_links: BTreeSet<u32>,
     stats: Stats,
     events: VecDeque<FibEvent>,
 
@@ -131,7 +135,8 @@ impl Fib {
             objects_dirty: true,
             failed_objects: BTreeMap::new(),
             condemned: BTreeSet::new(),
-            drift: (0, None),
+            drift: Vec::new(),
+            lost_links: BTreeSet::new(),
             stats: Stats::default(),
             events: VecDeque::new(),
             dirty: true,
@@ -176,6 +181,7 @@ impl Fib {
 
     /// Takes the next thing to do, or `None` when there is nothing to do but wait.
     pub fn poll(&mut self) -> Option<Output> {
+        self.tell_drift();
         if let Some(event) = self.events.pop_front() {
             return Some(Output::Event(event));
         }

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -64,15 +65,18 @@ enum Found {
 /// Orders: the link is to go, if it is this attachment's.
 pub type Orders = deltas::Receiver<EndpointId, Leaving>;
 
-/// Starts both threads. They end when the orders do.
+/// Starts both threads and gives their names. They end when the orders do.
 ///
 /// # Errors
 /// When no thread, runtime or socket can be made.
-pub fn start(orders: Orders, news: deltas::Sender<EndpointId, News>) -> anyhow::Result<()> {
+pub fn start(
+    orders: Orders,
+    news: deltas::Sender<EndpointId, News>,
+) -> anyhow::Result<[(&'static str, JoinHandle<()>); 2]> {
     let (doomed, dooms) = deltas::coalescing();
     let (gone_news, mut forwarded) = deltas::coalescing::<EndpointId, News>();
     let socket = Socket::route().context("opening a netlink socket")?;
-    spawn("links", async move {
+    let taker = spawn("links", async move {
         let mut taker = Taker { socket, news, doomed };
         taker.run(orders, &mut forwarded).await;
     })?;
@@ -80,10 +84,10 @@ pub fn start(orders: Orders, news: deltas::Sender<EndpointId, News>) -> anyhow::
     // Without rights to nftables there are no guards either.
     let gates = Gates::open().ok().flatten();
     let reaper = Reaper { socket, gates, news: gone_news, pending: BTreeMap::new() };
-    spawn("reaper", reaper.run(dooms))
+    Ok([("links", taker), ("reaper", spawn("reaper", reaper.run(dooms))?)])
 }
 
-fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -91,8 +95,7 @@ fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> anyhow:
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || runtime.block_on(work))
-        .with_context(|| format!("starting the thread {name}"))?;
-    Ok(())
+        .with_context(|| format!("starting the thread {name}"))
 }
 
 /// Takes links down.
@@ -372,6 +375,21 @@ mod tests {
             taker.sweep(&seen);
             remove_doomed(&mut taker.socket).expect("removed");
             assert_eq!(names(&mut taker), ["cali-whole", "cali-young"]);
+        });
+    }
+
+    #[test]
+    fn both_threads_are_known_by_name_and_end_with_the_orders() {
+        on_a_node(|_| {
+            let (unlink, orders) = deltas::coalescing();
+            let (news, _) = deltas::coalescing();
+            let threads = start(orders, news).expect("started");
+            assert_eq!(threads.each_ref().map(|(name, _)| *name), ["links", "reaper"]);
+            assert!(threads.iter().all(|(_, thread)| !thread.is_finished()));
+            drop(unlink);
+            for (name, thread) in threads {
+                assert!(thread.join().is_ok(), "{name}");
+            }
         });
     }
 

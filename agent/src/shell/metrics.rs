@@ -309,6 +309,9 @@ fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
     );
 }
 
+/// Threads by name.
+pub type Threads = Vec<(&'static str, std::thread::JoinHandle<()>)>;
+
 /// The reports from which metrics and readiness are made.
 pub struct Reports {
     /// What the speaker tells who asks it.
@@ -324,7 +327,7 @@ pub struct Reports {
     /// What is wrong with the files of objects; empty without such files.
     pub complaints: tokio::sync::watch::Receiver<super::objects::Complaints>,
     /// The threads without which nothing works, by name.
-    pub threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+    pub threads: Threads,
 }
 
 impl super::health::Pages for Reports {

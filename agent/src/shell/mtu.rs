@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -35,7 +36,7 @@ pub type Orders = deltas::Receiver<EndpointId, Size>;
 ///
 /// # Errors
 /// When no thread, runtime or socket can be made.
-pub fn start(orders: Orders, stuck: watch::Sender<Option<String>>) -> anyhow::Result<()> {
+pub fn start(orders: Orders, stuck: watch::Sender<Option<String>>) -> anyhow::Result<JoinHandle<()>> {
     let host = Socket::route().context("opening a netlink socket")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -45,8 +46,7 @@ pub fn start(orders: Orders, stuck: watch::Sender<Option<String>>) -> anyhow::Re
     std::thread::Builder::new()
         .name("mtu".to_owned())
         .spawn(move || runtime.block_on(sizer.run(orders)))
-        .context("starting the thread of the links' sizes")?;
-    Ok(())
+        .context("starting the thread of the links' sizes")
 }
 
 struct Sizer {

@@ -34,7 +34,7 @@ use super::kube::guests::Guests;
 use super::kube::{
     blocks, claims, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch,
 };
-use super::metrics::{Metrics, Reports};
+use super::metrics::{Metrics, Reports, Threads};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day, uptime};
 use super::record::RunDir;
@@ -97,9 +97,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         looked_up,
         guests,
     };
-    let node = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
-
-    let threads = vec![("bgp", bgp), ("kernel", kernel), ("node", node)];
+    let mut threads = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
+    threads.extend([("bgp", bgp), ("kernel", kernel)]);
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
     let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
@@ -252,7 +251,7 @@ struct Desk {
     looked_up: deltas::Receiver<PodName, Option<LookedUp>>,
 }
 
-/// Starts the thread that owns addresses and answers the plugin.
+/// Starts the thread that owns addresses and answers the plugin, and those that do to links what it asks.
 fn start_owner(
     options: &Options,
     run_dir: &Arc<RunDir>,
@@ -260,12 +259,12 @@ fn start_owner(
     desk: Desk,
     board: &Board,
     stop: CancellationToken,
-) -> anyhow::Result<std::thread::JoinHandle<()>> {
+) -> anyhow::Result<Threads> {
     let (unlink, unlinks) = deltas::coalescing();
     let (news_in, news) = deltas::coalescing();
-    links::start(unlinks, news_in)?;
+    let mut threads = Threads::from(links::start(unlinks, news_in)?);
     let (resize, sizes) = deltas::coalescing();
-    mtu::start(sizes, board.stuck.clone())?;
+    threads.push(("mtu", mtu::start(sizes, board.stuck.clone())?));
     let (calls_in, calls) = mpsc::channel(CALLS);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -310,7 +309,7 @@ fn start_owner(
         run_dir: Arc::clone(run_dir),
         stop,
     };
-    std::thread::Builder::new()
+    let owner = std::thread::Builder::new()
         .name("node".to_owned())
         .spawn(move || {
             runtime.block_on(async {
@@ -318,7 +317,9 @@ fn start_owner(
                 owner::run(node, record, first, ports).await;
             });
         })
-        .context("starting the owner's thread")
+        .context("starting the owner's thread")?;
+    threads.push(("node", owner));
+    Ok(threads)
 }
 
 /// Blocks that stand in files are nobody's to give back.
@@ -412,12 +413,7 @@ impl Board {
         }
     }
 
-    fn reports(
-        &self,
-        metrics: Metrics,
-        asker: bgp::Asker,
-        threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
-    ) -> Reports {
+    fn reports(&self, metrics: Metrics, asker: bgp::Asker, threads: Threads) -> Reports {
         Reports {
             metrics,
             bgp: bgp::BgpPages::new(asker),

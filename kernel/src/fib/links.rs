@@ -38,6 +38,11 @@ impl Links {
         self.links.get(&index).is_some_and(usable)
     }
 
+    /// Whether routes can stay on this link: it exists, and nobody took it down.
+    pub(super) fn up(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.up)
+    }
+
     pub(super) fn indexes(&self) -> Vec<u32> {
         self.links.keys().copied().collect()
     }

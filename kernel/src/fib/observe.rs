@@ -11,6 +11,16 @@ use super::table::{Installed, Lead, Wish};
 use super::target::leads_over;
 use super::{Fib, FibEvent, Resolution, Why};
 
+/// A route of ours that is no more as it should be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drifted {
+    key: RouteKey,
+    /// Where it led.
+    lead: Lead,
+    /// There is none now, rather than another.
+    gone: bool,
+}
+
 impl Fib {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
@@ -56,7 +66,6 @@ impl Fib {
                 self.resolve_again(|_, _| true);
             }
         }
-        self.tell_drift();
     }
 
     fn on_link(&mut self, link: Link) {
@@ -79,6 +88,7 @@ impl Fib {
         let concerned = !by_name.is_empty() || self.targets.uses_link(link.index);
         by_name.iter().for_each(|key| self.open(key));
         if concerned && lost {
+            self.lost_links.insert(link.index);
             self.dump_soon();
         }
         if concerned {
@@ -125,6 +135,7 @@ impl Fib {
             self.observe_by_others(key, Some(now));
         }
         self.tell_drift();
+        self.lost_links.clear();
         self.resolve_again(|_, resolution| resolution == Some(&Resolution::Unreachable));
     }
 
@@ -211,10 +222,11 @@ impl Fib {
         let entry = self.table.at(&key);
         let before = entry.and_then(|entry| entry.actual());
         let wanted = entry.is_some_and(|entry| entry.wanted().is_some());
-        let spoilt = before.is_some() && before == entry.and_then(|entry| entry.desired()) && before != now;
-        if spoilt {
-            self.drift.0 += 1;
-            self.drift.1.get_or_insert(key);
+        if let Some(before) = before
+            && Some(before) == entry.and_then(|entry| entry.desired())
+            && Some(before) != now
+        {
+            self.drift.push(Drifted { key, lead: before.lead, gone: now.is_none() });
         }
         self.observe_route(key, now);
         let unspoken = before.is_none() && !wanted;
@@ -245,11 +257,32 @@ impl Fib {
         Installed { lead: self.table.lead(forward), source: self.table.source_number(source) }
     }
 
-    fn tell_drift(&mut self) {
-        let (routes, example) = std::mem::take(&mut self.drift);
-        if let Some(example) = example {
-            self.stats.drift_total += routes as u64;
-            self.events.push_back(FibEvent::Drift { routes, example });
+    /// Tells what others did to routes of ours. Asked late: word of a link that goes down may come after word of its
+    /// routes, and a pod may end before we are told that its route is wanted no more.
+    pub(super) fn tell_drift(&mut self) {
+        let mut drift = std::mem::take(&mut self.drift);
+        drift.retain(|drifted| self.is_by_others(drifted));
+        if let Some(Drifted { key: example, .. }) = drift.first().copied() {
+            self.stats.drift_total += drift.len() as u64;
+            self.events.push_back(FibEvent::Drift { routes: drift.len(), example });
+        }
+    }
+
+    /// Whether nothing but somebody's hand explains what became of a route: it is wanted, and has a link on which it
+    /// could have stayed.
+    fn is_by_others(&self, drifted: &Drifted) -> bool {
+        let Some(wish) = self.table.at(&drifted.key).and_then(|entry| entry.wanted()) else { return false };
+        if !drifted.gone {
+            return true;
+        }
+        let steady = |link: u32| !self.lost_links.contains(&link);
+        match (drifted.lead, wish) {
+            (Lead::Link(link), _) => steady(link) && self.links.up(link),
+            (Lead::Nexthop(_) | Lead::Paths(_), Wish::Target(id)) => {
+                let hops = self.targets.get(id).map(|target| target.hops.iter()).into_iter().flatten();
+                hops.into_iter().any(|hop| steady(hop.link) && self.links.usable(hop.link))
+            }
+            _ => true,
         }
     }
 

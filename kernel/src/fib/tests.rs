@@ -284,7 +284,92 @@ fn what_others_remove_is_put_back_and_counted() {
     assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1)]));
     assert!(bench.world.leads_to(&key(2), &[hop("192.0.2.1", 1)]));
     assert_eq!(bench.fib.stats().drift_total, 2);
-    assert_eq!(bench.events.len(), 2);
+    assert_eq!(bench.events, [FibEvent::Drift { routes: 2, example: key(1) }]);
+}
+
+#[test]
+fn a_route_that_goes_with_its_link_is_no_alarm_and_one_removed_by_hand_is() {
+    let link_gone = |world: &mut model::World| {
+        world.down_with_words(7);
+        world.drop_link(7);
+    };
+    let without_words = |world: &mut model::World| world.drop_link(7);
+    let down_and_up = |world: &mut model::World| {
+        world.down_with_words(7);
+        world.put_link(link(7, "cali1"));
+    };
+    let route_before_link = |world: &mut model::World| {
+        world.down_with_words(7);
+        world.events.rotate_left(1);
+    };
+    let other_link = |world: &mut model::World| {
+        world.admin(1, false);
+        world.spoil(key(1), None);
+    };
+    let changed = |world: &mut model::World| world.spoil(key(1), Some(Forward::Blackhole));
+    let by_hand = |world: &mut model::World| world.spoil(key(1), None);
+    type Act<'a> = (&'a str, &'a dyn Fn(&mut model::World), u64);
+    let cases: [Act<'_>; 7] = [
+        ("down, gone", &link_gone, 0),
+        ("gone without a word", &without_words, 0),
+        ("down and up", &down_and_up, 0),
+        ("word of the route first", &route_before_link, 0),
+        ("another link", &other_link, 1),
+        ("changed", &changed, 1),
+        ("by hand", &by_hand, 1),
+    ];
+    for (name, act, told) in cases {
+        let mut bench = two_uplinks();
+        bench.world.put_link(link(7, "cali1"));
+        bench.feed(Input::Desire(vec![(key(1), Some(Route::link("cali1")))]));
+        bench.settle();
+        assert!(bench.fib.in_sync());
+        act(&mut bench.world);
+        bench.settle();
+        assert_eq!(bench.fib.stats().drift_total, told, "{name}");
+        let said = bench.events.iter().filter(|event| matches!(event, FibEvent::Drift { .. })).count();
+        assert_eq!(said as u64, told, "{name}");
+    }
+}
+
+#[test]
+fn a_route_that_is_wanted_no_more_may_vanish_before_or_after_that_is_said() {
+    for route_first in [true, false] {
+        let mut bench = two_uplinks();
+        bench.feed(Input::Desire(many(2, &Route::blackhole())));
+        bench.settle();
+        bench.world.spoil(key(1), None);
+        let gone = bench.world.events.pop_front().unwrap();
+        if route_first {
+            bench.feed(Input::Observed(gone.clone()));
+        }
+        bench.feed(Input::Desire(vec![(key(1), None)]));
+        if !route_first {
+            bench.feed(Input::Observed(gone));
+        }
+        bench.settle();
+        assert_eq!((bench.fib.stats().drift_total, bench.events.len()), (0, 0), "route first: {route_first}");
+        assert!(bench.fib.in_sync());
+    }
+}
+
+#[test]
+fn routes_over_an_uplink_that_loses_carrier_are_no_alarm() {
+    let mut bench = two_uplinks();
+    bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+    bench.settle();
+    // Told one by one, before the link.
+    let told: Vec<Event> = (0..3).map(|number| Event::RouteGone(bench.world.told(key(number)))).collect();
+    bench.world.carrier(1, false);
+    told.into_iter().for_each(|event| bench.world.events.push_front(event));
+    bench.settle();
+    bench.world.carrier(1, true);
+    bench.settle();
+    assert_eq!(bench.fib.stats().drift_total, 0);
+    assert_eq!(bench.world.ours().len(), 3);
+    bench.world.spoil(key(1), None);
+    bench.settle();
+    assert_eq!(bench.fib.stats().drift_total, 1);
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl World {
         }
     }
 
-    fn told(&self, key: RouteKey) -> KernelRoute {
+    pub(super) fn told(&self, key: RouteKey) -> KernelRoute {
         let held = self.routes[&key].clone();
         KernelRoute { key, protocol: held.protocol, forward: held.forward, source: held.source }
     }
@@ -224,6 +224,16 @@ impl World {
             self.flush(index, true);
         }
         self.events.push_back(Event::Link(link));
+    }
+
+    /// Takes a link down as Linux does with IPv6: each route that goes along is told.
+    pub(super) fn down_with_words(&mut self, index: u32) {
+        let over = |held: &Held| held.forward == Forward::Link(index);
+        let going =
+            self.routes.iter().filter(|(_, held)| over(held)).map(|(key, _)| *key).collect::<Vec<_>>();
+        let told: Vec<KernelRoute> = going.into_iter().map(|key| self.told(key)).collect();
+        self.admin(index, false);
+        self.events.extend(told.into_iter().map(Event::RouteGone));
     }
 
     /// What Linux drops without a word when a link goes: objects with their routes; plain routes only if it is
