@@ -225,8 +225,19 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// What the agent must be asked for, or takes its time: the sums of the pools, and what the agent itself holds.
+/// The agent has not blamed others for what it, the plugin or the end of a link did to routes.
+fn nobody_is_blamed(world: &World) -> Result<()> {
+    let log = fs::read_to_string(world.file("agent.log")).context("reading the agent's log")?;
+    match log.lines().find(|line| line.contains("somebody else removed or changed routes")) {
+        Some(line) => bail!("nobody else is here, but the agent says: {line}"),
+        None => Ok(()),
+    }
+}
+
+/// What the agent must be asked for, or takes its time: the sums of the pools, and what the agent itself holds; and
+/// what it said.
 pub fn agent_is_even(world: &World, living: &[&Pod]) -> Result<()> {
+    nobody_is_blamed(world)?;
     let alive = world.bystanders.len() + living.len();
     let end = Instant::now() + PATIENCE;
     loop {
