@@ -133,12 +133,13 @@ impl Record {
 /// Writes a file so that readers see the old or the new content, never a part.
 ///
 /// # Errors
-/// When the file system refuses; the old content is then still in place.
+/// When the file system refuses; the old content is then still in place, and nothing of the new.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = private_file().write(true).truncate(true).open(&fresh)?;
-    file.write_all(bytes)?;
-    std::fs::rename(&fresh, path)
+    let written = file.write_all(bytes).and_then(|()| std::fs::rename(&fresh, path));
+    // What may have failed for want of room must not take more of it.
+    written.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
 }
 
 /// Reads a file of at most `limit` octets; `None` when there is none.
@@ -188,6 +189,20 @@ mod tests {
         record.append(b"one\n").expect("written");
         record.append(b"two\n").expect("written");
         assert_eq!(run.read_record().expect("read"), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn what_could_not_be_written_whole_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("copy.json");
+        // A directory with something in it cannot be replaced.
+        std::fs::create_dir_all(path.join("within")).expect("made");
+        write_whole(&path, b"{}").expect_err("it is a directory");
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .expect("read")
+            .map(|entry| entry.expect("read").file_name())
+            .collect();
+        assert_eq!(left, ["copy.json"]);
     }
 
     #[test]
