@@ -42,6 +42,8 @@ pub(super) struct Waiting {
     /// Questions that are not answered yet.
     asked: BTreeSet<PodName>,
     calls: Vec<Held>,
+    /// Refusals that rest on who owned a block when the blocks of others were last listed.
+    doubts: u64,
 }
 
 /// A call that waits.
@@ -273,9 +275,18 @@ impl Node {
         self.reply(held.request, refusal(code, &note, String::new()));
     }
 
+    /// How many calls were refused because another node owned a block, as far as was known.
+    pub fn doubts(&self) -> u64 {
+        self.waiting.doubts
+    }
+
     /// Passes a refusal of the allocator on; the pod's owner hears of it unless trying again is all that it takes.
     pub(super) fn refuse(&mut self, request: RequestId, why: &AssignError) {
         let pod = self.asking.remove(&request).flatten();
+        if matches!(why, AssignError::AddressElsewhere { .. } | AssignError::AddressUnreserved { .. }) {
+            self.waiting.doubts += 1;
+            self.outputs.push_back(Output::Changed);
+        }
         let text = self.in_words(why);
         let lasting = why.is_exhaustion() || !(why.is_transient() || *why == AssignError::Withdrawn);
         if let Some(pod) = pod.filter(|_| lasting) {

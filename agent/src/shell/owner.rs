@@ -48,6 +48,8 @@ pub struct NodeReport {
     pub mtu_problem: Option<String>,
     /// A block is wanted and, as far as this node knows, none is left.
     pub short_of_blocks: bool,
+    /// How many starts were refused because another node owned a block, as far as this node knows.
+    pub doubts: u64,
 }
 
 /// Everything that the owner works with.
@@ -360,6 +362,7 @@ impl Owner {
             obstacles: self.node.obstacles(),
             mtu_problem: self.node.mtu_problem(),
             short_of_blocks: self.node.short_of_blocks(),
+            doubts: self.node.doubts(),
         };
         ports.report.send_replace(Arc::new(report));
     }

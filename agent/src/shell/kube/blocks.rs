@@ -55,6 +55,8 @@ pub enum Outcome {
 const LIST_EVERY: Duration = Duration::from_secs(600);
 /// The least time between two lists.
 const LIST_PAUSE: Duration = Duration::from_secs(5);
+/// The same where only a pod that asks for another node's address could be served by it.
+const DOUBT_PAUSE: Duration = Duration::from_secs(30);
 /// Objects in one page of a list.
 const PAGE: u32 = 1000;
 
@@ -91,6 +93,7 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
         listed_at: None,
         list_failing: false,
         short_of_blocks: false,
+        doubts: 0,
         published: wires.published,
         refreshes: wires.refreshes,
     };
@@ -107,7 +110,11 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
                     host.heard(&report);
                 }
                 if owner.short_of_blocks {
-                    owner.list_soon();
+                    owner.list_soon(LIST_PAUSE);
+                }
+                // Who was refused an address for its owner's sake tries again: by then that owner is known anew.
+                if std::mem::replace(&mut owner.doubts, report.doubts) != report.doubts {
+                    owner.list_soon(DOUBT_PAUSE);
                 }
                 continue;
             }
@@ -145,6 +152,7 @@ struct Owner {
     listed_at: Option<Instant>,
     list_failing: bool,
     short_of_blocks: bool,
+    doubts: u64,
     published: watch::Sender<Option<Blocks>>,
     refreshes: mpsc::Sender<Refresh>,
 }
@@ -228,7 +236,7 @@ impl Owner {
             Ok(Some(object)) => {
                 tracing::debug!(%block, node = %object.spec.node, "the block is taken");
                 self.map.taken(block, NodeName::new(object.spec.node));
-                self.list_soon();
+                self.list_soon(LIST_PAUSE);
                 Err(ClaimError::Taken)
             }
             Ok(None) => Err(ClaimError::Failed),
@@ -263,8 +271,9 @@ impl Owner {
         Ok(())
     }
 
-    fn list_soon(&mut self) {
-        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + LIST_PAUSE);
+    /// Lists the blocks of others, but not before `pause` since the last time is over.
+    fn list_soon(&mut self, pause: Duration) {
+        let earliest = self.listed_at.map_or_else(Instant::now, |at| at + pause);
         self.list_due = self.list_due.min(earliest);
     }
 
