@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::lab::runtime::Sandbox;
-use manx_tests::lab::{Lab, Pod, cluster, netns, wait};
+use manx_tests::lab::{Lab, Pod, cluster, netns, probe, wait};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{CONVERGENCE, everyone_is_reached, lab_with_pods, our_routes, refusal};
+use crate::{CONVERGENCE, blocks, everyone_is_reached, lab_with_pods, our_routes, refusal};
 
 /// The code of the specification for "try again later".
 const TRY_AGAIN: u64 = 11;
@@ -102,8 +103,7 @@ pub(crate) fn follows_its_name() -> Result<()> {
     is_claimed(&lab, &moved)?;
     host_routes_are_at(&lab, &first.addresses, &["node1", "node3"])?;
     everyone_is_reached(&lab)?;
-    let asks = first.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let asks = json!({ "manx.dev/ipAddrs": asks });
+    let asks = asks_for(&first);
     let (code, text) = refusal(lab.add_pod_that_asks("default", "thief", "node1", &asks))?;
     ensure!(code == 101 && text.contains("default/db-0"), "{code} {text}");
 
@@ -123,6 +123,81 @@ pub(crate) fn follows_its_name() -> Result<()> {
     let heir = lab.add_pod_that_asks("default", "heir", "node1", &asks)?;
     ensure!(heir.addresses == first.addresses, "{heir:?}, not {first:?}");
     everyone_is_reached(&lab)
+}
+
+/// What an address away from its block lives through: the agents of both nodes killed, the death of the node that has
+/// it, then of the one that owns its block, then the deletion of its claim.
+pub(crate) fn outlives_agents_and_nodes() -> Result<()> {
+    let mut lab = lab_with_pods(3)?;
+    let first = start_db(&mut lab, "node1")?;
+    lab.del_pod("db-0")?;
+    start_db(&mut lab, "node2")?;
+    host_routes_are_at(&lab, &first.addresses, &["node1", "node3"])?;
+    everyone_is_reached(&lab)?;
+    agents_die_unnoticed(&lab, &["node2", "node1"])?;
+    host_routes_are_at(&lab, &first.addresses, &["node1", "node3"])?;
+
+    lab.remove_node("node2")?;
+    let third = start_db(&mut lab, "node3")?;
+    ensure!(third.addresses == first.addresses, "{third:?}, not {first:?}");
+    is_claimed(&lab, &third)?;
+    host_routes_are_at(&lab, &first.addresses, &["node1"])?;
+    everyone_is_reached(&lab)?;
+
+    let node = lab.add_node()?;
+    lab.add_pod("late", &node)?;
+    lab.remove_node("node1")?;
+    wait::until("nobody owns the block", CONVERGENCE, || Ok(blocks(&lab, Some("node1"))?.is_empty()))?;
+    everyone_is_reached(&lab)?;
+
+    lab.kubectl(&["delete", "ipclaim", "db-0", "--wait=false"])?;
+    let asks = asks_for(&first);
+    let (code, text) = refusal(lab.add_pod_that_asks("default", "thief", &node, &asks))?;
+    ensure!(text.contains("default/db-0"), "{code} {text}");
+    everyone_is_reached(&lab)?;
+    lab.del_pod("db-0")?;
+    wait::until("the claim is gone", CONVERGENCE, || Ok(claim(&lab)?.is_none()))
+        .with_context(|| format!("{:?}", claim(&lab)))?;
+    // The node still takes the block for node1's, and asks anew at most every half minute.
+    let mut heir = cluster::pod_object("default", "heir", &node);
+    heir["metadata"]["annotations"] = asks;
+    let uid = lab.create_pod(&heir)?;
+    wait::until("a pod gets the addresses that are free now", Duration::from_secs(60), || {
+        Ok(lab.start_sandbox("heir", &node, &uid, Value::Null)?.addresses == first.addresses)
+    })?;
+    everyone_is_reached(&lab)
+}
+
+fn asks_for(pod: &Pod) -> Value {
+    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    json!({ "manx.dev/ipAddrs": addresses.join(",") })
+}
+
+/// Kills the agents of `nodes`, one after the other, and starts them again, while pings go to `db-0` from all sides.
+fn agents_die_unnoticed(lab: &Lab, nodes: &[&str]) -> Result<()> {
+    let db = lab.pod("db-0")?;
+    let mut from = vec![lab.netns("outside")];
+    from.extend(lab.pods().iter().filter(|pod| pod.name != db.name).map(|pod| pod.sandbox.netns.clone()));
+    let mut streams = Vec::new();
+    for netns in from {
+        for address in &db.addresses {
+            let log = lab.dir().join(format!("ping-{}", streams.len()));
+            streams.push((netns.clone(), *address, probe::Stream::start(&netns, *address, &log)?));
+        }
+    }
+    for node in nodes {
+        lab.stop_agent(node, Signal::SIGKILL)?;
+        wait::until("the router has lost a session", CONVERGENCE, || Ok(lab.router().established()? == 2))?;
+        lab.start_agent(node)?;
+        wait::until("the router has it back", CONVERGENCE, || Ok(lab.router().established()? == 3))?;
+        // Stale routes are swept at the latest 10 s after the start: what they still carried would be lost now.
+        std::thread::sleep(Duration::from_secs(12));
+    }
+    for (from, to, stream) in streams {
+        let count = stream.stop()?;
+        ensure!(count.sent > 500 && count.lost.is_empty(), "pings from {from} to {to}: {count:?}");
+    }
+    Ok(())
 }
 
 /// The claim says all of it.
