@@ -21,14 +21,16 @@ pub fn is_inside() -> bool {
 /// process in there is a shell, since somebody has to take leave of orphans.
 pub fn enter() -> Result<ExitCode> {
     let own = std::env::current_exe().context("this program has no path")?;
-    let status = Command::new("timeout")
-        .args(["--kill-after=5", BOUND, "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"])
+    // All of it ends when this process does, also when that is killed.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "TERM", "timeout", "--kill-after=5", BOUND])
+        .args(["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"])
         .args(["--kill-child=SIGKILL", "sh", "-c", r#""$@" & wait $!"#, "crash"])
         .arg(own)
         .args(std::env::args_os().skip(1))
         .env(MARK, "1")
         .status()
-        .context("unshare (package util-linux) does not start")?;
+        .context("setpriv (package util-linux) does not start")?;
     let code = status.code().or_else(|| status.signal()).and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
