@@ -124,6 +124,11 @@ impl Objects {
         }
     }
 
+    /// Whether an object in the kernel leads over this link.
+    pub(super) fn on_link(&self, link: u32) -> bool {
+        self.tracker.actual().any(|(_, to)| matches!(to, NexthopTo::Hop(hop) if hop.link == link))
+    }
+
     fn hop_of(&self, id: u32) -> Option<Hop> {
         match self.tracker.actual_at(&id)? {
             NexthopTo::Hop(hop) => Some(*hop),

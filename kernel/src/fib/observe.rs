@@ -87,7 +87,8 @@ impl Fib {
         let by_name: Vec<RouteKey> = self.names.routes(&link.name).into_iter().flatten().copied().collect();
         let concerned = !by_name.is_empty() || self.targets.uses_link(link.index);
         by_name.iter().for_each(|key| self.open(key));
-        if concerned && lost {
+        // What an earlier run left there is nobody's yet, and goes all the same.
+        if lost && (concerned || self.objects.on_link(link.index) || self.table.has_paths_on(link.index)) {
             self.lost_links.insert(link.index);
             self.dump_soon();
         }

@@ -40,6 +40,11 @@ impl PathSets {
         set.map(|set| BTreeSet::clone(set)).unwrap_or_default()
     }
 
+    /// Whether a set has a hop on this link; it may be one that is not used any more.
+    pub(super) fn on_link(&self, link: u32) -> bool {
+        self.numbers.keys().any(|set| set.iter().any(|hop| hop.link == link))
+    }
+
     /// Whether so many were added that [`Self::sweep`] pays.
     pub(super) fn full(&self) -> bool {
         self.numbers.len() >= self.sweep_at.max(FIRST_SWEEP)

@@ -442,6 +442,11 @@ impl Table {
         }
     }
 
+    /// Whether routes may carry a gateway on this link.
+    pub(super) fn has_paths_on(&self, link: u32) -> bool {
+        self.paths.on_link(link)
+    }
+
     /// The compact form of these gateways.
     pub(super) fn paths(&mut self, hops: &BTreeSet<Hop>) -> Lead {
         if self.paths.full() {

@@ -390,6 +390,34 @@ fn a_link_that_loses_carrier_takes_its_routes_along_and_brings_them_back() {
     assert!(bench.fib.in_sync());
 }
 
+/// As seeds 185 and 453 of the whole-node simulation had it.
+#[test]
+fn what_an_earlier_run_left_goes_with_its_link_before_anything_is_wanted() {
+    for (objects, admin) in [(true, false), (true, true), (false, true)] {
+        let config = Config { nexthop_objects: objects, ..Config::default() };
+        let mut bench = Bench::new(Config { resync: Duration::from_secs(1 << 30), ..config });
+        bench.world.links.insert(1, link(1, "up1"));
+        bench.world.reach(ip("192.0.2.1"), [hop("192.0.2.1", 1)]);
+        bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+        bench.settle();
+        bench.restart();
+        bench.settle();
+        for up in [false, true] {
+            if admin {
+                bench.world.admin(1, up)
+            } else {
+                bench.world.carrier(1, up)
+            }
+            bench.settle();
+        }
+        assert_eq!((bench.world.ours().len(), bench.fib.stats().drift_total), (0, 0));
+        bench.feed(Input::Desire(many(3, &Route::via([ip("192.0.2.1")]))));
+        bench.settle();
+        assert!(bench.world.leads_to(&key(1), &[hop("192.0.2.1", 1)]), "objects: {objects}, admin: {admin}");
+        assert!(bench.fib.in_sync());
+    }
+}
+
 #[test]
 fn a_route_waits_for_its_link_and_follows_it_when_it_is_made_anew() {
     let mut bench = two_uplinks();
