@@ -1,12 +1,12 @@
 //! The API server: objects with versions, the history that watches read, and requests carried out one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use manx_agent::node::cluster::OwnNode;
 use manx_api::{BGPConfiguration, IPBlock, IPPool, NodeNetwork, POOL_FINALIZER, Time, Timestamp};
-use manx_ipam::BlockId;
+use manx_ipam::{BlockId, NodeName};
 
 /// What kind an object is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +88,8 @@ pub(crate) struct Api {
     leases: BTreeMap<String, u64>,
     version: u64,
     uids: u64,
+    /// Blocks that the controller took back, each with the node whose it was.
+    collected: BTreeSet<(BlockId, NodeName)>,
     /// Requests carried out.
     pub(crate) requests: u64,
 }
@@ -164,6 +166,22 @@ impl Api {
         let mut pool = pool;
         pool.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         self.put(key, Object::Pool(pool));
+    }
+
+    /// The controller deleted this: if it is a block, whose it was is kept.
+    pub(crate) fn collected(&mut self, object: &Object) {
+        if let Object::Block(block) = object
+            && let Ok(id) = BlockId::new(block.spec.cidr.network())
+        {
+            self.collected.insert((id, NodeName::new(block.spec.node.clone())));
+        }
+    }
+
+    /// Whether the controller took this block back from that node, which has not claimed it again.
+    pub(crate) fn is_collected(&self, id: BlockId, node: &NodeName) -> bool {
+        let owner = self.blocks().find(|block| block.spec.cidr.network() == id.cidr());
+        self.collected.contains(&(id, node.clone()))
+            && owner.is_none_or(|block| block.spec.node != node.as_str())
     }
 
     /// Writes the status of a block: its version changes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use manx_cni::rpc::RpcError;
-use manx_ipam::BlockUsage;
+use manx_ipam::{BlockId, BlockUsage, Standing};
 use manx_kernel::model::{Forward, Hop, RouteKey};
 
 use crate::api::Kind;
@@ -120,20 +120,42 @@ impl World {
         }
     }
 
-    /// No two nodes announce one prefix, or one inside another.
+    /// What a node announces has changed.
     pub(crate) fn check_origins(&mut self, host: usize) {
-        let Some(agent) = self.agent(host) else { return };
-        let mine: Vec<IpNetwork> = agent.origins.keys().map(|prefix| IpNetwork::from(*prefix)).collect();
+        let mine = self.announced(host);
         self.log(format_args!("node{host}: announces {}", words(&mine)));
+        self.check_doubles(host);
+    }
+
+    /// No two nodes announce one prefix.
+    ///
+    /// Except that a node which was away, gone and silent for the grace, begins with the blocks of its record at once, as
+    /// any agent that starts does; what became of them meanwhile it hears with the first list, and from then on no more.
+    pub(crate) fn check_doubles(&mut self, host: usize) {
+        let mine = self.announced(host);
         for number in (0..self.hosts.len()).filter(|number| *number != host) {
-            let Some(agent) = self.agent(number) else { continue };
-            let theirs = agent.origins.keys().map(|prefix| IpNetwork::from(*prefix));
-            let both: Vec<IpNetwork> = theirs.filter(|theirs| mine.contains(theirs)).collect();
-            if let Some(both) = both.first() {
+            let theirs = self.announced(number);
+            let both = mine.iter().filter(|block| theirs.contains(block));
+            let mut both =
+                both.filter(|block| ![host, number].iter().any(|host| self.is_behind(*host, **block)));
+            if let Some(both) = both.next() {
                 let what = format!("{both} by node{host} and node{number}");
                 return self.violated("no block is announced by two nodes", what);
             }
         }
+    }
+
+    fn announced(&self, host: usize) -> Vec<IpNetwork> {
+        let agent = self.hosts[host].agent.iter();
+        agent.flat_map(|agent| agent.origins.keys()).map(|prefix| IpNetwork::from(*prefix)).collect()
+    }
+
+    /// Whether a node knows a block only by its record, and the controller took it back while the node was away.
+    fn is_behind(&self, host: usize, block: IpNetwork) -> bool {
+        let there = &self.hosts[host];
+        let (Some(agent), Ok(id)) = (&there.agent, BlockId::new(block)) else { return false };
+        let unheard = |usage: &BlockUsage| usage.block == id && usage.standing == Standing::Remembered;
+        agent.node.usage().blocks.iter().any(unheard) && self.api.is_collected(id, &there.name)
     }
 
     /// Everything is as it should be, now that the last fault is long over.

@@ -132,7 +132,14 @@ impl World {
             _ => None,
         };
         let before = self.api.now();
+        let collects = match (client, &request) {
+            (Client::Controller, Request::Delete(key, ..)) => self.api.get(key.0, &key.1).cloned(),
+            _ => None,
+        };
         let answer = self.api.carry_out(request);
+        if let Some(stored) = collects.filter(|_| matches!(answer, Answer::Done)) {
+            self.api.collected(&stored.object);
+        }
         if let Some(told) = told {
             let outcome = match &answer {
                 Answer::Done => "done",

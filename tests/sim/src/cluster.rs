@@ -48,6 +48,7 @@ impl World {
         if same(&cluster, &agent.cluster) && agent.intent.is_some() || !(all_seen || agent.copied) {
             return false;
         }
+        let turned = agent.cluster.node.is_some() != cluster.node.is_some();
         agent.cluster = cluster;
         if all_seen && agent.copy_due.is_none() {
             agent.copy_due = Some(now + COPY_PAUSE);
@@ -61,6 +62,9 @@ impl World {
         (agent.intent, agent.intent_changed) = (Some(intent), true);
         for task in [Task::Owner, Task::Bgp, Task::Publish] {
             self.poke(host, task);
+        }
+        if turned {
+            self.poke(host, Task::Heartbeat);
         }
         false
     }

@@ -111,6 +111,7 @@ impl World {
         let changed = std::mem::take(&mut agent.owners_changed);
         if let Some(owners) = agent.owners.clone().filter(|_| changed) {
             self.feed(host, Input::Blocks(owners));
+            self.check_doubles(host);
         }
     }
 
