@@ -120,6 +120,8 @@ impl Node {
     pub(super) fn on_add(&mut self, request: RequestId, add: AddRequest, at: u64, now: Instant) {
         let held = Held { request, add, at, came: now, since: None, answer: None, released: false };
         let id = held.id();
+        // Its plugin is at work again.
+        self.linkless.young.remove(&id);
         let known = self.ipam.endpoints().find(|endpoint| endpoint.id == id).map(|known| known.mac.clone());
         if let Some(mac) = known {
             // It keeps what it has, whatever its annotations say by now.

@@ -102,6 +102,8 @@ pub enum Input {
         /// The time of day in seconds since 1970.
         at: u64,
     },
+    /// The attachments of all links with an alias of ours that the kernel has now: the answer to [`Output::Look`].
+    Linked(BTreeSet<EndpointId>),
     /// Links that another network made and that are ours now: to be said before the blocks in which their addresses
     /// lie, and again from time to time while there are any.
     Guests {
@@ -185,6 +187,8 @@ pub enum Output {
     Routes(LocalRoutes),
     /// All that we announce.
     Origins(BTreeMap<Prefix, OriginAttributes>),
+    /// Wants [`Input::Linked`].
+    Look,
     /// What the status shows has changed.
     Changed,
     /// Ask the API server for this pod and its namespace, and say [`Input::LookedUp`]: a container of the pod starts,
@@ -233,9 +237,6 @@ const OWN_REQUESTS: u64 = u64::MAX;
 /// The MTU of a pod that is asked for before the uplink's is known; it follows then.
 const USUAL_MTU: u32 = 1500;
 
-/// How long an endpoint may be without a link after a start: its plugin may be about to make it, seconds.
-const LINK_GRACE: u64 = 60;
-
 /// One node.
 pub struct Node {
     ipam: NodeIpam,
@@ -263,6 +264,8 @@ pub struct Node {
     healed: bool,
     /// Attachments whose tombstones were found before that.
     ended: BTreeSet<EndpointId>,
+    /// Endpoints whose links are looked for once more a while after the start.
+    linkless: found::Linkless,
     outputs: VecDeque<Output>,
 }
 
@@ -290,6 +293,7 @@ impl Node {
             intent_known: false,
             healed: false,
             ended: BTreeSet::new(),
+            linkless: found::Linkless::default(),
             outputs: VecDeque::new(),
         };
         for endpoint in leaving {
@@ -308,6 +312,7 @@ impl Node {
                 self.ipam.handle(manx_ipam::Input::Timeout, now);
                 self.go_on(now);
                 self.wake_claims(now);
+                self.look_for_links(now);
             }
             Input::Intent(intent) => self.on_intent(intent, now),
             Input::Blocks(blocks) => {
@@ -330,6 +335,7 @@ impl Node {
                 self.claims.stir();
             }
             Input::Found { endpoints, at } => self.on_found(endpoints, at, now),
+            Input::Linked(present) => self.on_linked(&present, now),
             Input::Guests { found, present } => self.on_guests(found, &present, now),
             Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
             Input::Mtu(mtu) => self.on_mtu(mtu),
@@ -348,7 +354,8 @@ impl Node {
 
     /// When [`Input::Timeout`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ipam.deadline().into_iter().chain(self.waiting.deadline()).chain(self.claims.deadline()).min()
+        let of_parts = [self.ipam.deadline(), self.waiting.deadline(), self.claims.deadline()];
+        of_parts.into_iter().flatten().chain(self.linkless.due).min()
     }
 
     /// The figures of the allocator, for status.
@@ -427,40 +434,6 @@ impl Node {
         self.next_own -= 1;
         self.freeing.insert(request, owed(id.clone()));
         self.ipam.handle(manx_ipam::Input::Free { request, id }, now);
-    }
-
-    /// Heals record and kernel after a start: what the kernel has and the record lacks is taken over,
-    /// what the record has and the kernel lacks is freed.
-    fn on_found(&mut self, endpoints: Vec<Endpoint>, at: u64, now: Instant) {
-        let found: BTreeSet<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
-        let over = |then: u64, now: u64| then.saturating_add(LINK_GRACE) < now;
-        let uptime = self.uptime(now);
-        let settled = |known: &Endpoint| match (known.asked, uptime) {
-            // Asked for later than now: before the machine was started anew.
-            (Some(asked), Some(uptime)) => asked > uptime || over(asked, uptime),
-            _ => known.since.is_none_or(|since| over(since, at)),
-        };
-        let vanished = self.ipam.endpoints().filter(|known| !found.contains(&known.id) && settled(known));
-        let vanished: Vec<EndpointId> = vanished.map(|endpoint| endpoint.id.clone()).collect();
-        for id in vanished {
-            self.free_ourselves(id, |id| Owed::Nothing { id }, now);
-        }
-        let leaving: BTreeSet<EndpointId> = self.ipam.leaving().map(|endpoint| endpoint.id.clone()).collect();
-        let living = |found: &Endpoint| {
-            !found.addresses.is_empty() && !leaving.contains(&found.id) && !self.ended.contains(&found.id)
-        };
-        let living: Vec<Endpoint> = endpoints.into_iter().filter(living).collect();
-        self.ended.clear();
-        self.healed = true;
-        self.claims.stir();
-        self.ipam.handle(manx_ipam::Input::Adopt(living), now);
-        self.resize();
-    }
-
-    /// How long the machine has been running, in seconds, if that is known.
-    fn uptime(&self, now: Instant) -> Option<u64> {
-        let (started, uptime) = self.started;
-        (!uptime.is_zero()).then(|| (uptime + now.saturating_duration_since(started)).as_secs())
     }
 
     fn on_link_down(&mut self, id: &EndpointId) {

@@ -6,6 +6,7 @@ use manx_cni::rpc::{AddRequest, Assignment, GcRequest, PodRef as RpcPod};
 use manx_cni::spec::Code;
 use manx_ipam::{Pool, recover};
 
+use super::found::LINK_GRACE;
 use super::intent::{PodPool, PodPools};
 use super::pods::Namespaces;
 use super::*;
@@ -397,6 +398,28 @@ fn an_endpoint_whose_link_the_plugin_may_just_be_making_is_kept() {
     let mut scene = scene.restarted();
     scene.feed(Input::Found { endpoints: vec![], at: 1_001 });
     assert_eq!(scene.node.ipam.endpoints().count(), 1);
+}
+
+#[test]
+fn an_endpoint_whose_plugin_made_no_link_within_its_time_is_freed_without_another_restart() {
+    let left = |linked: &[&str], again: bool| {
+        let mut scene = Scene::new();
+        scene.assigned("a");
+        let mut scene = scene.restarted();
+        scene.feed(Input::Found { endpoints: vec![], at: 1_001 });
+        scene.configure(&[("v4", "10.244.0.0/24")]);
+        if again {
+            scene.assigned("a");
+        }
+        scene.now += Duration::from_secs(LINK_GRACE + 1);
+        scene.feed(Input::Timeout);
+        scene.position(|output| matches!(output, Output::Look));
+        scene.feed(Input::Linked(linked.iter().map(|name| id(name)).collect()));
+        scene.node.ipam.endpoints().count()
+    };
+    assert_eq!(left(&[], false), 0, "its end was never recorded");
+    assert_eq!(left(&["a"], false), 1, "its plugin made the link meanwhile");
+    assert_eq!(left(&[], true), 1, "another plugin may be making it");
 }
 
 #[test]

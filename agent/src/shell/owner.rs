@@ -10,6 +10,9 @@ use manx_cni::rpc::{Attachment, Reply, RpcError};
 use manx_cni::spec::Code;
 use manx_cni::tombstone;
 use manx_ipam::{BlockId, ClaimError, EndpointId, RequestId, Usage};
+use manx_kernel::names::parse_alias;
+use manx_kernel::netlink::inspect;
+use manx_kernel::netlink::socket::Socket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -318,6 +321,7 @@ impl Owner {
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
             Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
             Output::Changed => self.changed = true,
+            Output::Look => self.look_at_links(),
             Output::LookUp(pod) => ports.look_up.send(pod, ()),
             Output::Unheard(pod) => events::log_unheard(&pod),
             Output::PodEvent { pod, trouble, note } => {
@@ -326,6 +330,18 @@ impl Owner {
             }
             Output::Event(event) => events::log_ipam(&event),
         }
+    }
+
+    /// What cannot be read is asked for again later.
+    fn look_at_links(&mut self) {
+        let ends = Socket::route().and_then(|mut socket| inspect::ends(&mut socket));
+        let Ok(ends) = ends else { return };
+        let aliases = ends.iter().filter_map(|end| parse_alias(end.alias.as_deref()?));
+        let id = |(container, ifname): (&str, &str)| EndpointId {
+            container: container.to_owned(),
+            ifname: ifname.to_owned(),
+        };
+        self.node.handle(Input::Linked(aliases.map(id).collect()), Instant::now());
     }
 
     fn recorded(&mut self, written: std::io::Result<()>, whole: bool) {
