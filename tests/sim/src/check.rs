@@ -13,8 +13,11 @@ use manx_kernel::model::{Forward, Hop, RouteKey};
 use crate::api::Kind;
 use crate::kernel::UPLINK;
 use crate::plan::Room;
-use crate::runtime::Stage;
-use crate::world::World;
+use crate::runtime::{Sandbox, Stage};
+use crate::world::{World, secs};
+
+/// How old a container that is still ending may be: ADD and DEL wait for the agent, the runtime looks now and then.
+const LINGER: Duration = secs(60);
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,8 +250,10 @@ impl World {
             .filter(|(pod, wanted)| **wanted && !runs(**pod))
             .map(|(pod, _)| *pod)
             .collect();
-        let lingering = |sandbox: &&String| runtime.sandboxes[*sandbox].stage == Stage::Ending;
-        let lingering: Vec<String> = runtime.sandboxes.keys().filter(lingering).cloned().collect();
+        // A pod for which there is no room begins and ends containers for ever: those of the last moments may be there.
+        let lingers = |sandbox: &Sandbox| sandbox.stage == Stage::Ending && sandbox.made + LINGER < self.now;
+        let sandboxes = runtime.sandboxes.iter().filter(|(_, sandbox)| lingers(sandbox));
+        let lingering: Vec<String> = sandboxes.map(|(container, _)| container.clone()).collect();
         if !self.hosts[host].on {
             return;
         }

@@ -1,6 +1,6 @@
 //! The owner of a node's addresses, as `agent/src/shell/owner.rs` has it: the one loop around [`Node`].
 
-use manx_agent::node::{Input, Output};
+use manx_agent::node::{Input, Output, found};
 use manx_cni::rpc::{DelRequest, Reply, RpcError};
 use manx_cni::spec::Code;
 use manx_ipam::{ClaimError, RequestId};
@@ -191,6 +191,13 @@ impl World {
                 (agent.origins, agent.origins_changed) = (origins, true);
                 self.check_origins(host);
                 self.poke(host, Task::Bgp);
+            }
+            Output::Look => {
+                let now = self.now;
+                let found = found::endpoints(&self.hosts[host].kernel.dump());
+                let Some(agent) = self.agent(host) else { return };
+                let present = found.into_iter().map(|endpoint| endpoint.id).collect();
+                agent.node.handle(Input::Linked(present), now);
             }
             Output::Event(event) => self.log(format_args!("node{host}: {event:?}")),
             // What is told to people; pods are not watched here.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manx_cni::rpc::{self, AddRequest, Attachment, DelRequest, GcRequest, Reply, Request};
 use manx_kernel::names::host_link_name;
@@ -42,6 +42,8 @@ pub(crate) struct Sandbox {
     busy: bool,
     /// ADD failed: it is ended, and the pod gets another.
     failed: bool,
+    /// When it was made.
+    pub(crate) made: Instant,
 }
 
 /// What a plugin does next.
@@ -163,11 +165,12 @@ impl World {
     }
 
     fn new_sandbox(&mut self, host: usize, pod: usize) {
+        let made = self.now;
         let runtime = &mut self.hosts[host].runtime;
         runtime.next_container += 1;
         let container = format!("n{host}c{}", runtime.next_container);
         let sandbox =
-            Sandbox { pod, stage: Stage::Starting, addresses: Vec::new(), busy: false, failed: false };
+            Sandbox { pod, stage: Stage::Starting, addresses: Vec::new(), busy: false, failed: false, made };
         runtime.sandboxes.insert(container.clone(), sandbox);
         self.spawn(host, container, Step::AskAdd);
     }
