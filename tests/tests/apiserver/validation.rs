@@ -160,7 +160,11 @@ async fn our_own_examples_are_accepted(cluster: Cluster) {
             if kind == "Secret" {
                 continue;
             }
-            let objects: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &ours(&kind));
+            let client = cluster.client.clone();
+            let objects: Api<DynamicObject> = match &object.metadata.namespace {
+                Some(namespace) => Api::namespaced_with(client, namespace, &ours(&kind)),
+                None => Api::all_with(client, &ours(&kind)),
+            };
             let name = object.metadata.name.clone().expect("a name");
             let params = PatchParams::apply("contract").force().validation_strict().dry_run();
             let applied = objects.patch(&name, &params, &Patch::Apply(&object)).await;

@@ -18,7 +18,6 @@ use manx_ipam::{BlockId, NodeName};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::follow::{Change, absorb, follow};
 use crate::node::claims::KnownClaims;
@@ -119,7 +118,6 @@ pub async fn run(
     let mut updates = streams(&client, &me);
     let mut owner = Owner::new(me, copy, copy_path, outlets);
     owner.publish();
-    let mut labels = follow_namespaces(&client, &mut updates);
     loop {
         let news = tokio::select! {
             Some(update) = updates.next() => owner.absorb(update),
@@ -144,11 +142,6 @@ pub async fn run(
             gather(&mut updates, &mut owner).await;
             owner.publish();
         }
-        if owner.minds_more_labels() {
-            // Those of the labels that were dropped are read again.
-            labels.cancel();
-            labels = follow_namespaces(&client, &mut updates);
-        }
     }
 }
 
@@ -168,18 +161,8 @@ fn streams(client: &Client, me: &NodeName) -> SelectAll<BoxStream<'static, Updat
         kind(client, all(), Update::Filters),
         kind(client, all(), Update::Networks),
         kind(client, all().fields(&format!("metadata.name={me}")), Update::Node),
+        kind::<PartialObjectMeta<Namespace>>(client, all(), Update::Namespaces),
     ])
-}
-
-/// Follows the namespaces by their metadata, until told to end.
-fn follow_namespaces(
-    client: &Client,
-    updates: &mut SelectAll<BoxStream<'static, Update>>,
-) -> CancellationToken {
-    let until = CancellationToken::new();
-    let all = kind::<PartialObjectMeta<Namespace>>(client, Config::default(), Update::Namespaces);
-    updates.push(all.take_until(until.clone().cancelled_owned()).boxed());
-    until
 }
 
 fn kind<K>(client: &Client, config: Config, wrap: fn(Change<K>) -> Update) -> BoxStream<'static, Update>
@@ -202,8 +185,6 @@ struct Owner {
     outlets: Outlets,
     /// The kinds of which all objects have been seen.
     seen: BTreeSet<&'static str>,
-    /// The keys of the labels by which pools select namespaces; no others are kept.
-    labels: BTreeSet<String>,
     /// There was a copy: what it says holds until the API server says otherwise.
     copied: bool,
     copy_path: PathBuf,
@@ -219,7 +200,6 @@ impl Owner {
             me,
             outlets,
             seen: BTreeSet::new(),
-            labels: BTreeSet::new(),
             copy_path,
             copy_due: None,
             not_before: Instant::now(),
@@ -240,7 +220,7 @@ impl Owner {
                 take_in(&mut cluster.networks, change, |network| network.status = None)
             }
             Update::Node(change) => own_node(&mut cluster.node, change),
-            Update::Namespaces(change) => note(&mut cluster.namespaces, change, &self.labels),
+            Update::Namespaces(change) => note(&mut cluster.namespaces, change),
         };
         kind.is_some_and(|kind| self.seen.insert(kind)) || news
     }
@@ -262,18 +242,6 @@ impl Owner {
         let news = self.cluster.secrets != secrets;
         self.cluster.secrets = secrets;
         news
-    }
-
-    /// Whether pools select namespaces by labels that were not kept; from now on they are.
-    fn minds_more_labels(&mut self) -> bool {
-        let selectors = self.cluster.pools.values().filter_map(|pool| pool.spec.namespace_selector.as_ref());
-        let before = self.labels.len();
-        for selector in selectors {
-            let required = selector.match_expressions.iter().map(|requirement| &requirement.key);
-            let more: Vec<_> = selector.match_labels.keys().chain(required).cloned().collect();
-            self.labels.extend(more);
-        }
-        self.labels.len() > before
     }
 
     fn publish(&mut self) {
@@ -336,17 +304,13 @@ fn own_node(node: &mut Option<Arc<OwnNode>>, change: Change<Node>) -> (Option<&'
     (whole.then_some("Node"), news)
 }
 
-/// Takes in what counts of namespaces: annotations of ours, and the labels with these keys.
+/// Takes in what counts of namespaces: labels, by which pools may come to select them at any time, and annotations of
+/// ours.
 fn note(
     known: &mut Namespaces,
     change: Change<PartialObjectMeta<Namespace>>,
-    labels: &BTreeSet<String>,
 ) -> (Option<&'static str>, bool) {
-    let read = |object: &PartialObjectMeta<Namespace>| {
-        let mut notes = NamespaceNotes::read(&object.metadata);
-        notes.labels.retain(|key, _| labels.contains(key));
-        Arc::new(notes)
-    };
+    let read = |object: &PartialObjectMeta<Namespace>| Arc::new(NamespaceNotes::read(&object.metadata));
     match change {
         Change::All(all) => {
             let all: BTreeMap<_, _> = all.iter().map(|(name, object)| (name.clone(), read(object))).collect();
@@ -384,23 +348,21 @@ mod tests {
     }
 
     #[test]
-    fn of_namespaces_only_what_pools_and_annotations_ask_for_is_kept() {
-        let namespace = |labels: serde_json::Value| {
-            let annotations = serde_json::json!({"manx.dev/ipv4pools": "red", "example.com/large": "x"});
+    fn of_namespaces_labels_and_annotations_of_ours_are_kept() {
+        let namespace = |labels: serde_json::Value, other: &str| {
+            let annotations = serde_json::json!({"manx.dev/ipv4pools": "red", "example.com/large": other});
             let metadata = serde_json::json!({"name": "web", "labels": labels, "annotations": annotations});
             serde_json::from_value(serde_json::json!({"metadata": metadata})).expect("metadata")
         };
-        let labels = BTreeSet::from(["team".to_owned()]);
+        let team = || serde_json::json!({"team": "red"});
         let mut known = Namespaces::default();
-        let first = Change::Applied(namespace(serde_json::json!({"team": "red", "other": "1"})));
-        assert_eq!(note(&mut known, first, &labels), (None, true));
+        assert_eq!(note(&mut known, Change::Applied(namespace(team(), "1"))), (None, true));
         assert_eq!(known["web"].labels.keys().collect::<Vec<_>>(), ["team"]);
         assert_eq!(known["web"].annotations.keys().collect::<Vec<_>>(), ["manx.dev/ipv4pools"]);
-        let same = Change::Applied(namespace(serde_json::json!({"team": "red", "other": "2"})));
-        assert_eq!(note(&mut known, same, &labels), (None, false));
-        let all = Change::All(BTreeMap::from([("web".to_owned(), namespace(serde_json::json!({})))]));
-        assert_eq!(note(&mut known, all, &labels), (Some("Namespace"), true));
-        assert_eq!(note(&mut known, Change::Deleted("web".to_owned()), &labels), (None, true));
+        assert_eq!(note(&mut known, Change::Applied(namespace(team(), "2"))), (None, false));
+        let all = Change::All(BTreeMap::from([("web".to_owned(), namespace(serde_json::json!({}), "2"))]));
+        assert_eq!(note(&mut known, all), (Some("Namespace"), true));
+        assert_eq!(note(&mut known, Change::Deleted("web".to_owned())), (None, true));
     }
 
     #[test]
