@@ -40,6 +40,19 @@ pub enum Learned {
     Settled,
 }
 
+impl Learned {
+    /// What an output of [`Speaker::poll_routes`](manx_bgp::Speaker::poll_routes) tells of routes; nothing for those of
+    /// its sessions.
+    pub fn of(output: manx_bgp::Output) -> Option<Self> {
+        match output {
+            manx_bgp::Output::Hops { set, gateways } => Some(Self::Hops(set, gateways)),
+            manx_bgp::Output::Route { prefix, set } => Some(Self::Route(prefix, set)),
+            manx_bgp::Output::Settled => Some(Self::Settled),
+            _ => None,
+        }
+    }
+}
+
 /// The routes of our own, by destination.
 pub type LocalRoutes = BTreeMap<IpNetwork, LocalRoute>;
 

@@ -178,7 +178,7 @@ impl World {
         while let Some(agent) = self.agent(host).filter(|agent| agent.learned.len() < BATCHES) {
             let Some(speaker) = agent.speaker.as_mut() else { return };
             let outputs = std::iter::from_fn(|| speaker.poll_routes()).take(ROUTES);
-            let batch: Vec<Learned> = outputs.filter_map(learned_of).collect();
+            let batch: Vec<Learned> = outputs.filter_map(Learned::of).collect();
             if batch.is_empty() {
                 return;
             }
@@ -212,15 +212,5 @@ impl World {
 
     pub(crate) fn closed(&mut self, host: usize, conn: ConnId) {
         self.tell_speaker(host, Input::Closed { conn });
-    }
-}
-
-fn learned_of(output: Output) -> Option<Learned> {
-    match output {
-        Output::Hops { set, gateways } => Some(Learned::Hops(set, gateways)),
-        Output::Route { prefix, set } => Some(Learned::Route(prefix, set)),
-        Output::Settled => Some(Learned::Settled),
-        // The others come by `poll_sessions`.
-        _ => None,
     }
 }

@@ -95,28 +95,18 @@ fn dry_run(lab: &Lab) -> Result<()> {
     );
     ensure!(text.contains("would have created IPBlock 10.48.1.64/26 of node1 with 2 pods"), "{text}");
     ensure!(lab.objects("ippools")?.is_empty(), "a dry run writes nothing");
-    lab.kubectl(&[
-        "patch",
-        "ipamconfigs.crd.projectcalico.org",
-        "default",
-        "--type",
-        "merge",
-        "-p",
-        r#"{"spec":{"strictAffinity":false}}"#,
-    ])?;
+    set_strict_affinity(lab, false)?;
     let refused = lab.manxctl(&["migrate", "calico"])?;
     ensure!(refused.status.code() == Some(1), "Calico may still borrow: {refused:?}");
     ensure!(lab.objects("ippools")?.is_empty(), "what is in the way is found before anything is written");
-    lab.kubectl(&[
-        "patch",
-        "ipamconfigs.crd.projectcalico.org",
-        "default",
-        "--type",
-        "merge",
-        "-p",
-        r#"{"spec":{"strictAffinity":true}}"#,
-    ])?;
-    Ok(())
+    set_strict_affinity(lab, true)
+}
+
+/// Whether Calico may take addresses of other nodes' blocks.
+fn set_strict_affinity(lab: &Lab, strict: bool) -> Result<()> {
+    let patch = format!(r#"{{"spec":{{"strictAffinity":{strict}}}}}"#);
+    lab.kubectl(&["patch", "ipamconfigs.crd.projectcalico.org", "default", "--type", "merge", "-p", &patch])
+        .map(drop)
 }
 
 /// What it wrote.

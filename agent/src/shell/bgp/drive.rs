@@ -440,7 +440,7 @@ impl Turn {
         self.held = false;
         while let Ok(room) = learned.try_reserve() {
             let outputs = std::iter::from_fn(|| self.speaker.poll_routes()).take(ROUTES);
-            let batch: Vec<Learned> = outputs.filter_map(learned_of).collect();
+            let batch: Vec<Learned> = outputs.filter_map(Learned::of).collect();
             if batch.is_empty() {
                 return;
             }
@@ -489,16 +489,6 @@ impl Turn {
     fn leave(&mut self, links: &Links) {
         self.speaker.handle(Input::Stop(StopReason::Change), Instant::now());
         self.drain(links);
-    }
-}
-
-fn learned_of(output: Output) -> Option<Learned> {
-    match output {
-        Output::Hops { set, gateways } => Some(Learned::Hops(set, gateways)),
-        Output::Route { prefix, set } => Some(Learned::Route(prefix, set)),
-        Output::Settled => Some(Learned::Settled),
-        // The others come by `poll_sessions`.
-        _ => None,
     }
 }
 
