@@ -5,11 +5,76 @@ use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Routes pods of this node over BGP and gives them addresses.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "manx-agent", version)]
+#[command(
+    name = "manx-agent",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
+pub struct CommandLine {
+    /// What to do, unless to be the agent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to be the agent.
+    #[command(flatten)]
+    pub options: Option<Options>,
+}
+
+/// What this program does besides being the agent.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Puts the plugin where the container runtime looks for it: whole or not at all, and not while it is there.
+    Install(Install),
+    /// Takes everything of Manx off this node.
+    Uninstall(Uninstall),
+}
+
+/// Options of `manx-agent install`.
+#[derive(Debug, Clone, Args)]
+pub struct Install {
+    /// The directory where the container runtime looks for plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub bin_dir: PathBuf,
+    /// The plugin.
+    #[arg(long, value_name = "FILE", default_value = "/usr/bin/manx-cni")]
+    pub plugin: PathBuf,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Options of `manx-agent uninstall`.
+#[derive(Debug, Clone, Args)]
+pub struct Uninstall {
+    /// The directory where the container runtime looks for plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// The directory where the container runtime looks for configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// The template of the conflist; the file of that name in the directory is removed.
+    #[arg(long, value_name = "FILE", default_value = "/etc/manx/10-manx.conflist")]
+    pub conflist: PathBuf,
+    /// Where the agent kept its socket and its record.
+    #[arg(long, value_name = "DIR", default_value = "/run/manx")]
+    pub run_dir: PathBuf,
+    /// Where the settings of the network can be written, if not at their usual place.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys/net")]
+    pub proc_sys_net: PathBuf,
+    /// Also the links of running pods, which then have no network.
+    #[arg(long)]
+    pub force: bool,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Options of the agent.
+#[derive(Debug, Clone, Args)]
 pub struct Options {
     /// The name of this node's Node object.
     #[arg(long, env = "NODE_NAME")]
@@ -43,6 +108,21 @@ pub struct Options {
     /// own pods always have the default.
     #[arg(long, default_value_t = 0)]
     pub route_metric: u32,
+    /// The directory where the container runtime looks for configurations: once this node can start pods, the
+    /// conflist is written there and kept. Without it none is.
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// What the conflist is made of; it gets the same name.
+    #[arg(long, value_name = "FILE", default_value = "/etc/manx/10-manx.conflist")]
+    pub conflist: PathBuf,
+    /// The directory where the container runtime looks for plugins: chained plugins that are not there are left out
+    /// of the conflist until they are.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// Where the settings of the network can be written, if not at their usual place: /proc/sys is read-only in
+    /// containers without privileges, and the host's /proc/sys/net mounted elsewhere is not.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys/net")]
+    pub proc_sys_net: PathBuf,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -94,7 +174,17 @@ mod tests {
 
     fn read(more: &[&str]) -> Options {
         let all = ["manx-agent", "--node-name", "node1"].iter().chain(more);
-        Options::try_parse_from(all).expect("options")
+        let line = CommandLine::try_parse_from(all).expect("options");
+        line.options.expect("options of the agent")
+    }
+
+    #[test]
+    fn an_installer_needs_no_name_of_the_node() {
+        for verb in ["install", "uninstall"] {
+            let line = CommandLine::try_parse_from(["manx-agent", verb]).expect("options");
+            assert!(line.command.is_some() && line.options.is_none());
+        }
+        assert!(CommandLine::try_parse_from(["manx-agent"]).is_err(), "the agent needs one");
     }
 
     #[test]
