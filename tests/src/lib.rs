@@ -4,5 +4,6 @@ pub mod apiserver;
 pub mod bench;
 pub mod crash;
 pub mod interop;
+pub mod kubernetes;
 pub mod lab;
 pub mod peers;

@@ -1,0 +1,77 @@
+//! kube-proxy, and Debian's ptp as the network to compare with.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::network::{self, Family, PODS};
+use super::{Node, Proxy, binary};
+use crate::lab::netns;
+
+impl Node<'_> {
+    /// Starts kube-proxy in the mode that the cluster was made with, or that [`Node::set_proxy`] chose since.
+    pub fn start_proxy(&self) -> Result<()> {
+        let config = self.dir().join("proxy.json");
+        if !config.exists() {
+            return self.set_proxy(self.cluster.state.options.proxy);
+        }
+        let mut command = self.command(binary("kube-proxy"));
+        command.arg("--config").arg(config).arg("--v=2");
+        self.proxy().start(&command)
+    }
+
+    /// Ends kube-proxy; its rules stay.
+    pub fn stop_proxy(&self) -> Result<()> {
+        self.proxy().stop(super::node::GRACE)
+    }
+
+    /// Lets kube-proxy work in another mode from now on: its rules of before are removed.
+    pub fn set_proxy(&self, proxy: Proxy) -> Result<()> {
+        let path = self.dir().join("proxy.json");
+        if path.exists() {
+            self.stop_proxy()?;
+            // It complains of tools for modes that were never used, and succeeds or not depending on them.
+            self.command(binary("kube-proxy")).arg("--config").arg(&path).arg("--cleanup").output()?;
+            std::fs::remove_file(&path)?;
+        }
+        let mode = match proxy {
+            Proxy::Nftables => "nftables",
+            Proxy::Iptables => "iptables",
+            Proxy::Ipvs => "ipvs",
+            Proxy::None => return Ok(()),
+        };
+        let kubeconfig = self.cluster.pki().kubeconfig("proxy");
+        let config = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "clientConnection": {"kubeconfig": kubeconfig},
+            "mode": mode,
+            "hostnameOverride": self.name(),
+            "clusterCIDR": self.cluster.families().join(PODS),
+            "detectLocalMode": "ClusterCIDR",
+            // The table of connections has one size for all namespaces, which none of them may change.
+            "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        });
+        std::fs::write(path, config.to_string())?;
+        self.start_proxy()
+    }
+
+    /// The conflist of Debian's ptp and host-local with this node's own block, and the way to it on the router.
+    pub(super) fn install_ptp(&self) -> Result<()> {
+        let families = self.cluster.families().list();
+        let mut ranges = Vec::new();
+        let mut routes = Vec::new();
+        for family in families {
+            let block = network::ptp_block(self.number, *family);
+            let via = self.address(*family).to_string();
+            netns::ip(&["-n", &self.cluster.netns("tor"), "route", "replace", &block, "via", &via])?;
+            ranges.push(json!([{"subnet": block}]));
+            routes.push(json!({"dst": if *family == Family::Ipv4 { "0.0.0.0/0" } else { "::/0" }}));
+        }
+        let conflist = json!({"cniVersion": "0.4.0", "name": "ptp", "plugins": [
+            {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "ranges": ranges, "routes": routes}},
+            {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+        ]});
+        std::fs::write(self.dir().join("etc/cni/net.d/10-ptp.conflist"), conflist.to_string())
+            .map_err(Into::into)
+    }
+}

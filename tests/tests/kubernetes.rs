@@ -1,0 +1,77 @@
+//! Manx on a real Kubernetes: real API server, kubelets, containerds, kube-proxies, and a real BIRD on the router.
+//!
+//! One cluster comes up with the first scenario that wants it and serves all that leave it as they found it; the others
+//! bring up their own. They run one after the other: two clusters at once would starve each other on a small machine.
+
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use anyhow::{Result, anyhow};
+use libtest_mimic::{Arguments, Failed, Trial};
+use manx_tests::kubernetes::{self, Cluster, Options};
+
+#[path = "kubernetes/install.rs"]
+mod install;
+
+/// One scenario: says what did not hold.
+type Scenario = fn() -> Result<()>;
+
+/// Every module brings its own.
+const SCENARIOS: [&[(&str, Scenario)]; 1] = [install::SCENARIOS];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if !arguments.list
+        && let Some(missing) = kubernetes::missing()
+    {
+        println!("ignored: {missing}");
+        return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let trial = |(name, scenario): (&str, Scenario)| {
+        Trial::test(name, move || scenario().map_err(|error| Failed::from(format!("{error:#}"))))
+    };
+    let trials = SCENARIOS.concat().into_iter().map(trial).collect();
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    drop_shared();
+    code
+}
+
+/// The shared cluster: dual stack, three nodes, Manx installed, every node peering with the router.
+static SHARED: OnceLock<Mutex<Option<Cluster>>> = OnceLock::new();
+
+/// The shared cluster as a scenario holds it.
+struct Shared(MutexGuard<'static, Option<Cluster>>);
+
+impl std::ops::Deref for Shared {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.0.as_ref().expect("it is there as long as a scenario holds it")
+    }
+}
+
+/// The cluster that all scenarios share which leave it as they found it; the first to ask brings it up.
+fn shared() -> Result<Shared> {
+    let mut cluster =
+        SHARED.get_or_init(Mutex::default).lock().map_err(|_| anyhow!("a scenario panicked"))?;
+    if cluster.is_none() {
+        let new = Cluster::up(&options("s"))?;
+        new.install_and_wait()?;
+        new.peer_with_router()?;
+        *cluster = Some(new);
+    }
+    Ok(Shared(cluster))
+}
+
+/// Takes the shared cluster down, for a scenario that needs the machine for its own, and at the end.
+fn drop_shared() {
+    if let Some(mut cluster) = SHARED.get().and_then(|shared| shared.lock().ok()) {
+        *cluster = None;
+    }
+}
+
+/// Options of a cluster with a name that no other run uses: `letter` tells the clusters of one run apart.
+fn options(letter: &str) -> Options {
+    Options { name: format!("k{letter}{}", std::process::id() % 100_000), ..Options::default() }
+}
