@@ -7,6 +7,7 @@ mod chore;
 mod ci;
 mod crds;
 mod fuzz;
+mod kubernetes;
 mod manual;
 mod run;
 mod setup;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
   test interop [CELL…]   play every feature with BIRD 2, BIRD 1.6, FRR, GoBGP, OpenBGPD and ExaBGP, or the cells whose
                          FEATURE/DAEMON contains CELL; --write brings docs/interop.md up to date
+  kubernetes             build Kubernetes' own programs for the tests, once, and print their folder
   crash [CLASS…]         kill and hinder plugin and agent at every system call, every case; CLASS chooses some
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
   sim SEED               play a run of the simulated cluster and tell all of it; --less SEED finds a shorter list of faults,
@@ -62,6 +64,11 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["sim", args @ ..] if !args.is_empty() => run::sim(&root, args),
         ["fuzz", target] => fuzz::fuzz(&root, target, "60"),
         ["fuzz", target, seconds] => fuzz::fuzz(&root, target, seconds),
+        ["kubernetes"] => {
+            setup::kubernetes()?;
+            println!("{}", kubernetes::programs(&root)?.display());
+            Ok(())
+        }
         ["ci"] => ci::ci(&root),
         ["tidy"] => tidy::tidy(&root),
         ["crds"] => crds::write(&root),

@@ -13,7 +13,9 @@ use anyhow::Context as _;
 
 use crate::chore::run;
 
-/// A program (a name to look for, or an absolute path) and the Debian package that has it.
+/// Programs (a name to look for, or an absolute path), each with the Debian package that has it.
+type Needs = [(&'static str, &'static str)];
+
 const NEEDS: [(&str, &str); 21] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -38,12 +40,25 @@ const NEEDS: [(&str, &str); 21] = [
     ("dpkg-deb", "dpkg"),
 ];
 
+/// What clusters of real kubelets and the checks of alert rules need besides.
+const KUBERNETES_NEEDS: [(&str, &str); 8] = [
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("etcd", "etcd-server"),
+    ("/bin/busybox", "busybox-static"),
+    ("musl-gcc", "musl-tools"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
+];
+
 /// Where BIRD 1.6 is unpacked: its package conflicts with that of BIRD 2, so it is never installed.
 /// `tests/src/peers/bird.rs` looks for it here.
 const BIRD1: &str = "/var/cache/manx/bird1";
 
 /// Packages whose installation would start a daemon.
-const DAEMONS: [&str; 5] = ["bird2", "frr", "gobgpd", "openbgpd", "exabgp"];
+const DAEMONS: [&str; 8] =
+    ["bird2", "frr", "gobgpd", "openbgpd", "exabgp", "containerd", "etcd-server", "prometheus"];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_BEFORE: &str = "/usr/sbin/policy-rc.d.before-manx";
@@ -86,18 +101,27 @@ mv "$new" "$1"
 /// # Errors
 /// When something is missing and cannot be installed here: not Debian, not root, no such package.
 pub(crate) fn setup() -> anyhow::Result<()> {
-    restore_policy(Path::new(POLICY), Path::new(POLICY_BEFORE))?;
-    let missing = missing();
-    if !missing.is_empty() {
-        install(&missing)?;
-    }
+    install(&NEEDS)?;
     if !Path::new(BIRD1).join("usr/sbin/bird").is_file() {
         unpack_bird1()?;
     }
     Ok(())
 }
 
-fn install(missing: &[&str]) -> anyhow::Result<()> {
+/// Likewise for what real clusters need besides.
+///
+/// # Errors
+/// As of [`setup`].
+pub(crate) fn kubernetes() -> anyhow::Result<()> {
+    install(&KUBERNETES_NEEDS)
+}
+
+fn install(needs: &Needs) -> anyhow::Result<()> {
+    restore_policy(Path::new(POLICY), Path::new(POLICY_BEFORE))?;
+    let missing = missing(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
     let list = missing.join(" ");
     println!("setup: missing packages: {list}");
     anyhow::ensure!(
@@ -105,11 +129,12 @@ fn install(missing: &[&str]) -> anyhow::Result<()> {
         "this is not Debian: install what these packages hold ({list}), then try again"
     );
     anyhow::ensure!(is_root(), "not root: run  sudo cargo xtask setup  (the lab needs root as well)");
-    if missing.iter().any(|package| DAEMONS.contains(package)) {
-        println!("setup: installing with apt-get; {POLICY} keeps {} from starting here", DAEMONS.join(", "));
+    let daemons: Vec<&str> = missing.iter().copied().filter(|package| DAEMONS.contains(package)).collect();
+    if !daemons.is_empty() {
+        println!("setup: installing with apt-get; {POLICY} keeps {} from starting here", daemons.join(", "));
     }
-    run(Command::new("sh").args(["-euc", INSTALL, "setup"]).args(missing)).context("apt-get failed")?;
-    let missing = self::missing();
+    run(Command::new("sh").args(["-euc", INSTALL, "setup"]).args(&missing)).context("apt-get failed")?;
+    let missing = self::missing(needs);
     anyhow::ensure!(missing.is_empty(), "still missing after apt-get: {}", missing.join(" "));
     println!("setup: done");
     Ok(())
@@ -126,15 +151,15 @@ fn unpack_bird1() -> anyhow::Result<()> {
 }
 
 /// Packages whose program is not on this machine, each once.
-fn missing() -> Vec<&'static str> {
+fn missing(needs: &Needs) -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    missing_in(&folders)
+    missing_in(&folders, needs)
 }
 
-fn missing_in(folders: &[PathBuf]) -> Vec<&'static str> {
-    let mut packages: Vec<&str> = NEEDS
+fn missing_in(folders: &[PathBuf], needs: &Needs) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = needs
         .iter()
         .filter(|(program, _)| !folders.iter().any(|folder| folder.join(program).is_file()))
         .map(|&(_, package)| package)
@@ -166,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_package_is_named_once_though_two_of_its_programs_are_missing() {
-        let packages = missing_in(&[PathBuf::from("/nonexistent")]);
+        let packages = missing_in(&[PathBuf::from("/nonexistent")], &NEEDS);
         assert_eq!(packages.iter().filter(|package| **package == "procps").count(), 1);
         assert!(packages.contains(&"bird2"));
     }
