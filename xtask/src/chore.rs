@@ -32,9 +32,16 @@ impl Root {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.join("target"), |target| self.0.join(target))
     }
 
-    /// A cargo command in this folder.
+    /// A cargo command in this folder. It does not see what cargo has told us of our own package: some build scripts
+    /// (that of `ring`) take a change of that for a reason to run again, and half of the workspace follows.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        for (name, _) in std::env::vars_os() {
+            let ours = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+            if name.to_str().is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix))) {
+                command.env_remove(name);
+            }
+        }
         command.current_dir(&self.0).args(args);
         command
     }

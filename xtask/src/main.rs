@@ -7,6 +7,7 @@ mod chore;
 mod ci;
 mod crds;
 mod fuzz;
+mod image;
 mod kubernetes;
 mod manual;
 mod run;
@@ -31,6 +32,8 @@ cargo xtask COMMAND
   sim SEED               play a run of the simulated cluster and tell all of it; --less SEED finds a shorter list of faults,
                          --table writes docs/convergence.md
   fuzz TARGET [SECONDS]  fuzz decode, session, speaker or node (whole ones), for 60 s; keeps what is new in the corpus
+  image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE]
+                         write the container image to target/image; --test-images writes those that tests need
   ci                     everything that CI runs: fmt, clippy, tidy, crds, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale";
@@ -69,6 +72,7 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
             println!("{}", kubernetes::programs(&root)?.display());
             Ok(())
         }
+        ["image", args @ ..] => image::image(&root, args),
         ["ci"] => ci::ci(&root),
         ["tidy"] => tidy::tidy(&root),
         ["crds"] => crds::write(&root),

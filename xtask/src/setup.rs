@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::chore::run;
 
 /// Programs (a name to look for, or an absolute path), each with the Debian package that has it.
-type Needs = [(&'static str, &'static str)];
+pub(crate) type Needs = [(&'static str, &'static str)];
 
 const NEEDS: [(&str, &str); 21] = [
     ("ip", "iproute2"),
@@ -116,7 +116,11 @@ pub(crate) fn kubernetes() -> anyhow::Result<()> {
     install(&KUBERNETES_NEEDS)
 }
 
-fn install(needs: &Needs) -> anyhow::Result<()> {
+/// Names which of these programs are missing and installs the packages that have them.
+///
+/// # Errors
+/// As of [`setup`].
+pub(crate) fn install(needs: &Needs) -> anyhow::Result<()> {
     restore_policy(Path::new(POLICY), Path::new(POLICY_BEFORE))?;
     let missing = missing(needs);
     if missing.is_empty() {
@@ -150,12 +154,21 @@ fn unpack_bird1() -> anyhow::Result<()> {
     run(Command::new("sh").args(["-euc", UNPACK, "setup", BIRD1])).context("BIRD 1.6 cannot be had")
 }
 
+/// Where a program is, if it is on this machine.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    folders().iter().map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
 /// Packages whose program is not on this machine, each once.
 fn missing(needs: &Needs) -> Vec<&'static str> {
+    missing_in(&folders(), needs)
+}
+
+fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    missing_in(&folders, needs)
+    folders
 }
 
 fn missing_in(folders: &[PathBuf], needs: &Needs) -> Vec<&'static str> {

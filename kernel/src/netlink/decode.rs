@@ -28,6 +28,8 @@ pub(super) const RTM_NEWNEXTHOP: u16 = 104;
 pub(super) const RTM_DELNEXTHOP: u16 = 105;
 pub(super) const RTM_GETNEXTHOP: u16 = 106;
 pub(super) const RTA_NH_ID: u16 = 30;
+/// A next hop of another family than the route's; `libc` has it for glibc alone.
+pub(super) const RTA_VIA: u16 = 18;
 pub(super) const NHA_ID: u16 = 1;
 pub(super) const NHA_GROUP: u16 = 2;
 pub(super) const NHA_OIF: u16 = 5;
@@ -170,7 +172,7 @@ impl RouteParts {
             libc::RTA_PREFSRC => self.source = read_ip(value),
             libc::RTA_OIF => self.link = read_u32(value),
             libc::RTA_GATEWAY => self.gateway = read_ip(value),
-            libc::RTA_VIA => self.gateway = read_via(value),
+            RTA_VIA => self.gateway = read_via(value),
             libc::RTA_MULTIPATH => self.paths = Some(read_multipath(value)),
             RTA_NH_ID => self.nexthop = read_u32(value),
             RTA_ENCAP => self.strange = true,
@@ -209,7 +211,7 @@ fn read_multipath(value: &[u8]) -> Option<BTreeSet<Hop>> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         let gateway = super::request::attributes(entry).find_map(|(kind, value)| match kind {
             libc::RTA_GATEWAY => read_ip(value),
-            libc::RTA_VIA => read_via(value),
+            RTA_VIA => read_via(value),
             _ => None,
         });
         let even = head[3] == 0;

@@ -17,6 +17,8 @@ use super::{Batch, Kernel, SocketError, encode};
 const SKIP_STATS: u32 = 1 << 3;
 /// Addresses looked up in one exchange (two requests each).
 const LOOKUPS: usize = 64;
+/// Answer with the route instead of the way; `libc` has it for glibc alone.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 
 impl Kernel {
     /// Reads links, our routes of both families and all next-hop objects.
@@ -103,7 +105,7 @@ impl Kernel {
             self.batch.clear();
             for &address in chunk {
                 push_lookup(&mut self.batch, address, 0);
-                push_lookup(&mut self.batch, address, libc::RTM_F_FIB_MATCH);
+                push_lookup(&mut self.batch, address, RTM_F_FIB_MATCH);
             }
             let replies = self.socket.send(&mut self.batch)?.replies;
             let mut found: BTreeMap<usize, KernelRoute> = replies

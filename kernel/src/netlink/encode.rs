@@ -7,7 +7,9 @@ use nix::libc;
 
 use crate::model::{Forward, Hop, NexthopTo, Op, PROTOCOL, RouteKey};
 
-use super::decode::{NHA_GATEWAY, NHA_GROUP, NHA_ID, NHA_OIF, RTA_NH_ID, RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
+use super::decode::{
+    NHA_GATEWAY, NHA_GROUP, NHA_ID, NHA_OIF, RTA_NH_ID, RTA_VIA, RTM_DELNEXTHOP, RTM_NEWNEXTHOP,
+};
 use super::request::{Attributes, Batch};
 
 /// Appends the message that carries out `op`.
@@ -101,7 +103,7 @@ fn put_gateway(attributes: &mut Attributes<'_>, key: &RouteKey, gateway: IpAddr)
         IpAddr::V6(address) if key.dst.is_ipv4() => {
             let mut via = (libc::AF_INET6 as u16).to_ne_bytes().to_vec();
             via.extend_from_slice(&address.octets());
-            attributes.put(libc::RTA_VIA, &via);
+            attributes.put(RTA_VIA, &via);
         }
         _ => {
             attributes.put_ip(libc::RTA_GATEWAY, gateway);

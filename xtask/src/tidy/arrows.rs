@@ -6,7 +6,7 @@ use super::Finding;
 use crate::chore::{Root, output};
 
 /// Each crate (by folder) with the crates that it may depend on; `tests` may depend on any.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("api", &[]),
     ("bgp", &[]),
     ("ipam", &[]),
@@ -15,6 +15,8 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("schema", &[]),
     ("agent", &["api", "bgp", "ipam", "kernel", "cni", "schema"]),
     ("ctl", &["api"]),
+    ("image", &[]),
+    ("toolbox", &[]),
     ("fuzz", &["bgp", "sim"]),
     ("sim", &["agent", "api", "bgp", "cni", "ipam", "kernel"]),
     ("xtask", &["api"]),
