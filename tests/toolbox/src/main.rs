@@ -18,7 +18,7 @@ use args::Args;
 
 const USAGE: &str = "\
 manx-toolbox serve [--tcp PORT] [--udp PORT] [--http PORT]
-    answers every line, datagram and request with {\"pod\":…,\"client\":…,\"local\":…}, over IPv4 and IPv6; without options
+    prints its ports once they are open; answers every line, datagram and request with {\"pod\":…,\"client\":…,\"local\":…}, over IPv4 and IPv6; without options
     --http 8080 --tcp 8081 --udp 8081. HTTP: /healthz says 200 until /fail, and again after /heal
 manx-toolbox get [--udp | --http PATH] [--timeout MS] [--from ADDRESS] ADDRESS PORT
     prints one answer; fails when there is none in time (2000 ms), or when its HTTP status is not 2xx
@@ -68,7 +68,7 @@ fn serve(args: &Args) -> io::Result<()> {
         ports = serve::Ports { tcp: Some(8081), udp: Some(8081), http: Some(8080) };
     }
     let stop = pause::termination()?;
-    serve::start(ports)?;
+    println!("{}", serve::start(ports)?);
     // An error would mean that the thread which waits for signals is gone.
     stop.recv().map_err(io::Error::other)
 }

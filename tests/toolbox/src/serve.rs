@@ -2,6 +2,7 @@
 //!
 //! A line `send N` is answered with N octets, `take N` with an answer once N octets have come; any other with an answer.
 
+use std::fmt;
 use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -30,14 +31,28 @@ pub(crate) struct Ports {
     pub(crate) http: Option<u16>,
 }
 
-/// Opens every port, then serves in threads of its own.
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = [("tcp", self.tcp), ("udp", self.udp), ("http", self.http)];
+        let open = ports.iter().filter_map(|(name, port)| port.map(|port| format!("\"{name}\":{port}")));
+        write!(f, "{{{}}}", open.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// Opens every port, then serves in threads of its own. Says which ports they are: of 0 the kernel makes a free one.
 ///
 /// # Errors
 /// When a port cannot be had.
-pub(crate) fn start(ports: Ports) -> io::Result<()> {
+pub(crate) fn start(ports: Ports) -> io::Result<Ports> {
     let tcp = ports.tcp.map(listen).transpose()?;
     let udp = ports.udp.map(datagrams).transpose()?;
     let http = ports.http.map(listen).transpose()?;
+    let of = |local: Option<io::Result<SocketAddr>>| local.and_then(Result::ok).map(|local| local.port());
+    let opened = Ports {
+        tcp: of(tcp.as_ref().map(TcpListener::local_addr)),
+        udp: of(udp.as_ref().map(UdpSocket::local_addr)),
+        http: of(http.as_ref().map(TcpListener::local_addr)),
+    };
     if let Some(tcp) = tcp {
         thread::spawn(move || accept(&tcp, |stream| lines(&stream)));
     }
@@ -50,11 +65,11 @@ pub(crate) fn start(ports: Ports) -> io::Result<()> {
             accept(&http, move |stream| request(&stream, &healthy));
         });
     }
-    Ok(())
+    Ok(opened)
 }
 
 /// A listener for both families.
-pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
+fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = open(Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;
     bind(&socket, port)?;
@@ -63,7 +78,7 @@ pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
 }
 
 /// A socket for both families that tells to which address a datagram came.
-pub(crate) fn datagrams(port: u16) -> io::Result<UdpSocket> {
+fn datagrams(port: u16) -> io::Result<UdpSocket> {
     let socket = open(Type::DGRAM, Protocol::UDP)?;
     bind(&socket, port)?;
     setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
