@@ -63,6 +63,26 @@ pub struct OwnNode {
     /// The podCIDRs of its Node object, for pools that follow them.
     #[serde(default)]
     pub pod_cidrs: Vec<IpNetwork>,
+    /// It still has the taint [`STARTUP_TAINT`].
+    #[serde(default)]
+    pub tainted: bool,
+    /// What it says of its network.
+    #[serde(default)]
+    pub network: Option<NetworkCondition>,
+}
+
+/// With this taint, of whatever effect, a node may be registered until its network is there.
+pub const STARTUP_TAINT: &str = "manx.dev/agent-not-ready";
+/// The condition of a Node that says whether its network is missing.
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+
+/// The condition [`NETWORK_UNAVAILABLE`] of a Node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCondition {
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// In one word.
+    pub reason: String,
 }
 
 /// A BGP identity that was given.
@@ -88,8 +108,20 @@ impl OwnNode {
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
             router: None,
             pod_cidrs: pod_cidrs(node),
+            tainted: node
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.taints.as_ref())
+                .is_some_and(|taints| taints.iter().any(|taint| taint.key == STARTUP_TAINT)),
+            network: network_condition(node),
         }
     }
+}
+
+fn network_condition(node: &Node) -> Option<NetworkCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == NETWORK_UNAVAILABLE)?;
+    Some(NetworkCondition { status: found.status.clone(), reason: found.reason.clone().unwrap_or_default() })
 }
 
 /// What the Node object lists in `podCIDRs`, or in the older `podCIDR`; what is no network is left out.
@@ -226,6 +258,7 @@ mod tests {
                 addresses: vec!["192.0.2.11".parse().expect("an address")],
                 router: None,
                 pod_cidrs: vec!["10.244.3.0/24".parse().expect("a network")],
+                ..OwnNode::default()
             })),
             namespaces: Arc::new(BTreeMap::from([("web".to_owned(), Arc::new(notes))])),
             secrets: Arc::new(BTreeMap::from([(

@@ -17,6 +17,7 @@ pub mod intent;
 pub mod mtu;
 pub mod pods;
 pub mod secret;
+pub mod serving;
 pub mod status;
 pub mod takeover;
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub obstacles: &'a [String],
     /// Why pods have another MTU than they should.
     pub mtu: &'a [String],
+    /// What is wrong with the conflist; `None` where none is kept.
+    pub runtime: Option<&'a [String]>,
     /// What is configured and cannot be done.
     pub problems: &'a [Problem],
 }
@@ -180,6 +182,10 @@ fn conditions(mut conditions: Vec<Condition>, facts: &Facts<'_>, now: Timestamp)
     let blocked: Vec<String> = facts.routes.map(blocked).unwrap_or_default();
     set("RoutesInstalled", &blocked, ("InSync", "the kernel has every route that it should have"), "Blocked");
     set("MTUFollowed", facts.mtu, ("Followed", "every pod has the MTU that it should have"), "NotFollowed");
+    if let Some(complaints) = facts.runtime {
+        let good = ("Configured", "the container runtime finds Manx and every plugin behind it");
+        set("RuntimeConfigured", complaints, good, "Incomplete");
+    }
     let conflicts: Vec<String> = facts.blocks.iter().filter_map(conflict).collect();
     set("BlocksHeld", &conflicts, ("Held", "every pod's address lies in a block of this node"), "Lost");
     conditions

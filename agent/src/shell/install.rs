@@ -42,7 +42,7 @@ pub fn install(options: &Install) -> anyhow::Result<Installed> {
     let found = compare(plugin, &target)?;
     if found != Installed::Already {
         let bytes = std::fs::read(plugin).with_context(|| format!("reading {}", plugin.display()))?;
-        place(&bytes, &fresh, &target)?;
+        place(&bytes, &fresh, &target, MODE)?;
         lock.sync_all().with_context(|| format!("syncing {}", dir.display()))?;
     }
     match found {
@@ -108,9 +108,15 @@ fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Writes the file under its temporary name and renames it.
-fn place(bytes: &[u8], fresh: &Path, target: &Path) -> anyhow::Result<()> {
-    let written = write(bytes, fresh)
+/// Has the names in a directory on the disk.
+pub(super) fn sync(dir: &Path) -> anyhow::Result<()> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("syncing {}", dir.display()))
+}
+
+/// Writes a file under its temporary name, in the same directory, and renames it.
+pub(super) fn place(bytes: &[u8], fresh: &Path, target: &Path, mode: u32) -> anyhow::Result<()> {
+    let written = write(bytes, fresh, mode)
         .map_err(|error| explained(error, &format!("writing {}", fresh.display())))
         .and_then(|()| {
             std::fs::rename(fresh, target).map_err(|error| {
@@ -122,16 +128,16 @@ fn place(bytes: &[u8], fresh: &Path, target: &Path) -> anyhow::Result<()> {
 }
 
 /// The file is closed before it gets its name: the kernel starts no program that somebody may still write to.
-fn write(bytes: &[u8], fresh: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(fresh)?;
+fn write(bytes: &[u8], fresh: &Path, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(fresh)?;
     file.write_all(bytes)?;
     // Whatever the umask is.
-    file.set_permissions(Permissions::from_mode(MODE))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
 
 /// An error of the file system with what to do about it.
-pub(super) fn explained(error: io::Error, doing: &str) -> anyhow::Error {
+fn explained(error: io::Error, doing: &str) -> anyhow::Error {
     let advice = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => " (mount it writable: hostPath without readOnly)",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room on the node)",

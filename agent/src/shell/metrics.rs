@@ -16,6 +16,7 @@ use manx_bgp::{ErrorCode, FamilyStatus, MessageCounts, PeerState, PeerStatus};
 use manx_ipam::Standing;
 
 use super::bgp::Sessions;
+use super::conflist::ConflistReport;
 use super::kernel::KernelReport;
 use super::owner::NodeReport;
 
@@ -124,6 +125,7 @@ impl Metrics {
         node: &NodeReport,
         sessions: &Sessions,
         kernel: &KernelReport,
+        conflist: &ConflistReport,
         faults: usize,
     ) -> String {
         let mut shown = Shown::new();
@@ -131,6 +133,7 @@ impl Metrics {
         show_sessions(&mut shown, sessions);
         show_addresses(&mut shown, node);
         show_routes(&mut shown, kernel);
+        show_conflist(&mut shown, conflist);
         shown.number("objects_faults", "Faults in the files of objects", faults);
         shown.text()
     }
@@ -309,6 +312,26 @@ fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
     );
 }
 
+fn show_conflist(shown: &mut Shown, conflist: &ConflistReport) {
+    let in_place = u8::from(conflist.in_place);
+    shown.number("cni_conflist_in_place", "Whether the conflist is as it should be", in_place);
+    shown.counter(
+        "cni_conflist_restored",
+        "Times that the conflist was put back after somebody had removed or changed it",
+        conflist.restored_total,
+    );
+    shown.number(
+        "cni_conflists_before",
+        "Configurations that the container runtime takes in place of ours",
+        conflist.before.len(),
+    );
+    shown.number(
+        "cni_plugins_missing",
+        "Chained plugins that the node does not have and that were left out",
+        conflist.missing.len(),
+    );
+}
+
 /// Threads by name.
 pub type Threads = Vec<(&'static str, std::thread::JoinHandle<()>)>;
 
@@ -324,6 +347,8 @@ pub struct Reports {
     pub sessions: tokio::sync::watch::Receiver<Arc<Sessions>>,
     /// Routes.
     pub kernel: tokio::sync::watch::Receiver<Arc<KernelReport>>,
+    /// The conflist.
+    pub conflist: tokio::sync::watch::Receiver<Arc<ConflistReport>>,
     /// What is wrong with the files of objects; empty without such files.
     pub complaints: tokio::sync::watch::Receiver<super::objects::Complaints>,
     /// The threads without which nothing works, by name.
@@ -347,13 +372,16 @@ impl super::health::Pages for Reports {
             obstacles.push("the kernel's routes have not been read yet".to_owned());
         }
         obstacles.extend(self.complaints.borrow().iter().map(ToString::to_string));
+        let conflist = self.conflist.borrow();
+        obstacles.extend(conflist.error.iter().filter(|_| !conflist.in_place).cloned());
         obstacles.extend(kernel.nat_error.iter().map(|error| format!("NAT: {error}")));
         obstacles
     }
 
     fn metrics(&self) -> String {
         let faults = self.complaints.borrow().len();
-        self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &self.kernel.borrow(), faults)
+        let (kernel, conflist) = (self.kernel.borrow(), self.conflist.borrow());
+        self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &kernel, &conflist, faults)
     }
 }
 
@@ -387,7 +415,7 @@ mod tests {
         node.usage.pools.push(manx_ipam::PoolUsage { pool: "default".to_owned(), ..Default::default() });
         let stats = Stats { blocked: BTreeMap::from([(Why::NextHop, 1)]), ..Stats::default() };
         let kernel = KernelReport { stats: Some(stats), in_sync: true, ..KernelReport::default() };
-        Metrics::default().render(&node, &sessions, &kernel, 0)
+        Metrics::default().render(&node, &sessions, &kernel, &ConflistReport::default(), 0)
     }
 
     fn labels_of(text: &str, name: &str) -> String {

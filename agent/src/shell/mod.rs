@@ -5,6 +5,7 @@
 pub mod bgp;
 mod bystander;
 pub mod cni;
+pub mod conflist;
 pub mod deltas;
 pub mod events;
 pub mod gates;

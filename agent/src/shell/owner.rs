@@ -31,6 +31,7 @@ use crate::node::fib::LocalRoutes;
 use crate::node::intent::Intent;
 use crate::node::mtu::Size;
 use crate::node::pods::{LookedUp, PodName};
+use crate::node::serving::Serving;
 use crate::node::{Input, Node, Output};
 
 /// The least time between two reports.
@@ -51,6 +52,8 @@ pub struct NodeReport {
     pub mtu_problem: Option<String>,
     /// A block is wanted and, as far as this node knows, none is left.
     pub short_of_blocks: bool,
+    /// Whether this node can take pods at all.
+    pub serving: Serving,
     /// How many starts were refused because another node owned a block, as far as this node knows.
     pub doubts: u64,
 }
@@ -379,6 +382,7 @@ impl Owner {
             mtu_problem: self.node.mtu_problem(),
             short_of_blocks: self.node.short_of_blocks(),
             doubts: self.node.doubts(),
+            serving: self.node.serving(),
         };
         ports.report.send_replace(Arc::new(report));
     }

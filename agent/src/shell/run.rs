@@ -6,6 +6,7 @@
 //! | `bgp` | bgp | sessions and the routing table |
 //! | `kernel` | kernel | the kernel's routes and NAT rules |
 //! | `links` | links, reaper | links on their way out |
+//! | `conflist` | main | the conflist of the container runtime |
 //! | `kube::*` | main | watches, claims, status |
 //!
 //! The end is a restart: veths, routes and rules stay as they are and sessions close without a
@@ -29,10 +30,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bgp::{self, Sessions};
+use super::conflist::{self, ConflistReport};
 use super::kernel::{self, KernelReport};
 use super::kube::guests::Guests;
 use super::kube::{
-    blocks, claims, client, heartbeat, pod_events, pods, publish, secrets, watch as cluster_watch,
+    blocks, claims, client, heartbeat, own_node, pod_events, pods, publish, secrets, watch as cluster_watch,
 };
 use super::metrics::{Metrics, Reports, Threads};
 use super::options::Options;
@@ -44,6 +46,7 @@ use crate::node::cluster::Cluster;
 use crate::node::fib::LocalRoutes;
 use crate::node::intent::{BgpIntent, Intent};
 use crate::node::pods::{LookedUp, PodName};
+use crate::node::serving::Serving;
 use crate::node::{Input, Node, found, takeover};
 
 /// Calls of the plugin that wait for the owner.
@@ -99,6 +102,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let mut threads = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
     threads.extend([("bgp", bgp), ("kernel", kernel)]);
+    board.keep_conflist(&options);
     let health =
         tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
     let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
@@ -166,6 +170,8 @@ impl Outside {
         let leases: Api<Lease> = Api::namespaced(kube.clone(), &options.namespace);
         tokio::spawn(heartbeat::run(leases, self.me.clone(), board.cluster.subscribe()));
         tokio::spawn(publish::run(kube.clone(), self.me.clone(), board.sources()));
+        let (cluster, serving) = (board.cluster.subscribe(), board.serving.subscribe());
+        tokio::spawn(own_node::run(kube.clone(), self.me.clone(), cluster, serving));
         let copy_path = self.run_dir.cluster_copy();
         let secrets =
             watch::Sender::new(copy.as_ref().map(|copy| Arc::clone(&copy.secrets)).unwrap_or_default());
@@ -348,6 +354,9 @@ struct Board {
     sessions: watch::Sender<Arc<Sessions>>,
     kernel: watch::Sender<Arc<KernelReport>>,
     complaints: watch::Sender<objects::Complaints>,
+    conflist: watch::Sender<Arc<ConflistReport>>,
+    /// Whether this node can take pods.
+    serving: watch::Sender<Serving>,
 }
 
 impl Board {
@@ -369,6 +378,8 @@ impl Board {
             sessions: watch::Sender::default(),
             kernel: watch::Sender::default(),
             complaints: watch::Sender::default(),
+            conflist: watch::Sender::default(),
+            serving: watch::Sender::default(),
         }
     }
 
@@ -421,6 +432,7 @@ impl Board {
             sessions: self.sessions.subscribe(),
             kernel: self.kernel.subscribe(),
             complaints: self.complaints.subscribe(),
+            conflist: self.conflist.subscribe(),
             threads,
         }
     }
@@ -433,7 +445,13 @@ impl Board {
             sessions: self.sessions.subscribe(),
             kernel: self.kernel.subscribe(),
             stuck: self.stuck.subscribe(),
+            conflist: self.conflist.subscribe(),
         }
+    }
+
+    fn keep_conflist(&self, options: &Options) {
+        let (places, node) = (conflist::Places::of(options), self.node.subscribe());
+        tokio::spawn(conflist::run(places, node, self.conflist.clone(), self.serving.clone()));
     }
 
     fn outlets(&self) -> cluster_watch::Outlets {

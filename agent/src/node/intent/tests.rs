@@ -50,8 +50,7 @@ impl Scene {
             uid: "uid-1".to_owned(),
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             addresses: addresses.map(|address| address.parse().expect("an address")).into(),
-            router: None,
-            pod_cidrs: Vec::new(),
+            ..OwnNode::default()
         }));
         self
     }

@@ -2,13 +2,14 @@
 //!
 //! Everything here may fail for hours without harm: watches go on with what was seen last, writes are
 //! kept, coalesced and tried again. `watch.rs` and `pods.rs` read, `blocks.rs` claims and releases, `claims.rs` knows whose addresses follow whom, `publish.rs` writes
-//! status, `heartbeat.rs` says that we live, `pod_events.rs` tells owners of pods what is wrong.
+//! status, `own_node.rs` says on the Node that pods may come, `heartbeat.rs` says that we live, `pod_events.rs` tells owners of pods what is wrong.
 
 pub mod blocks;
 pub mod claims;
 pub(crate) mod follow;
 pub mod guests;
 pub mod heartbeat;
+pub mod own_node;
 pub(crate) mod pace;
 pub mod pod_events;
 pub mod pods;

@@ -19,6 +19,7 @@ use crate::node::cluster::Cluster;
 use crate::node::intent::{Intent, OwnNetwork, Problem};
 use crate::node::status::{self, Facts};
 use crate::shell::bgp::Sessions;
+use crate::shell::conflist::ConflistReport;
 use crate::shell::kernel::KernelReport;
 use crate::shell::owner::NodeReport;
 
@@ -53,6 +54,8 @@ pub struct Sources {
     pub sessions: watch::Receiver<Arc<Sessions>>,
     /// Routes.
     pub kernel: watch::Receiver<Arc<KernelReport>>,
+    /// The conflist.
+    pub conflist: watch::Receiver<Arc<ConflistReport>>,
     /// Which running pods do not get the MTU that they should have, and why.
     pub stuck: watch::Receiver<Option<String>>,
 }
@@ -64,6 +67,7 @@ pub struct Look {
     node: Arc<NodeReport>,
     sessions: Arc<Sessions>,
     kernel: Arc<KernelReport>,
+    conflist: Arc<ConflistReport>,
     mtu: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -75,11 +79,12 @@ impl Sources {
         let node = Arc::clone(&self.node.borrow_and_update());
         let sessions = Arc::clone(&self.sessions.borrow_and_update());
         let kernel = Arc::clone(&self.kernel.borrow_and_update());
+        let conflist = Arc::clone(&self.conflist.borrow_and_update());
         let stuck = self.stuck.borrow_and_update().clone();
         let mtu = node.mtu_problem.iter().cloned().chain(stuck).collect();
         let intent = intent?;
         let problems = intent.problems.union(&sessions.problems).cloned().chain(kernel.problems()).collect();
-        Some(Look { intent, node, sessions, kernel, mtu, problems })
+        Some(Look { intent, node, sessions, kernel, conflist, mtu, problems })
     }
 }
 
@@ -93,6 +98,7 @@ impl Look {
             routes: self.kernel.stats.as_ref(),
             obstacles: &self.node.obstacles,
             mtu: &self.mtu,
+            runtime: self.conflist.wanted.then_some(&*self.conflist.complaints),
             problems: &self.problems,
         }
     }
@@ -136,6 +142,7 @@ pub async fn run(client: Client, me: NodeName, mut sources: Sources) {
             Ok(()) = sources.node.changed() => {}
             Ok(()) = sources.sessions.changed() => {}
             Ok(()) = sources.kernel.changed() => {}
+            Ok(()) = sources.conflist.changed() => {}
             Ok(()) = sources.stuck.changed() => {}
             () = sleep_until(due) => {}
             () = tokio::time::sleep(COUNTERS_PAUSE) => {}

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// Follows one directory.
-pub(super) struct Watcher {
+pub(in crate::shell) struct Watcher {
     directory: PathBuf,
     inotify: Option<Arc<Inotify>>,
     notices: Arc<Notify>,
@@ -23,7 +23,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Follows `directory`, which need not be there yet.
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(in crate::shell) fn new(directory: PathBuf) -> Self {
         let notices = Arc::new(Notify::new());
         let inotify = listen(Arc::clone(&notices)).inspect_err(|error| {
             tracing::warn!(error = format!("{error:#}"), "changes of files are found only by looking");
@@ -49,7 +49,7 @@ impl Watcher {
     }
 
     /// Waits for a change, or for `look` to pass.
-    pub(super) async fn changed(&mut self, look: Duration) {
+    pub(in crate::shell) async fn changed(&mut self, look: Duration) {
         let due = Instant::now() + look;
         self.attach();
         if timeout_at(due, self.notices.notified()).await.is_err() {

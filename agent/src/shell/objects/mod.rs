@@ -3,7 +3,7 @@
 //! Everything else is as ever: the same [`Cluster`](crate::node::cluster::Cluster), the same intent, the same owners. Blocks are those that the
 //! files name; none is claimed and none is given back. What the agent would write to its NodeNetwork stands in a file.
 
-mod follow;
+pub(in crate::shell) mod follow;
 mod own;
 mod read;
 mod status;

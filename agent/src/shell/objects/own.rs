@@ -51,7 +51,7 @@ pub(super) fn node(
             labels: network.labels().clone(),
             addresses: addresses.collect(),
             router: Some(router),
-            pod_cidrs: Vec::new(),
+            ..OwnNode::default()
         };
         return (Some(node), Vec::new());
     }
