@@ -4,15 +4,16 @@
 use std::time::Instant;
 
 use crate::chore::{Root, run};
-use crate::{crds, run, setup, tidy};
+use crate::{crds, manifests, run, setup, tidy};
 
 type Step = (&'static str, fn(&Root) -> anyhow::Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("cargo fmt --all --check", fmt),
     ("cargo clippy --workspace --all-targets -- -D warnings", clippy),
     ("cargo xtask tidy", tidy::tidy),
     ("cargo xtask crds --check", crds::check),
+    ("cargo xtask manifests --check", manifests::check),
     ("RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items", doc),
     ("cargo deny check", deny),
     ("cargo xtask test", test),

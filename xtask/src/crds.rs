@@ -69,6 +69,15 @@ fn generated(root: &Root) -> anyhow::Result<BTreeMap<PathBuf, Option<String>>> {
     Ok(files)
 }
 
+/// The definitions as texts, in the order of their names.
+pub(crate) fn definitions(root: &Root) -> anyhow::Result<Vec<String>> {
+    let folder = root.join("deploy/crds");
+    Ok(generated(root)?
+        .into_iter()
+        .filter_map(|(path, text)| text.filter(|_| path.starts_with(&folder)))
+        .collect())
+}
+
 /// Writes limits as `128`, not as the `128.0` that a definition's floating-point fields give.
 fn whole_numbers(value: &mut Value) {
     match value {
