@@ -1,15 +1,16 @@
 //! The controller as a process, against the embedded API server.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Namespace, Node};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use manx_api::{IPBlock, IPPool, IPPoolSpec, NodeNetwork, condition};
+use manx_api::{BGPPeer, IPBlock, IPPool, IPPoolSpec, NodeNetwork, condition};
 use manx_tests::apiserver::{ApiServer, Config, Handle};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -110,6 +111,28 @@ impl Scene {
         let blocks: Api<IPBlock> = Api::all(self.client.clone());
         let all = blocks.list(&ListParams::default()).await.expect("served");
         all.iter().map(|block| block.name_any()).collect()
+    }
+
+    /// A folder with one pool and one peer.
+    fn defaults(&self, pool: &str, cidr: &str) -> String {
+        let folder = self.directory.path().join("defaults");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let object = |kind: &str, name: &str, spec: serde_json::Value| {
+            let metadata = json!({"name": name});
+            json!({"apiVersion": "manx.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+        };
+        let pool = object("IPPool", pool, json!({"cidr": cidr}));
+        let peer = object("BGPPeer", "tor", json!({"peerIP": "192.0.2.1", "asNumber": 65000}));
+        std::fs::write(folder.join("pools.yaml"), pool.to_string()).expect("written");
+        std::fs::write(folder.join("peers.yaml"), peer.to_string()).expect("written");
+        folder.display().to_string()
+    }
+
+    /// What the controller says it made to begin with.
+    async fn made(&self) -> BTreeMap<String, String> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), "manx-system");
+        let map = maps.get_opt("manx-defaults-made").await.expect("served");
+        map.and_then(|map| map.data).unwrap_or_default()
     }
 
     fn controller(&self, program: &PathBuf, more: &[&str]) -> Controller {
@@ -249,4 +272,63 @@ async fn a_pool_says_that_it_fills_and_what_its_end_waits_for() {
         blocks.delete(&block, &DeleteParams::default()).await.expect("there");
     }
     until("it is gone", async || pools.get_opt("v4").await.is_ok_and(|pool| pool.is_none())).await;
+}
+
+#[tokio::test]
+async fn the_objects_to_begin_with_are_made_once_and_never_again() {
+    let Some(program) = program() else { return };
+    let scene = Scene::new().await;
+    let folder = scene.defaults("v4", "10.244.0.0/24");
+    let pools: Api<IPPool> = Api::all(scene.client.clone());
+    let controller = scene.controller(&program, &["--defaults", &folder]);
+    until("the pool is made", async || pools.get_opt("v4").await.is_ok_and(|pool| pool.is_some())).await;
+    until("it is written down", async || scene.made().await.contains_key("IPPool.v4")).await;
+    pools.delete("v4", &DeleteParams::default()).await.expect("there");
+    drop(controller);
+    // What is added later is made, and what an operator deleted stays away.
+    scene.defaults("v6", "fd00:10:244::/120");
+    let _controller = scene.controller(&program, &["--defaults", &folder, "--identity", "second"]);
+    until("the other pool is made", async || scene.made().await.contains_key("IPPool.v6")).await;
+    until("v4 is gone", async || pools.get_opt("v4").await.is_ok_and(|pool| pool.is_none())).await;
+    let peers: Api<BGPPeer> = Api::all(scene.client.clone());
+    assert_eq!(peers.list(&ListParams::default()).await.expect("served").items.len(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_pools_gets_no_others_to_begin_with() {
+    let Some(program) = program() else { return };
+    let scene = Scene::new().await;
+    scene.create(IPPool::new("mine", IPPoolSpec::new("10.1.0.0/24".parse().expect("a network")))).await;
+    let folder = scene.defaults("v4", "10.244.0.0/24");
+    let _controller = scene.controller(&program, &["--defaults", &folder]);
+    until("the peer is made", async || scene.made().await.contains_key("BGPPeer.tor")).await;
+    assert_eq!(scene.made().await["IPPool.v4"], "left out: the cluster had pools");
+    let pools: Api<IPPool> = Api::all(scene.client.clone());
+    assert!(pools.get_opt("v4").await.expect("served").is_none());
+}
+
+#[tokio::test]
+async fn of_the_objects_to_begin_with_a_wrong_one_does_not_hinder_the_others() {
+    let Some(program) = program() else { return };
+    let scene = Scene::new().await;
+    let folder = scene.defaults("v4", "10.244.0.0/24");
+    let wrong = "apiVersion: manx.dev/v1alpha1\nkind: IPPool\nmetadata: {name: w}\nspec: {cidr: 10.0.0.0/8, typo: 1}\n";
+    std::fs::write(format!("{folder}/wrong.yaml"), wrong).expect("written");
+    let mut controller = scene.controller(&program, &["--defaults", &folder]);
+    controller.says(&["wrong.yaml:4: spec.typo: IPPool has no such field"]).await;
+    until("the others are made", async || scene.made().await.contains_key("IPPool.v4")).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_shares_its_node_leads_only_when_its_figures_can_be_seen() {
+    let Some(program) = program() else { return };
+    let scene = Scene::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let mut controller = scene.controller(&program, &["--metrics-listen", &address]);
+    controller.says(&["metrics are not shown yet"]).await;
+    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), "manx-system");
+    assert!(leases.get_opt("manx-controller").await.expect("served").is_none());
+    drop(taken);
+    controller.says(&["this replica leads"]).await;
 }

@@ -2,10 +2,12 @@
 //!
 //! `census.rs` and `pool_status.rs` are pure: they are told what there is and say what is to be done. `run.rs` watches and
 //! carries out, while `lease.rs` says that this replica leads and `hand.rs` that anything may be written at all. `verdict.rs` judges BGP objects, `accept.rs` writes that down.
+//! `defaults.rs` makes the objects to begin with.
 
 mod accept;
 pub mod census;
 mod claims;
+mod defaults;
 mod hand;
 pub mod lease;
 pub(crate) mod metrics;

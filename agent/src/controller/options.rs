@@ -27,7 +27,12 @@ pub struct Options {
     /// Say what would be done and do none of it. Takes no part in the election: other replicas go on.
     #[arg(long)]
     pub dry_run: bool,
-    /// Where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9180; nowhere unless given.
+    /// A directory of YAML files with the pools, peers, filters and the configuration to begin with: each object is made
+    /// once, and pools only if the cluster has none when the first is looked for.
+    #[arg(long, value_name = "DIR")]
+    pub defaults: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9180; nowhere unless given. While
+    /// another replica on the same node has the port, this one does not try to lead, for half a minute at most.
     #[arg(long)]
     pub metrics_listen: Option<SocketAddr>,
     /// How log lines look.

@@ -1,6 +1,7 @@
 //! The controller from start to end: waits until it leads, watches, carries out what the census says.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use manx_api::{IPBlock, IPClaim, IPPool, IPPoolStatus, NodeNetwork, POOL_FINALIZER};
 use manx_ipam::{BlockId, NodeName};
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::census::{Block, Census, Claim, Finalizer};
@@ -28,7 +31,7 @@ use super::lease::{Election, Timing};
 use super::metrics::Board;
 use super::options::Options;
 use super::pool_status::news;
-use crate::shell::health::serve;
+use crate::shell::health::serve_at;
 use crate::shell::kube::follow::{Change, follow};
 use crate::shell::kube::heartbeat::lease_name;
 use crate::shell::kube::pace::{Pace, Settings};
@@ -40,6 +43,8 @@ const LEASE: &str = "manx-controller";
 const FIELD_MANAGER: &str = "manx-controller";
 /// How long changes are gathered before the census is looked at.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long a replica waits for the port of its figures before it runs for the Lease without.
+const PORT_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a pool's status is written at most.
 const SETTINGS: Settings = Settings {
     gather: Duration::from_millis(200),
@@ -57,47 +62,80 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let identity = options.identity.clone().unwrap_or_else(|| format!("manx-controller-{:08x}", salt()));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
     let board = Board::default();
-    if let Some(address) = options.metrics_listen {
-        let pages = Arc::new(board.clone());
-        tokio::spawn(async move {
-            if let Err(error) = serve(address, pages).await {
-                tracing::error!(error = format!("{error:#}"), "metrics are not shown");
-            }
-        });
-    }
+    let shown = show(options.metrics_listen, &board);
     let mut election = Election::new(leases.clone(), LEASE, &identity, Timing::default());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     if options.dry_run {
         tracing::info!("this is a dry run: what would be done is said, and nothing is written");
         let mut leader = Leader::new(client.clone(), leases, options.node_grace, Hand::dry(), board);
-        let accept = super::accept::run(client, params(), Hand::dry());
+        let accept = super::accept::run(client.clone(), params(), Hand::dry());
+        let hand = Hand::dry();
+        let defaults = super::defaults::run(client, options.namespace, options.defaults, &hand);
         tokio::select! {
             () = leader.lead() => {}
             () = accept => {}
+            () = defaults => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         return Ok(());
     }
+    let elected = async {
+        // Of two replicas on one node the one whose figures can be seen leads.
+        let _shown = tokio::time::timeout(PORT_PATIENCE, shown).await;
+        election.acquire().await;
+    };
     tokio::select! {
-        () = election.acquire() => {}
+        () = elected => {}
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
     tracing::info!(identity, "this replica leads");
     board.update(|figures| figures.leads = true);
     let accept = super::accept::run(client.clone(), params(), Hand::default());
+    let hand = Hand::default();
+    let defaults = super::defaults::run(client.clone(), options.namespace, options.defaults, &hand);
     let mut leader = Leader::new(client, leases, options.node_grace, Hand::default(), board);
     tokio::select! {
         () = election.hold() => anyhow::bail!("another replica leads, or the API server is away: starting over"),
         () = leader.lead() => {}
         () = accept => {}
+        () = defaults => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("told to end");
     bounded(election.resign()).await.context("giving up the Lease")
+}
+
+/// Shows the figures. What is returned ends once they can be seen, or at once if nobody asked for that.
+fn show(address: Option<SocketAddr>, board: &Board) -> impl Future<Output = ()> + use<> {
+    let (seen, shown) = oneshot::channel();
+    if let Some(address) = address {
+        let pages = Arc::new(board.clone());
+        tokio::spawn(async move {
+            let listener = wait_for_port(address).await;
+            let _nobody_waits = seen.send(());
+            serve_at(listener, pages).await
+        });
+    }
+    async { drop(shown.await) }
+}
+
+/// Another replica on this node may have the port; it is free again when that one ends.
+async fn wait_for_port(address: SocketAddr) -> TcpListener {
+    let mut told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%error, %address, "metrics are not shown yet");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 fn salt() -> u32 {

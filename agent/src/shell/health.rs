@@ -45,6 +45,11 @@ pub trait Pages: Send + Sync + 'static {
 /// When the address cannot be bound.
 pub async fn serve(address: SocketAddr, pages: Arc<dyn Pages>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    serve_at(listener, pages).await
+}
+
+/// The same, where somebody listens already.
+pub async fn serve_at(listener: TcpListener, pages: Arc<dyn Pages>) -> ! {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");

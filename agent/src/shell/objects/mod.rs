@@ -18,6 +18,7 @@ use manx_ipam::{BlockId, ClaimError, NodeName};
 use tokio::sync::{mpsc, watch};
 
 pub use read::Complaint;
+pub(crate) use read::Files;
 pub use status::run as write_status;
 
 use super::deltas;
@@ -26,7 +27,6 @@ use super::kube::pod_events::PodEvent;
 use super::kube::watch::{Blocks, Outlets};
 use crate::node::intent::Problem;
 use follow::Watcher;
-use read::Files;
 
 /// How often files are looked at though nothing says that they changed: a link may lead to another directory.
 const LOOK: Duration = Duration::from_secs(5);

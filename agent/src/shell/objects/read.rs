@@ -81,7 +81,7 @@ struct File {
 
 /// The files of a directory, as last read.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     directory: PathBuf,
     files: BTreeMap<String, File>,
     /// Why the directory itself cannot be read, if it cannot.
@@ -90,21 +90,21 @@ pub(super) struct Files {
 
 /// All that the files say.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// The objects, less this node's own addresses.
-    pub(super) cluster: Cluster,
+    pub(crate) cluster: Cluster,
     /// What is wrong, in the order of files and lines.
-    pub(super) complaints: BTreeSet<Complaint>,
+    pub(crate) complaints: BTreeSet<Complaint>,
 }
 
 impl Files {
     /// The files of `directory`, none of them read yet.
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory, files: BTreeMap::new(), unreadable: None }
     }
 
     /// Looks at every file again; true when anything is new.
-    pub(super) fn refresh(&mut self) -> bool {
+    pub(crate) fn refresh(&mut self) -> bool {
         let names = match names(&self.directory) {
             Ok(names) => names,
             Err(error) => {
@@ -127,7 +127,7 @@ impl Files {
 
     /// Everything that the files say together. Of two objects with the same name the first counts, in the order of
     /// files and lines.
-    pub(super) fn say(&self) -> Said {
+    pub(crate) fn say(&self) -> Said {
         let mut said = Said::default();
         said.complaints.extend(self.unreadable.clone());
         let mut seen: BTreeMap<(&'static str, String), String> = BTreeMap::new();
