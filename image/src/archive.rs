@@ -165,7 +165,8 @@ impl Image {
     }
 }
 
-fn digest(content: &[u8]) -> String {
+/// The name of a content: `sha256:` and its digest in hexadecimal.
+pub(crate) fn digest(content: &[u8]) -> String {
     let octets = Sha256::digest(content);
     let hexadecimal: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
     format!("sha256:{hexadecimal}")

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::archive::{Defaults, Image};
+use crate::elf::check_static;
 use crate::tree::Tree;
 
 /// What container runtimes are told to hold pods with.
@@ -16,22 +17,26 @@ pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 pub const TOOLBOX: &str = "docker.io/library/toolbox:1";
 
 /// The image that holds a pod's namespaces: `toolbox` (static) under the name by which it does nothing but wait.
-#[must_use]
-pub fn pause(toolbox: &[u8], arch: &str) -> Image {
+///
+/// # Errors
+/// When `toolbox` would not run there.
+pub fn pause(toolbox: &[u8], arch: &str) -> anyhow::Result<Image> {
+    check_static(toolbox, arch).context("manx-toolbox")?;
     let defaults =
         Defaults { entrypoint: vec!["/pause".to_owned()], path: "/".to_owned(), ..Defaults::default() };
-    plain(PAUSE, arch, defaults, Tree::new().file("/pause", 0o755, toolbox))
+    Ok(plain(PAUSE, arch, defaults, Tree::new().file("/pause", 0o755, toolbox)))
 }
 
 /// Busybox with a link for each of its programs, and `toolbox` (static); it serves unless a pod says otherwise.
 ///
 /// # Errors
-/// When `busybox` cannot be read or does not say what it can.
+/// When `busybox` cannot be read, does not say what it can, or would not run there.
 pub fn toolbox(toolbox: &[u8], busybox: &Path, arch: &str) -> anyhow::Result<Image> {
     let list = Command::new(busybox).arg("--list").output();
     let list = list.with_context(|| format!("{} does not start", busybox.display()))?.stdout;
     let list = String::from_utf8(list).context("busybox --list prints names")?;
     let content = std::fs::read(busybox).with_context(|| format!("reading {}", busybox.display()))?;
+    check_static(&content, arch).with_context(|| format!("{}: install busybox-static", busybox.display()))?;
     let mut tree = Tree::new()
         .folder("/tmp", 0o1777)
         .file("/bin/busybox", 0o755, content)

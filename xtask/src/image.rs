@@ -10,7 +10,7 @@ use crate::chore::{Root, output, run};
 use crate::setup;
 
 const USAGE: &str = "\
-cargo xtask image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE]
+cargo xtask image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE] [--files FOLDER]
 cargo xtask image --test-images";
 
 /// A processor: as Go and containers name it, as Rust names it, and the Debian package and program of its C compiler
@@ -53,6 +53,7 @@ struct Options<'a> {
     arch: &'a str,
     tag: String,
     out: Option<PathBuf>,
+    files: Option<&'a str>,
     test_images: bool,
 }
 
@@ -63,6 +64,7 @@ impl<'a> Options<'a> {
             arch: "amd64",
             tag: format!("manx:{}", env!("CARGO_PKG_VERSION")),
             out: None,
+            files: None,
             test_images: false,
         };
         let mut args = args.iter();
@@ -77,6 +79,7 @@ impl<'a> Options<'a> {
                 "--profile" => options.profile = value,
                 "--arch" => options.arch = value,
                 "--tag" => options.tag = value.to_owned(),
+                "--files" => options.files = Some(value),
                 "--out" => options.out = Some(PathBuf::from(value)),
                 _ => anyhow::bail!("{flag}: no such option\n{USAGE}"),
             }
@@ -109,10 +112,13 @@ pub(crate) fn image(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     if options.profile == "dev" {
         binaries = stripped(arch, &binaries)?;
     }
+    let mut write = writer(root, if options.files.is_some() { "files" } else { "product" });
+    write.args([root.path(), &binaries]).args([arch.name, &arch.target()]);
+    if let Some(folder) = options.files {
+        return run(write.arg(folder));
+    }
     let default = || images.join(format!("manx-{}-{}.tar", env!("CARGO_PKG_VERSION"), arch.name));
-    let mut write = writer(root, "product");
-    write.arg(binaries).arg(root.join("deploy")).args([options.tag.as_str(), arch.name]);
-    write.arg(options.out.clone().unwrap_or_else(default));
+    write.arg(&options.tag).arg(options.out.clone().unwrap_or_else(default));
     run(write.args((options.profile == "release").then_some("gzip")))
 }
 
@@ -179,6 +185,7 @@ mod tests {
             arch: "arm64",
             tag: "a:1".to_owned(),
             out: Some(PathBuf::from("x")),
+            files: None,
             test_images: false,
         };
         assert_eq!(options.expect("options"), want);
