@@ -11,6 +11,7 @@ mod image;
 mod kubernetes;
 mod manifests;
 mod manual;
+mod metrics;
 mod run;
 mod setup;
 mod tidy;
@@ -35,10 +36,11 @@ cargo xtask COMMAND
   fuzz TARGET [SECONDS]  fuzz decode, session, speaker or node (whole ones), for 60 s; keeps what is new in the corpus
   image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE]
                          write the container image to target/image; --test-images writes those that tests need
-  ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, doc, deny, test
+  ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, metrics, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale
-  manifests [--check]    write deploy/manx.yaml and what else is made of the files under deploy, or fail when stale";
+  manifests [--check]    write deploy/manx.yaml and what else is made of the files under deploy, or fail when stale
+  metrics [--check]      write docs/metrics.md and deploy/monitoring/prometheusrule.yaml, or fail when they are stale";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -81,6 +83,8 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["crds", "--check"] => crds::check(&root),
         ["manifests"] => manifests::write(&root),
         ["manifests", "--check"] => manifests::check(&root),
+        ["metrics"] => metrics::write(&root),
+        ["metrics", "--check"] => metrics::check(&root),
         [] | ["help" | "-h" | "--help", ..] => {
             println!("{USAGE}");
             Ok(())

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use manx_api::IPPoolStatus;
 
 use crate::shell::health::Pages;
-use crate::shell::metrics::{PoolLabel, Shown};
-
-/// Pools that are shown; what more there are is left out.
-const SHOWN: usize = 1000;
+use crate::shell::metrics::process::Process;
+use crate::shell::metrics::sheet::Sheet;
+use crate::shell::metrics::{ApiRequests, POOLS_SHOWN, PoolLabel, names};
 
 /// What is shown, as of the last look.
 #[derive(Debug, Clone, Default)]
@@ -26,42 +25,41 @@ pub(super) struct Figures {
 
 /// The figures, shared with whoever asks.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Board(Arc<Mutex<Figures>>);
+pub(super) struct Board {
+    figures: Arc<Mutex<Figures>>,
+    /// Requests to the API server.
+    pub(super) api: ApiRequests,
+}
 
 impl Board {
     /// Changes what is shown.
     pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn render(&self) -> String {
-        let figures = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut shown = Shown::new();
-        let pools = || figures.pools.iter().take(SHOWN);
+        let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut shown = Sheet::default();
+        shown.program("controller", Process::read().as_ref());
+        self.api.show(&mut shown);
+        let pools = || figures.pools.iter().take(POOLS_SHOWN);
         let label = |pool: &String| PoolLabel { pool: pool.clone() };
         let number = |read: fn(&IPPoolStatus) -> i64| {
             pools().map(|(name, status)| (label(name), read(status))).collect::<Vec<_>>()
         };
-        shown.family("pool_addresses", "Addresses that may be given", number(|status| status.capacity));
-        shown.family("pool_addresses_used", "Addresses in use", number(|status| status.used));
-        shown.family("pool_addresses_free", "Addresses that are not in use", number(|status| status.free));
-        shown.family("pool_blocks", "Blocks that nodes own", number(|status| status.blocks));
-        for (name, help, condition) in [
-            ("pool_ready", "Whether the pool gives addresses", "Ready"),
-            ("pool_nearly_full", "Whether 80 per cent of the pool are gone", "NearlyFull"),
-        ] {
+        shown.numbers(&names::POOL_ADDRESSES, number(|status| status.capacity));
+        shown.numbers(&names::POOL_USED, number(|status| status.used));
+        shown.numbers(&names::POOL_FREE, number(|status| status.free));
+        shown.numbers(&names::POOL_BLOCKS, number(|status| status.blocks));
+        for (metric, condition) in [(names::POOL_READY, "Ready"), (names::POOL_NEARLY_FULL, "NearlyFull")] {
             let holds = pools().map(|(name, status)| {
                 (label(name), i64::from(manx_api::is_true(&status.conditions, condition)))
             });
-            shown.family(name, help, holds.collect::<Vec<_>>());
+            shown.numbers(&metric, holds.collect::<Vec<_>>());
         }
-        shown.number("controller_leads", "Whether this replica leads", u8::from(figures.leads));
-        shown.number("controller_nodes_gone", "Nodes that are gone and still have blocks", figures.gone);
-        shown.counter(
-            "controller_blocks_reclaimed",
-            "Blocks taken back from nodes that are gone",
-            figures.reclaimed,
-        );
+        shown.number(&names::LEADS, u8::from(figures.leads));
+        shown.number(&names::NODES_GONE, figures.gone);
+        shown.counter(&names::RECLAIMED, figures.reclaimed);
         shown.text()
     }
 }

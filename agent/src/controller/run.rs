@@ -58,10 +58,10 @@ const SETTINGS: Settings = Settings {
 /// # Errors
 /// When the client cannot be made, or leadership is lost: a fresh process runs for it again.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let client = client("manx-controller", options.kubeconfig.as_deref()).await?;
+    let board = Board::default();
+    let client = client("manx-controller", options.kubeconfig.as_deref(), board.api.clone()).await?;
     let identity = options.identity.clone().unwrap_or_else(|| format!("manx-controller-{:08x}", salt()));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
-    let board = Board::default();
     let shown = show(options.metrics_listen, &board);
     let mut election = Election::new(leases.clone(), LEASE, &identity, Timing::default());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use manx_cni::rpc::{LINE_MAX, Reply, Request, RpcError, decode, encode};
@@ -18,6 +18,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot::{self, channel as once};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+
+use super::metrics::{self, Metrics};
 
 /// The longest wait for a request to be complete, and for a reply to be taken.
 const LINE_TIME: Duration = Duration::from_secs(5);
@@ -55,15 +57,15 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves calls for as long as the process lives.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, metrics: Metrics) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let calls = calls.clone();
+                let (calls, metrics) = (calls.clone(), metrics.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &calls).await {
+                    if let Err(error) = converse(stream, &calls, &metrics).await {
                         tracing::debug!(%error, "a call on the allocation socket ended early");
                     }
                     drop(permit);
@@ -77,13 +79,18 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>, metrics: &Metrics) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != nix::unistd::geteuid().as_raw() && uid != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {uid} is not root")));
     }
     let reply = match timeout(LINE_TIME, read_request(&mut stream)).await {
-        Ok(Ok(request)) => answer(request, calls).await,
+        Ok(Ok(request)) => {
+            let (verb, arrived) = (metrics::verb(&request), Instant::now());
+            let reply = answer(request, calls).await;
+            metrics.called(verb, &reply, arrived.elapsed());
+            reply
+        }
         Ok(Err(error)) => refusal(Code::DECODE, "the request cannot be read", &error.to_string()),
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
@@ -126,7 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.sock");
         let (calls_in, mut calls) = mpsc::channel::<Call>(4);
-        tokio::spawn(serve(listen(&path).expect("listening"), calls_in));
+        tokio::spawn(serve(listen(&path).expect("listening"), calls_in, Metrics::default()));
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
                 let _gone = call.reply.send(Reply::Ready);

@@ -1,27 +1,42 @@
-//! Counters and gauges, in the format of OpenMetrics.
+//! Counters, gauges and histograms, in the format of OpenMetrics.
 //!
 //! Counters are atomics that clones share. Gauges are set when somebody asks, from the reports that the
-//! owners publish; nothing is counted twice.
+//! owners publish; nothing is counted twice. What there is stands in `names.rs`.
+
+pub mod names;
+pub(crate) mod process;
+pub(crate) mod sheet;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use manx_cni::rpc::{Reply, Request};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
 
 use manx_bgp::{ErrorCode, FamilyStatus, MessageCounts, PeerState, PeerStatus};
 use manx_ipam::Standing;
+use manx_kernel::fib::Why;
 
 use super::bgp::Sessions;
 use super::conflist::ConflistReport;
 use super::kernel::KernelReport;
 use super::owner::NodeReport;
+use names::Metric;
+use process::Process;
+use sheet::Sheet;
+
+/// Peers that are shown one by one.
+const PEERS_SHOWN: usize = 256;
+/// Pools that are shown; what more there are is left out.
+pub(crate) const POOLS_SHOWN: usize = 1000;
+/// Upper bounds of the buckets of what a call took, in seconds.
+const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 20.0];
 
 /// What the owners count as it happens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
     /// Times that the speaker failed and was started again.
     pub speaker_panics: Counter,
@@ -33,6 +48,69 @@ pub struct Metrics {
     pub notifications: Counter,
     /// Messages that broke a rule.
     pub faults: Counter,
+    /// Requests to the API server.
+    pub api: ApiRequests,
+    /// What calls of the plugin took.
+    calls: Family<CallLabel, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let calls: Family<CallLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        // There before the first call, so that the first failure is an increase and no beginning.
+        for verb in ["add", "del"] {
+            for outcome in ["ok", "retry", "refused", "failed"] {
+                drop(calls.get_or_create(&CallLabel { verb, outcome }));
+            }
+        }
+        Self {
+            speaker_panics: Counter::default(),
+            sessions_established: Counter::default(),
+            sessions_lost: Counter::default(),
+            notifications: Counter::default(),
+            faults: Counter::default(),
+            api: ApiRequests::default(),
+            calls,
+        }
+    }
+}
+
+/// Requests to the API server, by how they ended.
+#[derive(Debug, Clone, Default)]
+pub struct ApiRequests(Family<CodeLabel, Counter>);
+
+impl ApiRequests {
+    /// Counts an answer, by its HTTP status; `None` where there was none.
+    pub fn count(&self, status: Option<u16>) {
+        let code = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
+        self.0.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// Shows them.
+    pub(crate) fn show(&self, sheet: &mut Sheet) {
+        for code in ["200", "error"] {
+            drop(self.0.get_or_create(&CodeLabel { code: code.to_owned() }));
+        }
+        sheet.kept(&names::API_REQUESTS, self.0.clone());
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    verb: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SessionsLabel {
+    with: &'static str,
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,63 +141,37 @@ struct WhyLabel {
     why: String,
 }
 
-/// Everything that is shown, made for one answer.
-pub(crate) struct Shown {
-    registry: Registry,
+/// The plugin's name for what it asks.
+pub(crate) fn verb(request: &Request) -> &'static str {
+    match request {
+        Request::Add(_) => "add",
+        Request::Del(_) => "del",
+        Request::Check(_) => "check",
+        Request::Status => "status",
+        Request::Gc(_) => "gc",
+    }
 }
 
-impl Shown {
-    pub(crate) fn new() -> Self {
-        Self { registry: Registry::with_prefix("manx") }
-    }
-
-    /// The page.
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        match encode(&mut text, &self.registry) {
-            Ok(()) => text,
-            Err(_) => "# EOF\n".to_owned(),
-        }
-    }
-
-    pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
-        let counter: Counter = Counter::default();
-        counter.inc_by(value);
-        self.registry.register(name, help, counter);
-    }
-
-    pub(crate) fn number(&mut self, name: &str, help: &str, value: impl TryInto<i64>) {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(value.try_into().unwrap_or(i64::MAX));
-        self.registry.register(name, help, gauge);
-    }
-
-    pub(crate) fn family<L>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, i64)>)
-    where
-        L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
-    {
-        let family = Family::<L, Gauge>::default();
-        for (label, value) in values {
-            family.get_or_create(&label).set(value);
-        }
-        self.registry.register(name, help, family);
-    }
-
-    /// What the owner of a number has counted since its start.
-    fn counters<L>(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (L, u64)>)
-    where
-        L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
-    {
-        let family = Family::<L, Counter>::default();
-        for (label, value) in values {
-            family.get_or_create(&label).inc_by(value);
-        }
-        self.registry.register(name, help, family);
+/// How a call ended: `refused` is what cannot be had until somebody changes something, `retry` passes by itself.
+fn outcome(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Error(error) => match error.code {
+            11 => "retry",
+            50 | 51 | 100 | 101 => "refused",
+            _ => "failed",
+        },
+        _ => "ok",
     }
 }
 
 impl Metrics {
-    /// The text of `/metrics`; `faults` are those of the files of objects.
+    /// Counts a call of the plugin, with what it took from its arrival to the reply.
+    pub fn called(&self, verb: &'static str, reply: &Reply, took: Duration) {
+        self.calls.get_or_create(&CallLabel { verb, outcome: outcome(reply) }).observe(took.as_secs_f64());
+    }
+
+    /// The text of `/metrics`; `faults` are those of the files of objects, and `stuck` says that running pods do not
+    /// get the uplink's MTU.
     pub fn render(
         &self,
         node: &NodeReport,
@@ -127,77 +179,88 @@ impl Metrics {
         kernel: &KernelReport,
         conflist: &ConflistReport,
         faults: usize,
+        stuck: bool,
     ) -> String {
-        let mut shown = Shown::new();
-        self.register_counters(&mut shown.registry);
+        let mut shown = Sheet::default();
+        shown.program("agent", Process::read().as_ref());
+        self.api.show(&mut shown);
+        self.show_counters(&mut shown);
         show_sessions(&mut shown, sessions);
         show_addresses(&mut shown, node);
         show_routes(&mut shown, kernel);
         show_conflist(&mut shown, conflist);
-        shown.number("objects_faults", "Faults in the files of objects", faults);
+        show_kernel(&mut shown, kernel);
+        shown.number(&names::OBJECTS_FAULTS, faults);
+        shown.number(&names::MTU_FOLLOWED, u8::from(!stuck && node.mtu_problem.is_none()));
         shown.text()
     }
 
-    fn register_counters(&self, registry: &mut Registry) {
-        let counters = [
-            (
-                "bgp_speaker_panics",
-                "Times that the speaker failed and was started again",
-                &self.speaker_panics,
-            ),
-            ("bgp_sessions_established", "Sessions that came up", &self.sessions_established),
-            ("bgp_sessions_lost", "Sessions that went down", &self.sessions_lost),
-            (
-                "bgp_notifications",
-                "Connections ended with a NOTIFICATION by either side",
-                &self.notifications,
-            ),
-            ("bgp_faults", "Messages that broke a rule", &self.faults),
+    fn show_counters(&self, shown: &mut Sheet) {
+        let counters: [(&Metric, &Counter); 5] = [
+            (&names::SPEAKER_PANICS, &self.speaker_panics),
+            (&names::ESTABLISHED, &self.sessions_established),
+            (&names::LOST, &self.sessions_lost),
+            (&names::NOTIFICATIONS, &self.notifications),
+            (&names::FAULTS, &self.faults),
         ];
-        for (name, help, counter) in counters {
-            registry.register(name, help, counter.clone());
+        for (metric, counter) in counters {
+            shown.kept(metric, counter.clone());
         }
+        shown.kept(&names::CALLS, self.calls.clone());
     }
 }
 
-fn show_sessions(shown: &mut Shown, sessions: &Sessions) {
-    let peers = || sessions.peers.iter();
+fn with(peer: &PeerStatus) -> &'static str {
+    if peer.peer.as_str().starts_with("node/") { "node" } else { "router" }
+}
+
+/// The peers that have series of their own: all, or if they are too many the routers and what is down.
+fn detailed(peers: &[PeerStatus]) -> Vec<&PeerStatus> {
+    if peers.len() <= PEERS_SHOWN {
+        return peers.iter().collect();
+    }
+    let down = |peer: &&PeerStatus| with(peer) == "node" && peer.state != PeerState::Established;
+    let routers = peers.iter().filter(|peer| with(peer) == "router");
+    routers.chain(peers.iter().filter(down)).take(PEERS_SHOWN).collect()
+}
+
+fn show_totals(shown: &mut Sheet, peers: &[PeerStatus]) {
+    let states = ["idle", "connect", "active", "opensent", "openconfirm", "established"];
+    let each = ["node", "router"].into_iter().flat_map(|kind| {
+        states.into_iter().enumerate().map(move |(number, state)| {
+            let count =
+                peers.iter().filter(|peer| with(peer) == kind && peer.state as usize == number).count();
+            (SessionsLabel { with: kind, state }, i64::try_from(count).unwrap_or(i64::MAX))
+        })
+    });
+    shown.numbers(&names::SESSIONS, each);
+}
+
+fn show_sessions(shown: &mut Sheet, sessions: &Sessions) {
+    show_totals(shown, &sessions.peers);
+    let all = detailed(&sessions.peers);
+    let peers = || all.iter().copied();
     let up = peers().map(|peer| (label(peer), i64::from(peer.state == PeerState::Established)));
-    shown.family("bgp_session_up", "Whether the session is established", up);
-    let state = peers().map(|peer| (label(peer), peer.state as i64));
-    let help =
-        "The state of the session: 0 Idle, 1 Connect, 2 Active, 3 OpenSent, 4 OpenConfirm, 5 Established";
-    shown.family("bgp_session_state", help, state);
+    shown.numbers(&names::SESSION_UP, up);
+    shown.numbers(&names::SESSION_STATE, peers().map(|peer| (label(peer), peer.state as i64)));
     let seconds =
         |peer: &PeerStatus| i64::try_from((peer.since + sessions.age()).as_secs()).unwrap_or(i64::MAX);
-    let since = peers().map(|peer| (label(peer), seconds(peer)));
-    shown.family("bgp_session_state_age_seconds", "How long the session has been in its state", since);
+    shown.numbers(&names::SESSION_AGE, peers().map(|peer| (label(peer), seconds(peer))));
     let code = |of: fn(ErrorCode) -> u8| {
         peers().filter_map(move |peer| Some((label(peer), of(peer.last_error.as_ref()?.code?).into())))
     };
-    shown.family(
-        "bgp_last_error_code",
-        "The error code of the NOTIFICATION that ended the last session or attempt",
-        code(|code| code.code),
-    );
-    shown.family("bgp_last_error_subcode", "Its error subcode", code(|code| code.subcode));
-    let established = peers().map(|peer| (label(peer), peer.established));
-    shown.counters("bgp_peer_established", "Times that the session came up", established);
-    let dropped = peers().map(|peer| (label(peer), peer.dropped));
-    shown.counters("bgp_peer_dropped", "Times that the session went down", dropped);
-    let faults = peers().map(|peer| (label(peer), peer.faults));
-    shown.counters("bgp_peer_faults", "UPDATEs that broke a rule", faults);
-    shown.counters("bgp_peer_messages", "Messages exchanged", peers().flat_map(messages));
-    show_prefixes(shown, &sessions.peers);
-    shown.number(
-        "bgp_settled",
-        "Whether the first exchange after the start is over",
-        u8::from(sessions.settled),
-    );
-    shown.number("bmp_stations_connected", "BMP stations that are connected", sessions.stations);
+    shown.numbers(&names::LAST_ERROR, code(|code| code.code));
+    shown.numbers(&names::LAST_SUBCODE, code(|code| code.subcode));
+    shown.counters(&names::PEER_ESTABLISHED, peers().map(|peer| (label(peer), peer.established)));
+    shown.counters(&names::PEER_DROPPED, peers().map(|peer| (label(peer), peer.dropped)));
+    shown.counters(&names::PEER_FAULTS, peers().map(|peer| (label(peer), peer.faults)));
+    shown.counters(&names::PEER_MESSAGES, peers().flat_map(messages));
+    show_prefixes(shown, &all);
+    shown.number(&names::SETTLED, u8::from(sessions.settled));
+    shown.number(&names::STATIONS, sessions.stations);
 }
 
-fn show_prefixes(shown: &mut Shown, peers: &[PeerStatus]) {
+fn show_prefixes(shown: &mut Sheet, peers: &[&PeerStatus]) {
     let each = |count: fn(&FamilyStatus) -> u32| {
         let families = peers.iter().flat_map(|peer| peer.families.iter().map(move |family| (peer, family)));
         families.map(move |(peer, (family, status))| {
@@ -205,19 +268,11 @@ fn show_prefixes(shown: &mut Shown, peers: &[PeerStatus]) {
             (label, i64::from(count(status)))
         })
     };
-    shown.family("bgp_prefixes_received", "Prefixes received, before policy", each(|family| family.received));
-    shown.family(
-        "bgp_prefixes_accepted",
-        "Prefixes that import policy let through",
-        each(|family| family.accepted),
-    );
-    shown.family("bgp_prefixes_announced", "Prefixes announced", each(|family| family.announced));
-    shown.family(
-        "bgp_prefixes_stale",
-        "Prefixes kept from the last session, not yet confirmed",
-        each(|family| family.stale),
-    );
-    shown.family("bgp_prefixes_limit", "Prefixes that may be received", each(|family| family.max_prefixes));
+    shown.numbers(&names::RECEIVED, each(|family| family.received));
+    shown.numbers(&names::ACCEPTED, each(|family| family.accepted));
+    shown.numbers(&names::ANNOUNCED, each(|family| family.announced));
+    shown.numbers(&names::STALE, each(|family| family.stale));
+    shown.numbers(&names::LIMIT, each(|family| family.max_prefixes));
 }
 
 fn label(peer: &PeerStatus) -> PeerLabel {
@@ -239,97 +294,54 @@ fn messages(peer: &PeerStatus) -> impl Iterator<Item = (MessageLabel, u64)> {
     })
 }
 
-fn show_addresses(shown: &mut Shown, node: &NodeReport) {
-    let pools = || node.usage.pools.iter();
+fn show_addresses(shown: &mut Sheet, node: &NodeReport) {
+    let pools = || node.usage.pools.iter().take(POOLS_SHOWN);
     let label = |pool: &manx_ipam::PoolUsage| PoolLabel { pool: pool.pool.clone() };
-    shown.family("ipam_blocks", "Blocks of this node", pools().map(|pool| (label(pool), pool.blocks.into())));
-    shown.family(
-        "ipam_addresses_used",
-        "Addresses that pods have",
-        pools().map(|pool| (label(pool), pool.used.into())),
-    );
-    shown.family(
-        "ipam_addresses_free",
-        "Addresses that can be given now",
-        pools().map(|pool| (label(pool), pool.free.into())),
-    );
-    shown.family(
-        "ipam_addresses_resting",
-        "Addresses freed but not yet usable",
-        pools().map(|pool| (label(pool), pool.resting.into())),
-    );
+    shown.numbers(&names::NODE_BLOCKS, pools().map(|pool| (label(pool), pool.blocks.into())));
+    shown.numbers(&names::NODE_USED, pools().map(|pool| (label(pool), pool.used.into())));
+    shown.numbers(&names::NODE_FREE, pools().map(|pool| (label(pool), pool.free.into())));
+    shown.numbers(&names::NODE_RESTING, pools().map(|pool| (label(pool), pool.resting.into())));
     let blocks = |standing: &[Standing]| {
         node.usage.blocks.iter().filter(|block| standing.contains(&block.standing)).count()
     };
-    shown.number(
-        "ipam_blocks_in_conflict",
-        "Blocks of our pods that are not this node's",
-        blocks(&[Standing::Foreign, Standing::Vanished]),
-    );
-    shown.number("ipam_blocks_claiming", "Claims of blocks that are out", blocks(&[Standing::Claiming]));
-    shown.number("ipam_blocks_releasing", "Blocks on their way back", blocks(&[Standing::Releasing]));
-    shown.number(
-        "ipam_short_of_blocks",
-        "Whether a block is wanted and no pool has one left",
-        u8::from(node.short_of_blocks),
-    );
-    shown.number("ipam_requests_waiting", "Requests that wait for an address", node.usage.waiting);
-    shown.number("ready", "Whether pods can start", u8::from(node.obstacles.is_empty()));
+    shown.number(&names::BLOCKS_IN_CONFLICT, blocks(&[Standing::Foreign, Standing::Vanished]));
+    shown.number(&names::BLOCKS_CLAIMING, blocks(&[Standing::Claiming]));
+    shown.number(&names::BLOCKS_RELEASING, blocks(&[Standing::Releasing]));
+    shown.number(&names::SHORT_OF_BLOCKS, u8::from(node.short_of_blocks));
+    shown.number(&names::REQUESTS_WAITING, node.usage.waiting);
+    shown.number(&names::READY, u8::from(node.obstacles.is_empty()));
 }
 
-fn show_routes(shown: &mut Shown, kernel: &KernelReport) {
+fn show_routes(shown: &mut Sheet, kernel: &KernelReport) {
     let stats = kernel.stats.clone().unwrap_or_default();
-    shown.number("fib_routes_desired", "Routes wanted", stats.desired);
-    shown.number("fib_routes_installed", "Routes of ours in the kernel", stats.installed);
-    shown.number("fib_changes_pending", "Changes that wait to be made", stats.pending);
-    shown.number(
-        "fib_routes_stale",
-        "Routes of an earlier run that are kept until BGP has settled",
-        stats.stale,
-    );
-    shown.number("fib_nexthop_objects", "Next-hop objects of ours in the kernel", stats.nexthops);
-    shown.number(
-        "fib_drift",
-        "Routes found removed or changed by others, since the start",
-        stats.drift_total,
-    );
-    shown.number("fib_operations", "Operations carried out since the start", stats.applied_total);
-    shown.number("fib_refusals", "Operations refused since the start", stats.refused_total);
-    let blocked = stats.blocked.iter().map(|(why, count)| {
-        (WhyLabel { why: format!("{why:?}").to_lowercase() }, i64::try_from(*count).unwrap_or(i64::MAX))
+    shown.number(&names::ROUTES_DESIRED, stats.desired);
+    shown.number(&names::ROUTES_INSTALLED, stats.installed);
+    shown.number(&names::CHANGES_PENDING, stats.pending);
+    shown.number(&names::ROUTES_STALE, stats.stale);
+    shown.number(&names::NEXTHOPS, stats.nexthops);
+    shown.counter(&names::DRIFT, stats.drift_total);
+    shown.counter(&names::OPERATIONS, stats.applied_total);
+    shown.counter(&names::REFUSALS, stats.refused_total);
+    let blocked = [Why::NextHop, Why::Link, Why::Foreign, Why::Refused].map(|why| {
+        let count = stats.blocked.get(&why).copied().unwrap_or_default();
+        (WhyLabel { why: format!("{why:?}").to_lowercase() }, i64::try_from(count).unwrap_or(i64::MAX))
     });
-    shown.family("fib_routes_blocked", "Routes that cannot be installed", blocked);
-    shown.number("fib_in_sync", "Whether the kernel has what it should have", u8::from(kernel.in_sync));
-    shown.number("nat_in_place", "Whether the NAT rules are in place", u8::from(kernel.nat_error.is_none()));
-    let guarded = u8::from(kernel.guard_error.is_none());
-    shown.number("guard_in_place", "Whether pods are kept from the ports of BGP", guarded);
-    let links = &kernel.guarded;
-    shown.number("guard_links", "Links of pods that take only what their pods may send", links.links);
-    shown.number(
-        "guard_mended",
-        "Guards of pods' links found missing or changed, since the start",
-        links.mended_total,
-    );
+    shown.numbers(&names::ROUTES_BLOCKED, blocked);
+    shown.number(&names::IN_SYNC, u8::from(kernel.in_sync));
 }
 
-fn show_conflist(shown: &mut Shown, conflist: &ConflistReport) {
-    let in_place = u8::from(conflist.in_place);
-    shown.number("cni_conflist_in_place", "Whether the conflist is as it should be", in_place);
-    shown.counter(
-        "cni_conflist_restored",
-        "Times that the conflist was put back after somebody had removed or changed it",
-        conflist.restored_total,
-    );
-    shown.number(
-        "cni_conflists_before",
-        "Configurations that the container runtime takes in place of ours",
-        conflist.before.len(),
-    );
-    shown.number(
-        "cni_plugins_missing",
-        "Chained plugins that the node does not have and that were left out",
-        conflist.missing.len(),
-    );
+fn show_kernel(shown: &mut Sheet, kernel: &KernelReport) {
+    shown.number(&names::NAT_IN_PLACE, u8::from(kernel.nat_error.is_none()));
+    shown.number(&names::GUARD_IN_PLACE, u8::from(kernel.guard_error.is_none()));
+    shown.number(&names::GUARD_LINKS, kernel.guarded.links);
+    shown.counter(&names::GUARD_MENDED, kernel.guarded.mended_total);
+}
+
+fn show_conflist(shown: &mut Sheet, conflist: &ConflistReport) {
+    shown.number(&names::CONFLIST, u8::from(conflist.in_place));
+    shown.counter(&names::CONFLIST_RESTORED, conflist.restored_total);
+    shown.number(&names::CONFLISTS_BEFORE, conflist.before.len());
+    shown.number(&names::PLUGINS_MISSING, conflist.missing.len());
 }
 
 /// Threads by name.
@@ -351,6 +363,8 @@ pub struct Reports {
     pub conflist: tokio::sync::watch::Receiver<Arc<ConflistReport>>,
     /// What is wrong with the files of objects; empty without such files.
     pub complaints: tokio::sync::watch::Receiver<super::objects::Complaints>,
+    /// Which running pods do not get the uplink's MTU, and why.
+    pub stuck: tokio::sync::watch::Receiver<Option<String>>,
     /// The threads without which nothing works, by name.
     pub threads: Threads,
 }
@@ -380,80 +394,17 @@ impl super::health::Pages for Reports {
 
     fn metrics(&self) -> String {
         let faults = self.complaints.borrow().len();
-        let (kernel, conflist) = (self.kernel.borrow(), self.conflist.borrow());
-        self.metrics.render(&self.node.borrow(), &self.sessions.borrow(), &kernel, &conflist, faults)
+        let stuck = self.stuck.borrow().is_some();
+        self.metrics.render(
+            &self.node.borrow(),
+            &self.sessions.borrow(),
+            &self.kernel.borrow(),
+            &self.conflist.borrow(),
+            faults,
+            stuck,
+        )
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use manx_bgp::{LastError, PeerId};
-    use manx_kernel::fib::{Stats, Why};
-
-    use super::*;
-
-    const DOCS: &str = include_str!("../../../docs/metrics.md");
-
-    /// The metrics of a node on which everything that can be told is told once.
-    fn everything() -> String {
-        let peer = PeerStatus {
-            families: BTreeMap::from([(manx_bgp::Family::Ipv4Unicast, FamilyStatus::default())]),
-            established: 2,
-            last_error: Some(LastError {
-                ago: std::time::Duration::ZERO,
-                by_peer: true,
-                code: Some(ErrorCode::ADMINISTRATIVE_SHUTDOWN),
-                text: String::new(),
-                data: Vec::new(),
-            }),
-            ..PeerStatus::new(PeerId::from("peer/tor"))
-        };
-        let sessions = Sessions { peers: vec![peer], stations: 1, ..Sessions::default() };
-        let mut node = NodeReport::default();
-        node.usage.pools.push(manx_ipam::PoolUsage { pool: "default".to_owned(), ..Default::default() });
-        let stats = Stats { blocked: BTreeMap::from([(Why::NextHop, 1)]), ..Stats::default() };
-        let kernel = KernelReport { stats: Some(stats), in_sync: true, ..KernelReport::default() };
-        Metrics::default().render(&node, &sessions, &kernel, &ConflistReport::default(), 0)
-    }
-
-    fn labels_of(text: &str, name: &str) -> String {
-        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
-        let labels = sample.and_then(|sample| sample.split_once('}')).map_or("", |(labels, _)| labels);
-        let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0));
-        names.collect::<Vec<_>>().join(", ")
-    }
-
-    /// The row of each metric, as the documentation has it.
-    fn rows(text: &str) -> Vec<String> {
-        let metrics = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-        let rows = metrics.map(|(name, kind)| {
-            let help = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
-            let full = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
-            let labels = labels_of(text, &full);
-            format!("| `{full}` | {kind} | {labels} | {} |", help.unwrap_or_default().trim_end_matches('.'))
-        });
-        rows.collect()
-    }
-
-    #[test]
-    fn the_documentation_lists_what_is_shown_and_nothing_else() {
-        let mut shown = rows(&everything());
-        shown.extend(rows(&crate::controller::metrics::everything()));
-        let listed: BTreeSet<&str> = DOCS.lines().filter(|line| line.starts_with("| `manx_")).collect();
-        let expected: BTreeSet<&str> = shown.iter().map(String::as_str).collect();
-        let missing: Vec<_> = expected.difference(&listed).collect();
-        let surplus: Vec<_> = listed.difference(&expected).collect();
-        assert!(missing.is_empty() && surplus.is_empty(), "missing {missing:#?}\nnot shown {surplus:#?}");
-        assert_eq!(shown.len(), expected.len(), "no name twice");
-    }
-
-    #[test]
-    fn messages_are_counted_by_direction_and_kind() {
-        let text = everything();
-        let line = r#"manx_bgp_peer_messages_total{peer="peer/tor",direction="out",kind="route-refresh"} 0"#;
-        assert!(text.lines().any(|shown| shown == line), "{text}");
-        assert!(text.contains(r#"manx_bgp_last_error_subcode{peer="peer/tor"} 2"#), "{text}");
-    }
-}
+mod tests;

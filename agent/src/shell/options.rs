@@ -98,6 +98,9 @@ pub struct Options {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "127.0.0.1:9179")]
     pub health_listen: SocketAddr,
+    /// Where the same pages are served to others too, pods of this node included, such as [::]:9181; nowhere unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// The namespace of the Lease by which this agent says that it lives.
     #[arg(long, env = "POD_NAMESPACE", default_value = "manx-system")]
     pub namespace: String,
@@ -129,7 +132,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Ports of this process that pods may not reach: all that others than this machine could.
+    /// Ports of this process that pods may not reach: all that others than this machine could, but for that of
+    /// `--metrics-listen`, where a Prometheus in a pod reads.
     pub fn guarded_ports(&self) -> BTreeSet<u16> {
         let health = Some(self.health_listen).filter(|listen| !listen.ip().is_loopback());
         let bgp = self.bgp_listen.iter().filter_map(|listen| listen.port);
@@ -192,6 +196,7 @@ mod tests {
         assert_eq!(read(&[]).guarded_ports(), BTreeSet::new());
         let options = read(&["--health-listen", "0.0.0.0:9179", "--bgp-listen", "[2001:db8::1]:1179"]);
         assert_eq!(options.guarded_ports(), BTreeSet::from([1179, 9179]));
+        assert_eq!(read(&["--metrics-listen", "[::]:9181"]).guarded_ports(), BTreeSet::new());
     }
 
     #[test]

@@ -68,14 +68,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(node = %me, version = env!("CARGO_PKG_VERSION"), restarting, "the agent starts");
     let stop = CancellationToken::new();
     let board = Board::new(inherited.copy.as_ref(), inherited.pods.clone());
-    let metrics = Metrics::default();
 
     let (learned_in, learned) = bgp::learned();
     let (asker, questions) = bgp::questions();
-    let bgp = bgp::start(
-        board.for_bgp(&options, learned_in, questions, metrics.clone(), stop.clone(), taking_over),
-        restarting,
-    )?;
+    let bgp =
+        bgp::start(board.for_bgp(&options, learned_in, questions, stop.clone(), taking_over), restarting)?;
     let for_kernel = board.for_kernel(learned, &options, stop.clone());
     let kernel = match options.no_kernel_routes {
         true => bystander::start(for_kernel)?,
@@ -103,8 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut threads = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
     threads.extend([("bgp", bgp), ("kernel", kernel)]);
     board.keep_conflist(&options);
-    let health =
-        tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(metrics, asker, threads))));
+    let health = tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(asker, threads))));
     let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
     let guests = guests_in;
     let outside = Outside {
@@ -147,7 +143,7 @@ impl Outside {
         copy: Option<Cluster>,
         board: &Board,
     ) -> anyhow::Result<()> {
-        let kube = client("manx-agent", options.kubeconfig.as_deref()).await?;
+        let kube = client("manx-agent", options.kubeconfig.as_deref(), board.metrics.api.clone()).await?;
         let (refreshes_in, refreshes) = mpsc::channel(1);
         let wires = claims::Wires {
             orders: self.claim_orders,
@@ -272,6 +268,7 @@ fn start_owner(
     let (resize, sizes) = deltas::coalescing();
     threads.push(("mtu", mtu::start(sizes, board.stuck.clone())?));
     let (calls_in, calls) = mpsc::channel(CALLS);
+    let metrics = board.metrics.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -319,7 +316,7 @@ fn start_owner(
         .name("node".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                tokio::spawn(cni::serve(listener, calls_in));
+                tokio::spawn(cni::serve(listener, calls_in, metrics));
                 owner::run(node, record, first, ports).await;
             });
         })
@@ -357,6 +354,7 @@ struct Board {
     conflist: watch::Sender<Arc<ConflistReport>>,
     /// Whether this node can take pods.
     serving: watch::Sender<Serving>,
+    metrics: Metrics,
 }
 
 impl Board {
@@ -380,6 +378,7 @@ impl Board {
             complaints: watch::Sender::default(),
             conflist: watch::Sender::default(),
             serving: watch::Sender::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -388,7 +387,6 @@ impl Board {
         options: &Options,
         learned: bgp::LearnedSender,
         questions: bgp::Questions,
-        metrics: Metrics,
         stop: CancellationToken,
         taking_over: bool,
     ) -> bgp::Links {
@@ -401,7 +399,7 @@ impl Board {
             name: options.node_name.clone(),
             listen: options.bgp_listen.clone(),
             questions,
-            metrics,
+            metrics: self.metrics.clone(),
             stop,
         }
     }
@@ -424,9 +422,10 @@ impl Board {
         }
     }
 
-    fn reports(&self, metrics: Metrics, asker: bgp::Asker, threads: Threads) -> Reports {
+    fn reports(&self, asker: bgp::Asker, threads: Threads) -> Reports {
         Reports {
-            metrics,
+            metrics: self.metrics.clone(),
+            stuck: self.stuck.subscribe(),
             bgp: bgp::BgpPages::new(asker),
             node: self.node.subscribe(),
             sessions: self.sessions.subscribe(),

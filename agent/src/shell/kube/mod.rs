@@ -21,9 +21,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper::Response;
 use hyper::header::{HeaderValue, USER_AGENT};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::util::MapResultLayer;
+
+use super::metrics::ApiRequests;
 
 /// The longest that one request may take.
 pub(crate) const CALL_TIME: Duration = Duration::from_secs(10);
@@ -31,11 +36,16 @@ pub(crate) const CALL_TIME: Duration = Duration::from_secs(10);
 /// Who we are in the record of who set which field.
 pub(crate) const FIELD_MANAGER: &str = "manx-agent";
 
-/// Makes a client that the API server's audit log knows by this program's name. The API server need not be there.
+/// Makes a client that the API server's audit log knows by this program's name and whose requests are counted. The API
+/// server need not be there.
 ///
 /// # Errors
 /// When the kubeconfig or the service account cannot be read.
-pub async fn client(program: &str, kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+pub async fn client(
+    program: &str,
+    kubeconfig: Option<&Path>,
+    requests: ApiRequests,
+) -> anyhow::Result<Client> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
@@ -48,7 +58,12 @@ pub async fn client(program: &str, kubeconfig: Option<&Path>) -> anyhow::Result<
     };
     let name = HeaderValue::from_str(&format!("{program}/{}", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, name.context("naming this program to the API server")?));
-    Client::try_from(config).context("making a client for the API server")
+    let count = move |answer: Result<Response<_>, _>| {
+        requests.count(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+        answer
+    };
+    let builder = ClientBuilder::try_from(config).context("making a client for the API server")?;
+    Ok(builder.with_layer(&MapResultLayer::new(count)).build())
 }
 
 /// A request that takes no longer than [`CALL_TIME`].
