@@ -406,5 +406,22 @@ impl super::health::Pages for Reports {
     }
 }
 
+/// The same pages, but for what BGP knows.
+pub struct ForOthers(pub Arc<Reports>);
+
+impl super::health::Pages for ForOthers {
+    fn ailments(&self) -> Vec<String> {
+        self.0.ailments()
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.0.obstacles()
+    }
+
+    fn metrics(&self) -> String {
+        self.0.metrics()
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@
 //! word, so that peers keep forwarding (RFC 4724 §4). The kernel closes the sockets.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ use super::kube::guests::Guests;
 use super::kube::{
     blocks, claims, client, heartbeat, own_node, pod_events, pods, publish, secrets, watch as cluster_watch,
 };
-use super::metrics::{Metrics, Reports, Threads};
+use super::metrics::{ForOthers, Metrics, Reports, Threads};
 use super::options::Options;
 use super::owner::{self, NodeReport, Ports, time_of_day, uptime};
 use super::record::RunDir;
@@ -100,7 +101,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut threads = start_owner(&options, &run_dir, inherited, desk, &board, stop.clone())?;
     threads.extend([("bgp", bgp), ("kernel", kernel)]);
     board.keep_conflist(&options);
-    let health = tokio::spawn(health::serve(options.health_listen, Arc::new(board.reports(asker, threads))));
+    let reports = Arc::new(board.reports(asker, threads));
+    if let Some(address) = options.metrics_listen {
+        tokio::spawn(show_others(address, Arc::clone(&reports)));
+    }
+    let health = tokio::spawn(health::serve(options.health_listen, reports));
     let pods = pods::Wires { shown: board.pods.clone(), questions, answers };
     let guests = guests_in;
     let outside = Outside {
@@ -195,6 +200,13 @@ impl Outside {
         let status = self.run_dir.path().join("status.yaml");
         tokio::spawn(objects::write_status(self.me.clone(), status, board.sources()));
         tokio::spawn(objects::run(directory, self.me, wires));
+    }
+}
+
+/// Serves the pages to whoever asks; without them the agent goes on.
+async fn show_others(address: SocketAddr, reports: Arc<Reports>) {
+    if let Err(error) = health::serve(address, Arc::new(ForOthers(reports))).await {
+        tracing::error!(error = format!("{error:#}"), "metrics are shown to this machine only");
     }
 }
 
