@@ -1,4 +1,6 @@
-//! Settings under `/proc/sys`. Those of the network are the calling thread's namespace's own.
+//! Settings under `/proc/sys`. Those of the network are the calling thread's namespace's own, by whatever mount they
+//! are reached: containers without privileges have `/proc/sys` read-only, and may have the host's `/proc/sys/net`
+//! elsewhere ([`reach_by`]).
 //!
 //! IPv4 settings of a link travel with the link's netlink messages instead ([`crate::pod`]); what is left for this
 //! module are the IPv6 settings that netlink cannot reach.
@@ -7,6 +9,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Where settings of the network are, if not at their usual place.
+static PLACE: OnceLock<PathBuf> = OnceLock::new();
 
 /// A setting cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +32,12 @@ impl SysctlError {
     pub fn is_unknown(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+}
+
+/// Has this process read and write settings of the network below `place`, which stands for `/proc/sys/net`. Only the
+/// first call counts.
+pub fn reach_by(place: &Path) {
+    let _placed_before = PLACE.set(place.to_owned());
 }
 
 /// Reads a setting, without the line feed at its end.
@@ -64,8 +77,11 @@ pub fn has_ipv6() -> bool {
     fs::metadata(path("net/ipv6/conf")).is_ok()
 }
 
-fn path(key: &str) -> String {
-    format!("/proc/sys/{key}")
+fn path(key: &str) -> PathBuf {
+    match (key.strip_prefix("net/"), PLACE.get()) {
+        (Some(of_network), Some(place)) => place.join(of_network),
+        _ => Path::new("/proc/sys").join(key),
+    }
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ fn write(bytes: &[u8], fresh: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// An error of the file system with what to do about it.
-fn explained(error: io::Error, doing: &str) -> anyhow::Error {
+pub(super) fn explained(error: io::Error, doing: &str) -> anyhow::Error {
     let advice = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => " (mount it writable: hostPath without readOnly)",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room on the node)",

@@ -26,6 +26,7 @@ use manx_cni::rpc::DelRequest;
 use manx_cni::tombstone;
 use manx_ipam::{BlockId, Limits, NodeName, Recovered, recover};
 use manx_kernel::model::Dump;
+use manx_kernel::sysctl;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let me = NodeName::new(options.node_name.clone());
     let run_dir = Arc::new(RunDir::open(&options.run_dir)?);
     if !options.no_kernel_routes {
-        host::prepare()?;
+        sysctl::reach_by(&options.proc_sys_net);
+        host::prepare(run_dir.path())?;
     }
     let inherited = Inherited::read(&run_dir, options.objects.is_none())?;
     let taking_over = takeover::strangers(&inherited.dump);

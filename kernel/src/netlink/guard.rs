@@ -114,6 +114,24 @@ impl Guard {
     }
 }
 
+/// The tables of ours that there are besides those of single links, as `nft` names them.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub fn tables() -> Result<Vec<String>, SocketError> {
+    let mut socket = Socket::netfilter()?;
+    let mut found = Vec::new();
+    for (family, name) in [(TableFamily::Ip, "ip"), (TableFamily::Ip6, "ip6"), (TableFamily::Inet, "inet")] {
+        let tables = socket.dump(&mut nftables::get_tables(family))?;
+        let ours = |(table, _): (String, u64)| table == TABLE.name;
+        if tables.iter().any(|message| nftables::read_table(&message).is_some_and(ours)) {
+            found.push(format!("{name} {}", TABLE.name));
+        }
+    }
+    Ok(found)
+}
+
 /// All rules, in the order of their chains.
 fn rules(guard: &GuardRules) -> Vec<Rule> {
     let tcp = [libc::IPPROTO_TCP as u8];
