@@ -149,8 +149,9 @@ fn in_path(program: &str) -> bool {
     folders.iter().any(|folder| folder.join(program).is_file())
 }
 
-/// The Kubernetes program `name`.
-fn binary(name: &str) -> PathBuf {
+/// Where the Kubernetes program `name` lies, if it is there: in the folder that `KUBE_BIN_DIR` names, or where
+/// `cargo xtask kubernetes` builds it.
+pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("KUBE_BIN_DIR").map_or_else(|| PathBuf::from(BINARIES), PathBuf::from);
     dir.join(name)
 }

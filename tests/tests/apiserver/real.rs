@@ -1,7 +1,7 @@
 //! A kube-apiserver and its etcd, started for one run of the contract.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,14 +32,20 @@ impl Drop for RealServer {
 }
 
 impl RealServer {
-    /// Starts both, if `KUBE_APISERVER` and `ETCD` name them.
-    pub(crate) fn from_environment() -> anyhow::Result<Option<Self>> {
-        let binary = |name| std::env::var_os(name).map(PathBuf::from);
-        match (binary("KUBE_APISERVER"), binary("ETCD")) {
-            (Some(apiserver), Some(etcd)) => Self::start(&apiserver, &etcd).map(Some),
-            (None, None) => Ok(None),
-            _ => anyhow::bail!("KUBE_APISERVER and ETCD are needed together"),
+    /// Starts both, or says why not: one of them is not on this machine.
+    pub(crate) fn start_here() -> anyhow::Result<Result<Self, String>> {
+        let apiserver = manx_tests::kubernetes::binary("kube-apiserver");
+        if !apiserver.exists() {
+            return Ok(Err(format!(
+                "{} is missing (`cargo xtask kubernetes` builds it)",
+                apiserver.display()
+            )));
         }
+        let mut version = Command::new("etcd");
+        if version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            return Ok(Err("etcd is missing (Debian: etcd-server)".to_owned()));
+        }
+        Self::start(&apiserver, Path::new("etcd")).map(Ok)
     }
 
     fn start(apiserver: &Path, etcd: &Path) -> anyhow::Result<Self> {
