@@ -21,6 +21,7 @@ mod objects;
 pub mod pki;
 pub mod process;
 mod proxy;
+mod residue;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ pub use control_plane::ControlPlane;
 pub use install::Timing;
 pub use network::{Families, Family, Host};
 pub use node::Node;
+pub use residue::LivingPod;
 
 use crate::lab::netns;
 use pki::Pki;

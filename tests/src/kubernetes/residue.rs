@@ -1,0 +1,368 @@
+//! Whether a cluster has exactly what its living pods need: the API's pods, the runtime's sandboxes, the network's own
+//! record and the kernel, one against the other.
+//!
+//! It looks with `ip`, `nft`, `conntrack` and `ctr`, not with the code under test, and names every difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use manx_ipam::{Endpoint, EndpointId, PodRef, recover};
+use serde_json::Value;
+
+use super::{Cluster, Network, Node};
+use crate::lab::{netns, wait};
+
+/// How long what is still going on (pods that end, links on their way out) may take.
+const SETTLING: Duration = Duration::from_secs(40);
+/// Where host-local keeps what it gave.
+const HOST_LOCAL: &str = "/var/lib/cni/networks/ptp";
+
+/// A pod that has its own network, as the API shows it.
+#[derive(Clone, Debug)]
+pub struct LivingPod {
+    /// NAMESPACE/NAME.
+    pub name: String,
+    /// The UID by which the kubelet knows it: of a static pod not that of its mirror.
+    pub uid: String,
+    /// Where it runs.
+    pub node: String,
+    /// Its addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is being deleted.
+    pub ending: bool,
+}
+
+/// What the kernel of a node shows, by `ip`.
+struct Sight {
+    links: Vec<Value>,
+    routes: Vec<Value>,
+    neighbours: Vec<Value>,
+}
+
+impl Cluster {
+    /// The pods that have a network of their own and have not ended.
+    pub fn living_pods(&self) -> Result<Vec<LivingPod>> {
+        let pods = self.objects("pods")?;
+        Ok(pods.iter().filter_map(living).collect())
+    }
+
+    /// Every difference between what living pods need and what is there, in words; empty when all is as it should. What
+    /// is still going on is a difference too: see [`Cluster::network_is_even`].
+    pub fn audit_network(&self) -> Result<Vec<String>> {
+        let pods = self.living_pods()?;
+        let blocks = match self.state.options.network {
+            Network::Manx => self.objects("ipblocks.manx.dev")?,
+            Network::Ptp => Vec::new(),
+        };
+        let mut found = held_twice(&pods);
+        let nodes = std::thread::scope(|scope| {
+            let (pods, blocks) = (&pods, &blocks);
+            let threads: Vec<_> =
+                self.nodes().into_iter().map(|node| scope.spawn(move || node.audit(pods, blocks))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("an audit panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        found.extend(nodes.into_iter().flatten());
+        Ok(found)
+    }
+
+    /// Waits until [`Cluster::audit_network`] finds nothing: what is going on may end first.
+    pub fn network_is_even(&self) -> Result<()> {
+        let mut found = Vec::new();
+        let outcome = wait::until("nothing is left of pods that are gone", SETTLING, || {
+            found = self.audit_network()?;
+            Ok(found.is_empty())
+        });
+        outcome.with_context(|| found.join("\n"))
+    }
+}
+
+/// Addresses that two pods have, by the API.
+fn held_twice(pods: &[LivingPod]) -> Vec<String> {
+    let mut holders: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    let all = pods.iter().flat_map(|pod| pod.addresses.iter().map(move |address| (*address, &*pod.name)));
+    all.filter_map(|(address, name)| {
+        let other = holders.insert(address, name)?;
+        Some(format!("{address} is held by {other} and by {name}"))
+    })
+    .collect()
+}
+
+fn living(pod: &Value) -> Option<LivingPod> {
+    let (meta, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
+    let ended = status["phase"] == "Succeeded" || status["phase"] == "Failed";
+    if ended || spec["hostNetwork"] == true {
+        return None;
+    }
+    let ips = status["podIPs"].as_array().cloned().unwrap_or_default();
+    let uid = &meta["annotations"]["kubernetes.io/config.hash"];
+    Some(LivingPod {
+        name: format!("{}/{}", text(&meta["namespace"]), text(&meta["name"])),
+        uid: if uid.is_string() { text(uid) } else { text(&meta["uid"]) },
+        node: spec["nodeName"].as_str()?.to_owned(),
+        addresses: ips.iter().filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect(),
+        ending: meta["deletionTimestamp"].is_string(),
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// What is in one of two sets alone, in words.
+fn compare<T: Ord + std::fmt::Debug>(
+    what: &str,
+    (one, of_one): (&str, &BTreeSet<T>),
+    (other, of_other): (&str, &BTreeSet<T>),
+) -> Vec<String> {
+    let mut found = Vec::new();
+    found.extend(of_one.difference(of_other).map(|x| format!("{what} {x:?}: {one} has it, {other} not")));
+    found.extend(of_other.difference(of_one).map(|x| format!("{what} {x:?}: {other} has it, {one} not")));
+    found
+}
+
+impl Node<'_> {
+    fn audit(&self, pods: &[LivingPod], blocks: &[Value]) -> Result<Vec<String>> {
+        let name = self.name();
+        let pods: Vec<&LivingPod> = pods.iter().filter(|pod| pod.node == name).collect();
+        let manx = self.cluster.state.options.network == Network::Manx;
+        let (endpoints, mut found) = if manx { self.record(blocks)? } else { self.host_local()? };
+        found.extend(against_pods(&pods, &endpoints, manx));
+        let sandboxes = self.sandboxes()?;
+        let recorded: BTreeSet<String> = endpoints.iter().map(|one| one.id.container.clone()).collect();
+        let living: BTreeSet<String> = recorded.intersection(&sandboxes).cloned().collect();
+        found.extend(compare("sandbox", ("the record", &recorded), ("the runtime", &living)));
+        let netns = self.run(&["ls", "/run/netns"])?.lines().filter(|line| line.starts_with("cni-")).count();
+        if netns != endpoints.len() {
+            found.push(format!("{netns} network namespaces of pods, but {} records", endpoints.len()));
+        }
+        let sight = self.sight()?;
+        found.extend(sight.against(&endpoints, manx));
+        if manx {
+            found.extend(self.guards(&endpoints)?);
+            found.extend(self.connections(&endpoints, blocks)?);
+        }
+        Ok(found.into_iter().map(|line| format!("{name}: {line}")).collect())
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>> {
+        Ok(netns::run(self.command("cat").arg(path))?.stdout)
+    }
+
+    /// The agent's record, and what is wrong in it or between it and the blocks of the API.
+    fn record(&self, blocks: &[Value]) -> Result<(Vec<Endpoint>, Vec<String>)> {
+        let record = recover(&self.read("/run/manx/endpoints").context("the agent's record")?);
+        let mut found = Vec::new();
+        if record.damaged > 0 {
+            found.push(format!("the record has {} lines that cannot be read", record.damaged));
+        }
+        let leaving = record.leaving.iter().map(|one| format!("{} is still on its way out", one.id));
+        found.extend(leaving);
+        let tombstones = self.run(&["find", "/run/manx/tombstones", "-type", "f"]).unwrap_or_default();
+        found.extend(tombstones.lines().map(|line| format!("{line} is left")));
+        let own = self.blocks(blocks);
+        let recorded: BTreeSet<String> = record.blocks.iter().map(ToString::to_string).collect();
+        found.extend(compare("block", ("the API", &own), ("the record", &recorded)));
+        for endpoint in &record.endpoints {
+            for address in &endpoint.addresses {
+                if endpoint.claim.is_none() && !own.iter().any(|block| contains(block, *address)) {
+                    found.push(format!("{address} of {} is in no block of the node", endpoint.id));
+                }
+            }
+        }
+        Ok((record.endpoints, found))
+    }
+
+    /// The blocks of this node, in CIDR notation.
+    fn blocks(&self, blocks: &[Value]) -> BTreeSet<String> {
+        let name = self.name();
+        let own = blocks.iter().filter(|block| block["spec"]["node"] == *name);
+        own.map(|block| text(&block["spec"]["cidr"])).collect()
+    }
+
+    /// What host-local gave, in the form of the agent's record: without pods.
+    fn host_local(&self) -> Result<(Vec<Endpoint>, Vec<String>)> {
+        let files =
+            self.run(&["sh", "-c", &format!("cd {HOST_LOCAL} 2>/dev/null && grep -H . * || true")])?;
+        let mut endpoints: BTreeMap<String, Endpoint> = BTreeMap::new();
+        for line in files.lines() {
+            // ADDRESS:CONTAINER and ADDRESS:eth0, where the address of IPv6 has colons of its own.
+            let Some((address, container)) = line.trim().rsplit_once(':') else { continue };
+            let (Ok(address), true) = (address.parse(), container.len() == 64) else { continue };
+            let endpoint = endpoints.entry(container.to_owned()).or_default();
+            endpoint.id = EndpointId { container: container.to_owned(), ifname: "eth0".to_owned() };
+            endpoint.addresses.push(address);
+            endpoint.addresses.sort();
+        }
+        Ok((endpoints.into_values().collect(), Vec::new()))
+    }
+
+    /// The ids of sandboxes whose pause process runs.
+    fn sandboxes(&self) -> Result<BTreeSet<String>> {
+        let text = self.run(&["ctr", "-n", "k8s.io", "tasks", "ls"])?;
+        let running = text.lines().filter(|line| line.ends_with("RUNNING"));
+        Ok(running.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    }
+
+    fn sight(&self) -> Result<Sight> {
+        let list = |args: &[&str]| -> Result<Vec<Value>> {
+            let value = netns::json(&self.netns(), &[&["ip", "-d", "-j"], args].concat())?;
+            Ok(value.as_array().cloned().unwrap_or_default())
+        };
+        let mut routes = list(&["-4", "route", "show", "table", "all"])?;
+        routes.extend(list(&["-6", "route", "show", "table", "all"])?);
+        Ok(Sight {
+            links: list(&["link", "show"])?,
+            routes,
+            neighbours: list(&["neigh", "show", "nud", "permanent"])?,
+        })
+    }
+
+    /// Guards of links: one for each link, and none besides.
+    fn guards(&self, endpoints: &[Endpoint]) -> Result<Vec<String>> {
+        let text = self.run(&["nft", "list", "tables", "netdev"])?;
+        let tables: BTreeSet<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("table netdev manx-"))
+            .map(str::to_owned)
+            .collect();
+        let links: BTreeSet<String> = endpoints.iter().map(|endpoint| endpoint.link.clone()).collect();
+        Ok(compare("guard of the link", ("the kernel", &tables), ("the record", &links)))
+    }
+
+    /// Connections from or to addresses of this node's blocks that no pod has.
+    fn connections(&self, endpoints: &[Endpoint], blocks: &[Value]) -> Result<Vec<String>> {
+        let own = self.blocks(blocks);
+        let held: BTreeSet<IpAddr> =
+            endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone()).collect();
+        let mut found = Vec::new();
+        for family in ["ipv4", "ipv6"] {
+            for line in self.run(&["conntrack", "-L", "-f", family])?.lines() {
+                let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+                let ends = words.filter(|(key, _)| *key == "src" || *key == "dst");
+                let addresses: BTreeSet<IpAddr> = ends.filter_map(|(_, end)| end.parse().ok()).collect();
+                let dead = addresses.iter().find(|address| {
+                    !held.contains(*address) && own.iter().any(|block| contains(block, **address))
+                });
+                found.extend(
+                    dead.map(|address| format!("a connection of {address}, which no pod has: {line}")),
+                );
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn contains(block: &str, address: IpAddr) -> bool {
+    block.parse::<ipnetwork::IpNetwork>().is_ok_and(|block| block.contains(address))
+}
+
+/// The record names the pods of the API with their addresses, and nobody else.
+fn against_pods(pods: &[&LivingPod], endpoints: &[Endpoint], manx: bool) -> Vec<String> {
+    let of_pods: BTreeSet<(String, Vec<IpAddr>)> = pods
+        .iter()
+        .map(|pod| {
+            let mut addresses = pod.addresses.clone();
+            addresses.sort();
+            (if manx { format!("{} {}", pod.name, pod.uid) } else { String::new() }, addresses)
+        })
+        .collect();
+    let name = |pod: &PodRef| format!("{}/{} {}", pod.namespace, pod.name, pod.uid.as_deref().unwrap_or("?"));
+    let of_record = endpoints
+        .iter()
+        .map(|one| {
+            let mut addresses = one.addresses.clone();
+            addresses.sort();
+            (one.pod.as_ref().map(name).unwrap_or_default(), addresses)
+        })
+        .collect();
+    let mut found = compare("pod", ("the API", &of_pods), ("the record", &of_record));
+    if pods.len() != endpoints.len() {
+        found.push(format!("{} pods of the API, {} in the record", pods.len(), endpoints.len()));
+    }
+    found
+}
+
+impl Sight {
+    /// The kernel has links, routes and neighbours for the endpoints, and no others of pods.
+    fn against(&self, endpoints: &[Endpoint], manx: bool) -> Vec<String> {
+        let addresses: BTreeSet<String> =
+            endpoints.iter().flat_map(|one| one.addresses.iter().map(ToString::to_string)).collect();
+        let prefix = if manx { "cali" } else { "veth" };
+        let is_ours = |value: &Value| value.as_str().is_some_and(|name| name.starts_with(prefix));
+        let links: Vec<&Value> = self.links.iter().filter(|link| is_ours(&link["ifname"])).collect();
+        let routes = self.routes.iter().filter(|route| is_ours(&route["dev"]));
+        let routes: BTreeSet<String> =
+            routes.filter(|route| is_to_a_pod(route)).map(|route| text(&route["dst"])).collect();
+        let mut found = compare("route to", ("the kernel", &routes), ("the record", &addresses));
+        if !manx {
+            if links.len() != endpoints.len() {
+                found.push(format!("{} links of pods, but {} records", links.len(), endpoints.len()));
+            }
+            return found;
+        }
+        let marked = |link: &&Value| format!("{} {}", text(&link["ifname"]), text(&link["ifalias"]));
+        let there: BTreeSet<String> = links.iter().map(marked).collect();
+        let wanted = endpoints
+            .iter()
+            .map(|one| format!("{} manx:{}:{}", one.link, one.id.container, one.id.ifname))
+            .collect();
+        found.extend(compare("link", ("the kernel", &there), ("the record", &wanted)));
+        let down = links.iter().filter(|link| link["operstate"] != "UP");
+        found.extend(down.map(|link| format!("the link {} is not up", link["ifname"])));
+        let neighbours = self.neighbours.iter().filter(|one| is_ours(&one["dev"]));
+        let neighbours: BTreeSet<String> = neighbours.map(|one| text(&one["dst"])).collect();
+        found.extend(compare("neighbour", ("the kernel", &neighbours), ("the record", &addresses)));
+        found
+    }
+}
+
+/// Whether a route leads to one address of a pod; the kernel makes others by itself for each link.
+fn is_to_a_pod(route: &Value) -> bool {
+    route["protocol"] != "kernel" && route["table"] != "local" && text(&route["dst"]) != "ff00::/8"
+}
+
+impl Cluster {
+    /// Waits until there are exactly `count` pods with these labels (a selector as kubectl takes it) in the namespace,
+    /// all of them Ready and none on its way out, and returns them.
+    ///
+    /// # Errors
+    /// Says which pods are not Ready, in Kubernetes' words.
+    pub fn wait_pods(
+        &self,
+        namespace: &str,
+        labels: &str,
+        count: usize,
+        limit: Duration,
+    ) -> Result<Vec<LivingPod>> {
+        let mut pods = Vec::new();
+        let mut waiting = Vec::new();
+        let outcome = wait::until(&format!("{count} pods {labels} are Ready"), limit, || {
+            let list = self.kubectl(&["get", "pods", "-n", namespace, "-l", labels, "-o", "json"])?;
+            let list: Value = serde_json::from_str(&list)?;
+            let list = list["items"].as_array().cloned().unwrap_or_default();
+            waiting = list.iter().filter(|pod| !is_ready(pod)).map(state).collect();
+            pods = list.iter().filter_map(living).collect();
+            ensure!(list.len() == count, "there are {} pods", list.len());
+            Ok(waiting.is_empty() && pods.iter().all(|pod| !pod.ending))
+        });
+        outcome.with_context(|| format!("not Ready: {}", waiting.join("; ")))?;
+        Ok(pods)
+    }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Name, phase and what its containers wait for.
+fn state(pod: &Value) -> String {
+    let containers = pod["status"]["containerStatuses"].as_array();
+    let states: Vec<String> = containers.into_iter().flatten().map(|one| one["state"].to_string()).collect();
+    format!("{} {} {}", text(&pod["metadata"]["name"]), text(&pod["status"]["phase"]), states.join(" "))
+}
