@@ -17,6 +17,8 @@ use crate::lab::netns;
 /// What a node keeps over a reboot, and where it keeps it below its folder.
 const OWN: [(&str, &str); 4] =
     [("etc", "/etc"), ("opt", "/opt"), ("var-lib", "/var/lib"), ("var-log", "/var/log")];
+/// Where a kubelet looks for pods that are no objects of the API, on a node.
+pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 /// Folders that have to be there, below the node's folder.
 const FOLDERS: [&str; 7] = [
     "opt/cni/bin",
@@ -40,6 +42,7 @@ pub(super) fn prepare(dir: &Path, node: &str, resolv_conf: &str) -> Result<()> {
         netns::run(Command::new("cp").args(["-a", "/etc"]).arg(dir.join("etc")))?;
     }
     std::fs::create_dir_all(dir.join("etc/cni/net.d"))?;
+    std::fs::create_dir_all(dir.join("etc/kubernetes/manifests"))?;
     for (file, text) in [("hostname", node), ("resolv.conf", resolv_conf), ("machine-id", &random_id()?)] {
         let path = dir.join("etc").join(file);
         // It may be a link to somewhere that a node does not have.

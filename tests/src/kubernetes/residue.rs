@@ -42,6 +42,11 @@ struct Sight {
 }
 
 impl Cluster {
+    /// What gives its pods their network.
+    pub fn network(&self) -> Network {
+        self.state.options.network
+    }
+
     /// The pods that have a network of their own and have not ended.
     pub fn living_pods(&self) -> Result<Vec<LivingPod>> {
         let pods = self.objects("pods")?;
@@ -52,7 +57,7 @@ impl Cluster {
     /// is still going on is a difference too: see [`Cluster::network_is_even`].
     pub fn audit_network(&self) -> Result<Vec<String>> {
         let pods = self.living_pods()?;
-        let blocks = match self.state.options.network {
+        let blocks = match self.network() {
             Network::Manx => self.objects("ipblocks.manx.dev")?,
             Network::Ptp => Vec::new(),
         };
@@ -129,7 +134,7 @@ impl Node<'_> {
     fn audit(&self, pods: &[LivingPod], blocks: &[Value]) -> Result<Vec<String>> {
         let name = self.name();
         let pods: Vec<&LivingPod> = pods.iter().filter(|pod| pod.node == name).collect();
-        let manx = self.cluster.state.options.network == Network::Manx;
+        let manx = self.cluster.network() == Network::Manx;
         let (endpoints, mut found) = if manx { self.record(blocks)? } else { self.host_local()? };
         found.extend(against_pods(&pods, &endpoints, manx));
         let sandboxes = self.sandboxes()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -80,7 +80,12 @@ pub struct Count {
 impl Stream {
     /// Starts the pings from `netns` to `address`, with their output in the file `log`.
     pub fn start(netns: &str, address: IpAddr, log: &std::path::Path) -> Result<Self> {
-        let child = netns::command(netns, "ping")
+        Self::of(netns::command(netns, "ping"), address, log)
+    }
+
+    /// [`Stream::start`] with a `ping` that runs anywhere, as its own process.
+    pub fn of(mut ping: Command, address: IpAddr, log: &std::path::Path) -> Result<Self> {
+        let child = ping
             .args(["-n", "-i", "0.01", "-W", "1", &address.to_string()])
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(log)?)
