@@ -122,7 +122,7 @@ impl Node {
         let id = held.id();
         // Its plugin is at work again.
         self.linkless.young.remove(&id);
-        let known = self.ipam.endpoints().find(|endpoint| endpoint.id == id).map(|known| known.mac.clone());
+        let known = self.ipam.endpoint(&id).map(|known| known.mac.clone());
         if let Some(mac) = known {
             // It keeps what it has, whatever its annotations say by now.
             let mac = held.add.mac.clone().or(mac);
@@ -304,8 +304,7 @@ impl Node {
     /// The reason, with the pod that has an address instead of its container.
     fn in_words(&self, why: &AssignError) -> String {
         let AssignError::AddressTaken { address, holder } = why else { return why.to_string() };
-        let holder = self.ipam.endpoints().find(|endpoint| endpoint.id == *holder);
-        match holder.and_then(|holder| holder.pod.as_ref()) {
+        match self.ipam.endpoint(holder).and_then(|holder| holder.pod.as_ref()) {
             Some(PodRef { namespace, name, .. }) => {
                 format!(
                     "{address} is in use by pod {namespace}/{name}: delete that or ask for another address"

@@ -14,8 +14,9 @@ impl Node {
         match call {
             Request::Add(add) => self.on_add(request, add, at, now),
             Request::Del(del) => self.on_del(request, del, now),
-            Request::Check(attachment) => {
-                let known = self.endpoint(&attachment).map(|endpoint| self.assignment(endpoint));
+            Request::Check(Attachment { container, ifname }) => {
+                let id = EndpointId { container, ifname };
+                let known = self.ipam.endpoint(&id).map(|endpoint| self.assignment(endpoint));
                 self.reply(request, Reply::Known(known));
             }
             Request::Status => {
@@ -70,11 +71,6 @@ impl Node {
             mac: endpoint.mac.clone(),
             taken_over: takeover::is_guest(endpoint),
         }
-    }
-
-    fn endpoint(&self, attachment: &Attachment) -> Option<&Endpoint> {
-        let is_it = |id: &EndpointId| id.container == attachment.container && id.ifname == attachment.ifname;
-        self.ipam.endpoints().find(|endpoint| is_it(&endpoint.id))
     }
 }
 

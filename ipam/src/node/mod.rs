@@ -220,6 +220,11 @@ impl NodeIpam {
         &self.name
     }
 
+    /// The endpoint with this id, if it has addresses.
+    pub fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
+        self.ledger.endpoint(id)
+    }
+
     /// The endpoints that have addresses, by id.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.ledger.endpoints()
