@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use manx_agent::shell::options::{Command, CommandLine};
+use manx_agent::shell::options::{Command, CommandLine, LogFormat};
 use manx_agent::shell::{install, run, start, uninstall};
 
 fn main() -> ExitCode {
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         }
         CommandLine { command: Some(Command::Uninstall(options)), .. } => {
             start::start("uninstaller", options.log_format, async { uninstall::uninstall(&options) })
+        }
+        CommandLine { command: Some(Command::Idle), .. } => {
+            start::start("idler", LogFormat::Text, run::until_told_to_end())
         }
         CommandLine { options: Some(options), .. } => {
             start::start("agent", options.log_format, run::run(options))

@@ -2,7 +2,8 @@
 //!
 //! `census.rs` and `pool_status.rs` are pure: they are told what there is and say what is to be done. `run.rs` watches and
 //! carries out, while `lease.rs` says that this replica leads and `hand.rs` that anything may be written at all. `verdict.rs` judges BGP objects, `accept.rs` writes that down.
-//! `defaults.rs` makes the objects to begin with.
+//! `defaults.rs` makes the objects to begin with, `let_go.rs` lets
+//! everything go before an uninstallation.
 
 mod accept;
 pub mod census;
@@ -10,6 +11,7 @@ mod claims;
 mod defaults;
 mod hand;
 pub mod lease;
+mod let_go;
 pub(crate) mod metrics;
 pub mod options;
 mod pool_status;

@@ -31,6 +31,10 @@ pub struct Options {
     /// once, and pools only if the cluster has none when the first is looked for.
     #[arg(long, value_name = "DIR")]
     pub defaults: Option<PathBuf>,
+    /// Take the finalizers of Manx off all pools and claims, and end: once agents and controllers are gone, before the
+    /// definitions are deleted.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub let_go: bool,
     /// Where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9180; nowhere unless given. While
     /// another replica on the same node has the port, this one does not try to lead, for half a minute at most.
     #[arg(long)]

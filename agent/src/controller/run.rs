@@ -60,6 +60,9 @@ const SETTINGS: Settings = Settings {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let board = Board::default();
     let client = client("manx-controller", options.kubeconfig.as_deref(), board.api.clone()).await?;
+    if options.let_go {
+        return super::let_go::run(&client).await;
+    }
     let identity = options.identity.clone().unwrap_or_else(|| format!("manx-controller-{:08x}", salt()));
     let leases: Api<Lease> = Api::namespaced(client.clone(), &options.namespace);
     let shown = show(options.metrics_listen, &board);

@@ -31,6 +31,8 @@ pub enum Command {
     Install(Install),
     /// Takes everything of Manx off this node.
     Uninstall(Uninstall),
+    /// Does nothing until told to end: the rest of a DaemonSet's pod whose work is done.
+    Idle,
 }
 
 /// Options of `manx-agent install`.

@@ -212,6 +212,20 @@ async fn show_others(address: SocketAddr, reports: Arc<Reports>) {
     }
 }
 
+/// Waits for a signal and does nothing else.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn until_told_to_end() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 /// Waits for a signal; anything that cannot serve at all ends the process too.
 async fn until_told(health: tokio::task::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
