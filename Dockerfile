@@ -6,10 +6,9 @@
 # The programs are built where the engine runs, for the processor that is asked for: nothing is emulated.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95-bookworm AS build
 ARG TARGETARCH=amd64
-RUN apt-get -qq update && apt-get -qq install --no-install-recommends musl-tools gcc-aarch64-linux-gnu \
-    && rustup target add x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 WORKDIR /manx
 COPY . .
+# It installs the C compiler and the Rust target that it misses.
 RUN cargo xtask image --arch "$TARGETARCH" --files /image
 
 FROM scratch

@@ -13,24 +13,32 @@ const USAGE: &str = "\
 cargo xtask image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE] [--files FOLDER]
 cargo xtask image --test-images";
 
-/// A processor: as Go and containers name it, as Rust names it, and the Debian package and program of its C compiler
-/// (for the C and assembler in `ring`).
+/// What ships; `image/src/product.rs` says where in the image it lies.
+const PROGRAMS: [&str; 4] = ["manx-agent", "manx-cni", "manx-controller", "manxctl"];
+
+/// A processor: as Go and containers name it, and as Rust and C compilers do.
 struct Arch {
     name: &'static str,
     rust: &'static str,
-    compiler: &'static str,
+    /// The Debian package of the C compiler for it on machines with another processor.
     package: &'static str,
-    /// Of the same package, or of what it needs.
+    compiler: &'static str,
     strip: &'static str,
 }
 
 const ARCHES: [Arch; 2] = [
-    Arch { name: "amd64", rust: "x86_64", compiler: "musl-gcc", package: "musl-tools", strip: "strip" },
+    Arch {
+        name: "amd64",
+        rust: "x86_64",
+        package: "gcc-x86-64-linux-gnu",
+        compiler: "x86_64-linux-gnu-gcc",
+        strip: "x86_64-linux-gnu-strip",
+    },
     Arch {
         name: "arm64",
         rust: "aarch64",
-        compiler: "aarch64-linux-gnu-gcc",
         package: "gcc-aarch64-linux-gnu",
+        compiler: "aarch64-linux-gnu-gcc",
         strip: "aarch64-linux-gnu-strip",
     },
 ];
@@ -43,6 +51,26 @@ impl Arch {
 
     fn target(&self) -> String {
         format!("{}-unknown-linux-musl", self.rust)
+    }
+
+    fn is_native(&self) -> bool {
+        self.rust == std::env::consts::ARCH
+    }
+
+    /// The C compiler (for what is written in C and assembler in `ring`) and its package.
+    fn compiler(&self) -> (&'static str, &'static str) {
+        if self.is_native() { ("musl-gcc", "musl-tools") } else { (self.compiler, self.package) }
+    }
+
+    /// Tells cargo and build scripts to compile and link for this processor.
+    fn tell(&self, cargo: &mut Command) {
+        if self.is_native() {
+            return;
+        }
+        let target = self.target().replace('-', "_");
+        cargo.env(format!("CC_{target}"), self.compiler);
+        // What it links with comes with the Rust target: the compiler's own library is not musl.
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), self.compiler);
     }
 }
 
@@ -106,11 +134,12 @@ pub(crate) fn image(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     }
     prepare(arch, &[])?;
     let mut binaries = root.target().join(arch.target()).join(options.folder());
-    build(root, arch, &options, &["-p", "manx-agent", "-p", "manx-ctl"])?;
-    // Alone: with the others it would carry the asynchronous half of `kernel`.
-    build(root, arch, &options, &["-p", "manx-cni"])?;
+    build(root, arch, &options, &["-p", "manx-agent", "-p", "manx-ctl"], &[])?;
+    // Alone: with the others it would carry the asynchronous half of `kernel`. At a fixed place in memory, which spares
+    // a process that lives for milliseconds the relocation of its pointers.
+    build(root, arch, &options, &["-p", "manx-cni"], &["-Crelocation-model=static"])?;
     if options.profile == "dev" {
-        binaries = stripped(arch, &binaries)?;
+        binaries = stripped(arch, &binaries, &PROGRAMS)?;
     }
     let mut write = writer(root, if options.files.is_some() { "files" } else { "product" });
     write.args([root.path(), &binaries]).args([arch.name, &arch.target()]);
@@ -123,11 +152,12 @@ pub(crate) fn image(root: &Root, args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Copies of the programs without symbols: with them the image would be three times the size, on every node.
-fn stripped(arch: &Arch, binaries: &Path) -> anyhow::Result<PathBuf> {
+fn stripped(arch: &Arch, binaries: &Path, programs: &[&str]) -> anyhow::Result<PathBuf> {
     let folder = binaries.join("stripped");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    for program in ["manx-agent", "manx-cni", "manx-controller", "manxctl"] {
-        run(Command::new(arch.strip).arg("-o").arg(folder.join(program)).arg(binaries.join(program)))?;
+    for program in programs {
+        let strip = if arch.is_native() { "strip" } else { arch.strip };
+        run(Command::new(strip).arg("-o").arg(folder.join(program)).arg(binaries.join(program)))?;
     }
     Ok(folder)
 }
@@ -136,8 +166,11 @@ fn stripped(arch: &Arch, binaries: &Path) -> anyhow::Result<PathBuf> {
 fn props(root: &Root, arch: &Arch, images: &Path) -> anyhow::Result<()> {
     prepare(arch, &[("busybox", "busybox-static")])?;
     let target = arch.target();
-    run(&mut root.cargo(&["build", "--quiet", "-p", "manx-toolbox", "--target", &target]))?;
-    let toolbox = root.target().join(&target).join("debug/manx-toolbox");
+    let mut cargo = root.cargo(&["build", "--quiet", "-p", "manx-toolbox", "--target", &target]);
+    arch.tell(&mut cargo);
+    run(&mut cargo)?;
+    let toolbox =
+        stripped(arch, &root.target().join(&target).join("debug"), &["manx-toolbox"])?.join("manx-toolbox");
     let busybox = setup::find("busybox").context("busybox-static was installed a moment ago")?;
     run(writer(root, "props").arg(toolbox).arg(busybox).arg(arch.name).arg(images))
 }
@@ -146,15 +179,47 @@ fn writer(root: &Root, what: &str) -> Command {
     root.cargo(&["run", "--quiet", "-p", "manx-image", "--", what])
 }
 
-fn build(root: &Root, arch: &Arch, options: &Options<'_>, packages: &[&str]) -> anyhow::Result<()> {
+/// Builds packages; `flags` are those of rustc, for release builds only.
+fn build(
+    root: &Root,
+    arch: &Arch,
+    options: &Options<'_>,
+    packages: &[&str],
+    flags: &[&str],
+) -> anyhow::Result<()> {
     let mut cargo =
         root.cargo(&["build", "--bins", "--profile", options.profile, "--target", &arch.target()]);
+    arch.tell(&mut cargo);
+    if options.profile == "release" {
+        let places = places(root)?;
+        let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        flags.extend(places.iter().map(|(place, name)| format!("--remap-path-prefix={place}={name}")));
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        let flags: Vec<String> =
+            places.iter().map(|(place, name)| format!("-ffile-prefix-map={place}={name}")).collect();
+        cargo.env(format!("CFLAGS_{}", arch.target().replace('-', "_")), flags.join(" "));
+    }
     run(cargo.args(packages))
+}
+
+/// Folders whose names compilers would write into programs, and what they are to write instead: the same sources give
+/// the same programs wherever they lie. Of several that fit, the last one counts.
+fn places(root: &Root) -> anyhow::Result<Vec<(String, &'static str)>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let places = [
+        (root.target(), "/manx/target"),
+        (root.path().to_owned(), "/manx"),
+        (home.context("neither CARGO_HOME nor HOME is set")?, "/cargo"),
+        (PathBuf::from(sysroot.trim()), "/rust"),
+    ];
+    Ok(places.map(|(place, name)| (place.display().to_string(), name)).into())
 }
 
 /// Sees to the C compiler and the Rust target.
 fn prepare(arch: &Arch, more: &setup::Needs) -> anyhow::Result<()> {
-    let mut needs = vec![(arch.compiler, arch.package)];
+    let mut needs = vec![arch.compiler()];
     needs.extend(more);
     setup::install(&needs)?;
     let target = arch.target();
