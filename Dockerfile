@@ -15,6 +15,8 @@ FROM scratch
 COPY --from=build /image/ /
 ENV PATH=/usr/bin
 WORKDIR /
+# The pods of the agent, which needs root, say so themselves.
+USER 65534:65534
 LABEL org.opencontainers.image.description="BGP-routed pod network for Kubernetes" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.title="Manx" \

@@ -77,7 +77,8 @@ pub fn defaults() -> Defaults {
     Defaults {
         entrypoint: vec!["/usr/bin/manx-agent".to_owned()],
         command: Vec::new(),
-        user: String::new(),
+        // Nobody. The pods of the agent, which needs root, say so themselves.
+        user: "65534:65534".to_owned(),
         path: "/usr/bin".to_owned(),
         labels: labels.map(label).into_iter().collect::<BTreeMap<_, _>>(),
     }
@@ -177,7 +178,7 @@ mod tests {
         let words = defaults.entrypoint.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>();
         assert_eq!(instructions("ENTRYPOINT"), [format!("[{}]", words.join(", "))]);
         assert_eq!(instructions("ENV"), [format!("PATH={}", defaults.path)]);
-        assert_eq!(instructions("USER").concat(), defaults.user);
+        assert_eq!(instructions("USER"), [defaults.user]);
         assert_eq!(instructions("CMD").len(), defaults.command.len());
         assert_eq!(instructions("WORKDIR"), ["/"]);
         let labels = defaults.labels.iter().map(|(name, value)| format!("{name}=\"{value}\""));
