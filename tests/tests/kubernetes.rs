@@ -10,14 +10,23 @@ use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 use manx_tests::kubernetes::{self, Cluster, Options};
 
+#[path = "kubernetes/deaths.rs"]
+mod deaths;
+#[path = "kubernetes/ground.rs"]
+mod ground;
 #[path = "kubernetes/install.rs"]
 mod install;
+#[path = "kubernetes/life.rs"]
+mod life;
+
+/// Set in the environment to the name of a cluster that is up, it is the shared one: quick while scenarios are written.
+const USE: &str = "MANX_CLUSTER";
 
 /// One scenario: says what did not hold.
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own.
-const SCENARIOS: [&[(&str, Scenario)]; 1] = [install::SCENARIOS];
+const SCENARIOS: [&[(&str, Scenario)]; 3] = [install::SCENARIOS, life::SCENARIOS, deaths::SCENARIOS];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -55,6 +64,9 @@ impl std::ops::Deref for Shared {
 fn shared() -> Result<Shared> {
     let mut cluster =
         SHARED.get_or_init(Mutex::default).lock().map_err(|_| anyhow!("a scenario panicked"))?;
+    if let (None, Ok(name)) = (cluster.as_ref(), std::env::var(USE)) {
+        *cluster = Some(Cluster::open(&name)?);
+    }
     if cluster.is_none() {
         let new = Cluster::up(&options("s"))?;
         new.install_and_wait()?;

@@ -221,7 +221,7 @@ impl Node<'_> {
             "clusterDomain": "cluster.local",
             "clusterDNS": dns,
             "resolvConf": "/etc/resolv.conf",
-            "staticPodPath": super::container::STATIC_PODS,
+            "staticPodPath": container::STATIC_PODS,
             // The machine's disk is not the cluster's.
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
