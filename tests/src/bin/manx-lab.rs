@@ -1,5 +1,8 @@
 //! `manx-lab`: brings up the lab, shows what it proves, and gives commands to play with it.
 
+#[path = "manx-lab/kubernetes.rs"]
+mod kubernetes;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -8,7 +11,8 @@ use manx_tests::lab::router::RouterKind;
 use manx_tests::lab::{Lab, Options, netns, show};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A Manx cluster out of network namespaces on this machine.
+/// A Manx cluster out of network namespaces on this machine; with --kubernetes as the first argument, one with a real
+/// Kubernetes.
 #[derive(Parser)]
 #[command(name = "cargo xtask lab", version)]
 struct Arguments {
@@ -83,7 +87,14 @@ enum NodeVerb {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let mut words: Vec<String> = std::env::args().collect();
+    let outcome = if words.get(1).is_some_and(|word| word == "--kubernetes") {
+        words.remove(1);
+        kubernetes::run(words)
+    } else {
+        run(Arguments::parse())
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -112,7 +123,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn up(name: &str, nodes: usize, router: RouterName) -> Result<ExitCode> {
-    clean_up_on_interrupt(name)?;
+    clean_up_on_interrupt(name, Lab::down_by_name)?;
     let router = match router {
         RouterName::Bird => RouterKind::Bird,
         RouterName::Frr => RouterKind::Frr,
@@ -185,7 +196,7 @@ fn code(failed: usize) -> ExitCode {
 /// On Ctrl-C or SIGTERM while the lab comes up, takes down what there is of it.
 ///
 /// By handlers, not by a signal mask: a mask would be inherited by the daemons.
-fn clean_up_on_interrupt(name: &str) -> Result<()> {
+fn clean_up_on_interrupt(name: &str, down: fn(&str) -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let name = name.to_owned();
     let (mut interrupt, mut terminate) = {
@@ -197,7 +208,7 @@ fn clean_up_on_interrupt(name: &str) -> Result<()> {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         });
         eprintln!("interrupted: taking the lab down");
-        if let Err(error) = Lab::down_by_name(&name) {
+        if let Err(error) = down(&name) {
             eprintln!("error: {error:#}");
         }
         std::process::exit(130);

@@ -22,6 +22,7 @@ pub mod pki;
 pub mod process;
 mod proxy;
 mod residue;
+pub mod show;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -56,7 +56,7 @@ pub fn matrix(paths: &[Path]) -> Result<Vec<Hops>> {
 }
 
 /// The routers between, from the `ttl=` that ping prints for both families.
-fn hops(output: &str) -> Hops {
+pub fn hops(output: &str) -> Hops {
     let (_, rest) = output.split_once("ttl=")?;
     let ttl: u8 = rest.split_whitespace().next()?.parse().ok()?;
     INITIAL_TTL.checked_sub(ttl)
