@@ -10,6 +10,7 @@
 //! The wires, addresses and AS numbers are those of the [lab](crate::lab). Everything that a cluster makes carries its
 //! name, so that [`Cluster::down_by_name`] needs nothing else, also after its maker was killed.
 
+pub mod audit;
 pub mod cgroup;
 mod container;
 pub mod control_plane;
@@ -238,6 +239,7 @@ impl Cluster {
     /// Takes the cluster down: processes, namespaces, control groups, files.
     pub fn down(mut self) -> Result<()> {
         self.owned = false;
+        audit::remember(&self);
         Self::down_by_name(self.name())
     }
 
@@ -351,6 +353,7 @@ impl Drop for Cluster {
         if !self.owned {
             return;
         }
+        audit::remember(self);
         let outcome = match std::env::var_os(KEEP) {
             Some(_) => self.keep(),
             None => Self::down_by_name(self.name()),
