@@ -108,7 +108,8 @@ impl ControlPlane<'_> {
         netns::command(&self.cluster.netns("cp"), program)
     }
 
-    pub(super) fn start_etcd(&self) -> Result<()> {
+    /// Starts etcd, also after it was ended; its data are those of before.
+    pub fn start_etcd(&self) -> Result<()> {
         let mut command = self.command("etcd");
         command.arg("--data-dir").arg(self.cluster.dir.join("cp/etcd")).args([
             "--listen-client-urls",
