@@ -18,6 +18,12 @@ mod ground;
 mod install;
 #[path = "kubernetes/life.rs"]
 mod life;
+#[path = "kubernetes/nodes.rs"]
+mod nodes;
+#[path = "kubernetes/rbac.rs"]
+mod rbac;
+#[path = "kubernetes/upgrade.rs"]
+mod upgrade;
 
 /// Set in the environment to the name of a cluster that is up, it is the shared one: quick while scenarios are written.
 const USE: &str = "MANX_CLUSTER";
@@ -25,8 +31,15 @@ const USE: &str = "MANX_CLUSTER";
 /// One scenario: says what did not hold.
 type Scenario = fn() -> Result<()>;
 
-/// Every module brings its own.
-const SCENARIOS: [&[(&str, Scenario)]; 3] = [install::SCENARIOS, life::SCENARIOS, deaths::SCENARIOS];
+/// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
+const SCENARIOS: [&[(&str, Scenario)]; 6] = [
+    install::SCENARIOS,
+    life::SCENARIOS,
+    deaths::SCENARIOS,
+    upgrade::SCENARIOS,
+    nodes::SCENARIOS,
+    rbac::SCENARIOS,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

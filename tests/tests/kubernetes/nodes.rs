@@ -152,7 +152,8 @@ impl Flows {
             let to = &pods[(at + 1) % pods.len()];
             for address in &to.addresses {
                 let what = format!("{} on {} to {} on {}", from.name, from.node, to.name, to.node);
-                streams.push((what, Stream::by(cluster.pod_command(&from.name, "ping")?, *address, &file())?));
+                streams
+                    .push((what, Stream::by(cluster.pod_command(&from.name, "ping")?, *address, &file())?));
                 let outside = Stream::start(&cluster.netns("outside"), *address, &file())?;
                 streams.push((format!("outside to {}", to.name), outside));
             }
@@ -169,7 +170,12 @@ impl Flows {
             sent += count.sent;
             ensure!(count.sent > 50, "{what}: only {} pings were sent", count.sent);
             if !count.lost.is_empty() {
-                lost.push(format!("{what}: {} of {}, from number {}", count.lost.len(), count.sent, count.lost[0]));
+                lost.push(format!(
+                    "{what}: {} of {}, from number {}",
+                    count.lost.len(),
+                    count.sent,
+                    count.lost[0]
+                ));
             }
         }
         ensure!(lost.is_empty(), "pings were lost:\n{}", lost.join("\n"));
@@ -228,19 +234,24 @@ pub(crate) fn consistent(cluster: &Cluster) -> Result<()> {
             let others: BTreeSet<String> = others.map(|(cidr, _)| cidr.clone()).collect();
             ensure!(away == others, "{} has routes to {away:?}, the others have {others:?}", node.name());
             let own = pods.iter().filter(|pod| pod.node == node.name());
-            let own: BTreeSet<String> =
-                own.flat_map(|pod| &pod.addresses).map(ToString::to_string).collect();
+            let own: BTreeSet<String> = own.flat_map(|pod| &pod.addresses).map(ToString::to_string).collect();
             ensure!(local == own, "{} has pods {local:?} by its routes, and {own:?}", node.name());
         }
         let router: BTreeSet<String> = cluster.router().kernel_routes()?.into_iter().collect();
         let all: BTreeSet<String> = blocks.keys().cloned().collect();
-        ensure!(router == all || cluster.router().established()? == 0, "the router has {router:?}, not {all:?}");
+        ensure!(
+            router == all || cluster.router().established()? == 0,
+            "the router has {router:?}, not {all:?}"
+        );
         let used: u64 = cluster
             .objects("ipblocks.manx.dev")?
             .iter()
             .map(|block| block["status"]["used"].as_u64().unwrap_or(0))
             .sum();
-        ensure!(used == u64::try_from(addresses.len())?, "{used} addresses are in use, pods have {addresses:?}");
+        ensure!(
+            used == u64::try_from(addresses.len())?,
+            "{used} addresses are in use, pods have {addresses:?}"
+        );
         Ok(true)
     })
 }
@@ -272,7 +283,16 @@ pub(crate) fn with_short_grace(cluster: &Cluster, body: impl FnOnce() -> Result<
     let patch = json!([{"op": "add", "path": path, "value": "--node-grace=8s"}]).to_string();
     let controller = ["-n", "manx-system", "deployment/manx-controller"];
     let rolled = || cluster.wait_rollout(&controller);
-    cluster.kubectl(&["-n", "manx-system", "patch", "deployment", "manx-controller", "--type=json", "-p", &patch])?;
+    cluster.kubectl(&[
+        "-n",
+        "manx-system",
+        "patch",
+        "deployment",
+        "manx-controller",
+        "--type=json",
+        "-p",
+        &patch,
+    ])?;
     rolled()?;
     let outcome = body();
     cluster.kubectl(&["-n", "manx-system", "rollout", "undo", "deployment/manx-controller"])?;
@@ -343,8 +363,11 @@ fn rebooted() -> Result<()> {
     let owners = blocks(&cluster)?;
     for numbers in [vec![count], vec![count - 1, count]] {
         let begin = Instant::now();
-        let staying: Vec<Pod> =
-            before.iter().filter(|pod| numbers.iter().all(|n| pod.node != format!("node{n}"))).cloned().collect();
+        let staying: Vec<Pod> = before
+            .iter()
+            .filter(|pod| numbers.iter().all(|n| pod.node != format!("node{n}")))
+            .cloned()
+            .collect();
         let flows = if staying.len() > 1 { Some(Flows::start(&cluster, &staying)?) } else { None };
         numbers.iter().try_for_each(|number| cluster.node(*number).power_off())?;
         numbers.iter().try_for_each(|number| cluster.node(*number).restart())?;
@@ -439,7 +462,8 @@ fn switched_off() -> Result<()> {
 fn sessions_negotiated(cluster: &Cluster, hold: u64) -> Result<()> {
     wait::until(&format!("every session has a hold time of {hold} s"), PATIENCE, || {
         let networks = cluster.objects("nodenetworks.manx.dev")?;
-        let sessions = networks.iter().flat_map(|it| it["status"]["sessions"].as_array().into_iter().flatten());
+        let sessions =
+            networks.iter().flat_map(|it| it["status"]["sessions"].as_array().into_iter().flatten());
         let waiting: Vec<_> = sessions
             .filter(|session| session["state"] != "Established" || session["holdTimeSeconds"] != hold)
             .collect();

@@ -118,7 +118,8 @@ fn peers(cluster: &Cluster) -> Result<()> {
                         "passwordSecretRef": {"namespace": "manx-system", "name": "rbac-password",
                                               "key": "password"}}}),
     ];
-    let configured = cluster.objects("bgpconfigurations")?.iter().any(|it| it["metadata"]["name"] == "default");
+    let configured =
+        cluster.objects("bgpconfigurations")?.iter().any(|it| it["metadata"]["name"] == "default");
     if !configured {
         objects.push(json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPConfiguration",
                             "metadata": {"name": "default"}, "spec": {}}));
@@ -195,9 +196,7 @@ fn full_pool(cluster: &Cluster) -> Result<()> {
 }
 
 fn scale(cluster: &Cluster, count: usize) -> Result<()> {
-    cluster
-        .kubectl(&["scale", "deployment/rbac-askers", &format!("--replicas={count}")])
-        .map(drop)
+    cluster.kubectl(&["scale", "deployment/rbac-askers", &format!("--replicas={count}")]).map(drop)
 }
 
 /// A claim that an agent makes, and one made ahead to which it adds the other family; both are deleted.
@@ -267,7 +266,9 @@ fn failover(cluster: &Cluster) -> Result<()> {
     };
     let first = leader()?;
     cluster.kubectl(&["-n", "manx-system", "delete", "pod", &first])?;
-    wait::until("another controller leads", PATIENCE, || Ok(![String::new(), first.clone()].contains(&leader()?)))?;
+    wait::until("another controller leads", PATIENCE, || {
+        Ok(![String::new(), first.clone()].contains(&leader()?))
+    })?;
     cluster.wait_rollout(&["-n", "manx-system", "deployment/manx-controller"])
 }
 

@@ -141,7 +141,8 @@ fn broken_version() -> Result<()> {
     let node = stuck[0].0.clone();
     let other = far.iter().find(|pod| pod.node != node).context("one node alone")?.node.clone();
     for (name, place) in [("waits", &node), ("starts", &other)] {
-        cluster.apply(&nodes::workload("Deployment", name, Some(1), json!({"nodeName": place})).to_string())?;
+        cluster
+            .apply(&nodes::workload("Deployment", name, Some(1), json!({"nodeName": place})).to_string())?;
     }
     nodes::wait_pods(&cluster, "starts", 1)?;
     let mut told = String::new();
@@ -164,7 +165,8 @@ fn broken_version() -> Result<()> {
 /// Nodes whose agent's pod cannot start, and why, as `kubectl get pods` shows it.
 fn failing(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let pods = cluster.objects("pods")?;
-    let agents = pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
+    let agents =
+        pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
     let mut failing = Vec::new();
     for agent in agents {
         let states = ["initContainerStatuses", "containerStatuses"].map(|key| &agent["status"][key]);
@@ -172,7 +174,8 @@ fn failing(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         let reasons = states.filter_map(|state| {
             let reason = &state["state"]["waiting"]["reason"];
             let reason = reason.as_str().or_else(|| state["state"]["terminated"]["reason"].as_str())?;
-            (reason != "Completed" && reason != "PodInitializing" && reason != "ContainerCreating").then_some(reason)
+            (reason != "Completed" && reason != "PodInitializing" && reason != "ContainerCreating")
+                .then_some(reason)
         });
         if let Some(reason) = reasons.into_iter().next() {
             let node = agent["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -200,7 +203,8 @@ struct Local<'a> {
 
 impl<'a> Local<'a> {
     fn of(cluster: &'a Cluster, pod: &Pod) -> Result<Self> {
-        let uid = cluster.object("pod", &pod.name)?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let uid =
+            cluster.object("pod", &pod.name)?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         Ok(Self { node: cluster.node_by_name(&pod.node)?, uid })
     }
 
@@ -243,7 +247,11 @@ fn flapping(flap: &[Local<'_>], far: &[Pod]) -> Result<usize> {
 }
 
 /// Pods on every node: some that stay and ping each other, some that are killed.
-fn outage_of(cluster: &Cluster, away: impl FnOnce() -> Result<()>, back: impl FnOnce() -> Result<()>) -> Result<()> {
+fn outage_of(
+    cluster: &Cluster,
+    away: impl FnOnce() -> Result<()>,
+    back: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let far = nodes::pod_on_every_node(cluster, "far")?;
     let flap = nodes::pod_on_every_node(cluster, "flap")?;
     nodes::reached(cluster, &far)?;
@@ -304,7 +312,10 @@ type Traces = BTreeMap<&'static str, BTreeSet<String>>;
 const TRACES: [(&str, &str); 8] = [
     ("links", "ip -br link | awk '{print $1}'"),
     ("IPv4 routes", "ip -4 route show table all"),
-    ("IPv6 routes", "ip -6 route show table all | grep -v '^multicast\\|^anycast' | sed 's/ expires [0-9]*sec//'"),
+    (
+        "IPv6 routes",
+        "ip -6 route show table all | grep -v '^multicast\\|^anycast' | sed 's/ expires [0-9]*sec//'",
+    ),
     ("rules", "ip -4 rule; ip -6 rule"),
     ("neighbours", "ip neigh show nud permanent; ip neigh show proxy"),
     // kube-proxy's own belong to kube-proxy, and `portmap` keeps its empty chains.
@@ -339,7 +350,8 @@ fn difference(before: &Traces, after: &Traces) -> Vec<String> {
 fn start_to_end() -> Result<()> {
     drop_shared();
     let taint = "manx.dev/agent-not-ready:NoExecute".to_owned();
-    let cluster = Cluster::up(&Options { nodes: 2, proxy: Proxy::None, taints: vec![taint], ..options("u") })?;
+    let cluster =
+        Cluster::up(&Options { nodes: 2, proxy: Proxy::None, taints: vec![taint], ..options("u") })?;
     let before: Vec<Traces> = cluster.nodes().iter().map(traces).collect::<Result<_>>()?;
     before_kube_proxy(&cluster)?;
     for node in cluster.nodes() {
@@ -361,16 +373,26 @@ fn before_kube_proxy(cluster: &Cluster) -> Result<()> {
     cluster.install()?;
     wait::until("every agent runs", PATIENCE, || {
         let pods = cluster.objects("pods")?;
-        let agents = pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
-        let started = agents.filter(|pod| pod["status"]["containerStatuses"][0]["state"]["running"].is_object());
+        let agents =
+            pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
+        let started =
+            agents.filter(|pod| pod["status"]["containerStatuses"][0]["state"]["running"].is_object());
         Ok(started.count() == cluster.nodes().len())
     })?;
     // Long enough for a careless agent to announce itself.
     std::thread::sleep(Duration::from_secs(5));
     for node in cluster.nodes() {
         let found = node.run(&["ls", "/etc/cni/net.d"])?;
-        ensure!(found.trim().is_empty(), "{} has a conflist before its agent can serve: {found}", node.name());
-        ensure!(is_tainted(cluster, &node.name())?, "{} lost its taint before its agent can serve", node.name());
+        ensure!(
+            found.trim().is_empty(),
+            "{} has a conflist before its agent can serve: {found}",
+            node.name()
+        );
+        ensure!(
+            is_tainted(cluster, &node.name())?,
+            "{} lost its taint before its agent can serve",
+            node.name()
+        );
     }
     let restarts = agent_restarts(cluster)?;
     ensure!(restarts == 0, "agents without an API server restarted {restarts} times");
@@ -379,7 +401,8 @@ fn before_kube_proxy(cluster: &Cluster) -> Result<()> {
 
 fn agent_restarts(cluster: &Cluster) -> Result<u64> {
     let pods = cluster.objects("pods")?;
-    let agents = pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
+    let agents =
+        pods.iter().filter(|pod| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "manx-agent");
     Ok(agents.filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum())
 }
 
@@ -428,7 +451,13 @@ fn agents_die_while_pods_start(cluster: &Cluster) -> Result<()> {
 fn uninstall(cluster: &Cluster, before: &[Traces]) -> Result<()> {
     let file = |name: &str| format!("{}/../deploy/{name}", env!("CARGO_MANIFEST_DIR"));
     let begin = Instant::now();
-    cluster.kubectl(&["-n", "manx-system", "delete", "daemonset/manx-agent", "deployment/manx-controller"])?;
+    cluster.kubectl(&[
+        "-n",
+        "manx-system",
+        "delete",
+        "daemonset/manx-agent",
+        "deployment/manx-controller",
+    ])?;
     cluster.kubectl(&["apply", "-f", &file("uninstall.yaml")])?;
     cluster.wait_rollout(&["-n", "manx-system", "daemonset/manx-uninstall"])?;
     cluster.kubectl(&["delete", "-f", &file("uninstall.yaml"), "--ignore-not-found"])?;
