@@ -153,7 +153,7 @@ impl Flows {
             for address in &to.addresses {
                 let what = format!("{} on {} to {} on {}", from.name, from.node, to.name, to.node);
                 streams
-                    .push((what, Stream::by(cluster.pod_command(&from.name, "ping")?, *address, &file())?));
+                    .push((what, Stream::of(cluster.pod_command(&from.name, "ping")?, *address, &file())?));
                 let outside = Stream::start(&cluster.netns("outside"), *address, &file())?;
                 streams.push((format!("outside to {}", to.name), outside));
             }

@@ -31,7 +31,8 @@ const RACES: [(&str, &str, &str, &str); 1] = [(
 type Action = fn(&Cluster) -> Result<()>;
 
 /// What uses all grants together. Each is done only while grants are unused that the scenarios before left so.
-const ACTIONS: [(&str, Action, &[&str]); 7] = [
+const ACTIONS: [(&str, Action, &[&str]); 8] = [
+    ("objects to begin with", defaults, &["bgppeers", "bgpfilters", "bgpconfigurations", "configmaps"]),
     ("peers, filters, passwords", peers, &["secrets", "bgppeers", "bgpfilters", "bgpconfigurations"]),
     ("a pool that fills up, twice, and goes", full_pool, &["ippools", "ipblocks", "events"]),
     ("claims", claims, &["ipclaims"]),
@@ -105,6 +106,41 @@ fn list(items: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
+/// Objects to begin with that came later: the controller makes them when it starts.
+fn defaults(cluster: &Cluster) -> Result<()> {
+    let objects = [
+        json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPFilter", "metadata": {"name": "rbac-first"},
+               "spec": {"importV4": [{"name": "nothing", "action": "Reject"}]}}),
+        json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPPeer", "metadata": {"name": "rbac-first"},
+               "spec": {"peerIP": "192.0.2.98", "asNumber": 64998, "filters": ["rbac-first"]}}),
+    ];
+    let files = objects.map(|object| object.to_string()).join("\n---\n");
+    let patch = |text: &Value| {
+        let patch = json!({"data": {"rbac.yaml": text}}).to_string();
+        cluster.kubectl(&[
+            "-n",
+            "manx-system",
+            "patch",
+            "configmap",
+            "manx-defaults",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+    };
+    patch(&files.into())?;
+    // Pods that start have what the ConfigMap says now.
+    cluster.kubectl(&["-n", "manx-system", "rollout", "restart", "deployment/manx-controller"])?;
+    cluster.wait_rollout(&["-n", "manx-system", "deployment/manx-controller"])?;
+    for kind in ["bgppeer", "bgpfilter"] {
+        wait::until("the controller made them", PATIENCE, || {
+            cluster.object(kind, "rbac-first").map(|_| true)
+        })?;
+    }
+    patch(&Value::Null)?;
+    cluster.kubectl(&["delete", "bgppeer/rbac-first", "bgpfilter/rbac-first"]).map(drop)
+}
+
 /// A peer that is never there, with a password from a Secret and a filter.
 fn peers(cluster: &Cluster) -> Result<()> {
     let mut objects = vec![
@@ -145,6 +181,7 @@ fn peers(cluster: &Cluster) -> Result<()> {
 fn askers(count: usize) -> Value {
     let mut pods = pods("rbac-askers", &json!({"manx.dev/ipv4pools": "rbac", "manx.dev/ipFamilies": "ipv4"}));
     pods["kind"] = "Deployment".into();
+    pods["spec"].as_object_mut().expect("a spec").remove("serviceName");
     pods["spec"]["replicas"] = count.into();
     pods["spec"]["template"]["spec"]["nodeName"] = "node1".into();
     pods
@@ -153,7 +190,7 @@ fn askers(count: usize) -> Value {
 /// A set of one pod with these annotations.
 fn pods(name: &str, annotations: &Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name, "namespace": "default"},
-           "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}},
+           "spec": {"replicas": 1, "serviceName": name, "selector": {"matchLabels": {"app": name}},
                     "template": {"metadata": {"labels": {"app": name}, "annotations": annotations},
                                  "spec": {"terminationGracePeriodSeconds": 0,
                                           "containers": [{"name": "main", "image": "registry.k8s.io/pause:3.10"}]}}}})
@@ -206,7 +243,10 @@ fn claims(cluster: &Cluster) -> Result<()> {
     let v4 = pool.into_iter().find(|cidr| !cidr.contains(':')).context("no IPv4 pool")?;
     let ahead = v4.split('/').next().unwrap_or_default().replace(".0.0", ".251.7");
     let sticky = json!({"manx.dev/sticky": "true"});
+    // One family was listed ahead, the pod gets the other one too.
     cluster.apply(&list(&[
+        json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": "rbac-v6"},
+               "spec": {"cidr": "fd00:10:250::/64"}}),
         json!({"apiVersion": "manx.dev/v1alpha1", "kind": "IPClaim", "spec": {"addresses": [ahead]},
                "metadata": {"name": "rbac-ahead-0", "namespace": "default"}}),
         pods("rbac-ahead", &sticky),
@@ -217,7 +257,8 @@ fn claims(cluster: &Cluster) -> Result<()> {
     }
     cluster.kubectl(&["delete", "statefulset", "rbac-ahead", "rbac-sticky"])?;
     cluster.kubectl(&["delete", "ipclaims", "--all", "--wait=false"])?;
-    wait::until("the claims are gone", PATIENCE, || Ok(cluster.objects("ipclaims")?.is_empty()))
+    wait::until("the claims are gone", PATIENCE, || Ok(cluster.objects("ipclaims")?.is_empty()))?;
+    cluster.kubectl(&["delete", "ippool", "rbac-v6", "--timeout=60s"]).map(drop)
 }
 
 /// A call of the plugin for a pod that is not there: the agent looks it up.
