@@ -21,7 +21,7 @@ use manx_ipam::{BlockId, NodeName};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::channel as once;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::census::{Block, Census, Claim, Finalizer};
@@ -114,7 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// Shows the figures. What is returned ends once they can be seen, or at once if nobody asked for that.
 fn show(address: Option<SocketAddr>, board: &Board) -> impl Future<Output = ()> + use<> {
-    let (seen, shown) = oneshot::channel();
+    let (seen, shown) = once();
     if let Some(address) = address {
         let pages = Arc::new(board.clone());
         tokio::spawn(async move {
