@@ -9,6 +9,7 @@ mod apiserver {
     pub(crate) mod applying;
     pub(crate) mod cluster;
     pub(crate) mod faults;
+    pub(crate) mod installing;
     pub(crate) mod kinds;
     pub(crate) mod kubectl;
     pub(crate) mod objects;
@@ -18,6 +19,7 @@ mod apiserver {
 }
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -64,6 +66,7 @@ fn main() -> anyhow::Result<()> {
     };
     if let Some(server) = &server {
         trials.extend(contract.iter().map(|test| trial("real", *test, Some(Arc::clone(server)))));
+        trials.extend(apiserver::installing::TESTS.iter().map(|test| alone(*test)));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Its processes end with it; `exit` would not wait for that.
@@ -94,14 +97,28 @@ fn trial(kind: &str, (name, test): Test, server: Option<Arc<RealServer>>) -> Tri
     })
 }
 
+/// A test that needs a real server of its own, with nothing in it.
+fn alone((name, test): Test) -> Trial {
+    Trial::test(format!("alone::{name}"), move || {
+        let server = RealServer::start_here()?.map_err(Failed::from)?;
+        run_within(Duration::from_secs(180), async {
+            test(server.cluster().await?).await;
+            Ok(())
+        })
+    })
+}
+
 /// Runs a test on a runtime of its own; a panic is its failure.
 fn run(test: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failed> {
+    run_within(Duration::from_secs(60), test)
+}
+
+fn run_within(limit: Duration, test: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let limit = std::time::Duration::from_secs(60);
         tokio::time::timeout(limit, test)
             .await
-            .map_err(|_| Failed::from("not done after a minute"))?
+            .map_err(|_| Failed::from(format!("not done after {} s", limit.as_secs())))?
             .map_err(Failed::from)
     })
 }

@@ -3,6 +3,7 @@
 //! Depends on little, so that the first `cargo xtask` on a fresh machine starts soon: no command-line crate, no
 //! Kubernetes client, only what reads Rust sources (`syn`) and writes YAML.
 
+mod chart;
 mod chore;
 mod ci;
 mod crds;
