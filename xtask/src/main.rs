@@ -25,10 +25,12 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup                  install what the lab and the tests need (Debian, as root); quick when all is there
-  lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help)
+  lab [ARGS…]            set up, build, and run the lab: nodes, router and pods on this machine (lab --help);
+                         lab --kubernetes: the same with a real Kubernetes (lab --kubernetes --help)
   test [FILTER]          set up, build, and run every test, or those whose name contains FILTER
   test interop [CELL…]   play every feature with BIRD 2, BIRD 1.6, FRR, GoBGP, OpenBGPD and ExaBGP, or the cells whose
                          FEATURE/DAEMON contains CELL; --write brings docs/interop.md up to date
+  test kubernetes [NAME] play the scenarios on a real Kubernetes out of namespaces, or those whose name contains NAME
   kubernetes             build Kubernetes' own programs for the tests, once, and print their folder
   crash [CLASS…]         kill and hinder plugin and agent at every system call, every case; CLASS chooses some
   bench NAME [ARGS…]     set up, build for release, and run one benchmark (bench --help, bench NAME --help)
@@ -64,6 +66,7 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["setup"] => setup::setup(),
         ["lab", args @ ..] => run::lab(&root, args),
         ["test"] => run::test(&root, None),
+        ["test", "kubernetes", args @ ..] => run::on_kubernetes(&root, args),
         ["test", "interop", args @ ..] => run::interop(&root, args),
         ["test", filter] => run::test(&root, Some(filter)),
         ["crash", args @ ..] => run::crash(&root, args),

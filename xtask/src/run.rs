@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::chore::{Root, output, run};
+use crate::image;
 use crate::kubernetes;
 use crate::setup::{self, setup};
 
@@ -15,8 +16,33 @@ const PROGRAMS: [&str; 8] = ["-p", "manx-agent", "-p", "manx-ctl", "-p", "manx-t
 /// Runs the lab in our place: its exit status is ours.
 pub(crate) fn lab(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     setup()?;
-    build(root, &[])?;
+    // The other commands want a cluster that is up.
+    if let ["--kubernetes", rest @ ..] = args {
+        if rest.is_empty() || rest.contains(&"up") {
+            cluster(root)?;
+        }
+        run(&mut root.cargo(&["build", "--quiet", "-p", "manx-tests", "--bin", "manx-lab"]))?;
+    } else {
+        build(root, &[])?;
+    }
     become_program(root, "debug/manx-lab", args)
+}
+
+/// Makes ready what a real cluster consists of: Kubernetes' programs, whose folder is returned, and the images.
+fn cluster(root: &Root) -> anyhow::Result<std::path::PathBuf> {
+    setup::kubernetes()?;
+    let programs = kubernetes::programs(root)?;
+    image::image(root, &["--test-images"])?;
+    image::image(root, &["--profile", "dev"])?;
+    Ok(programs)
+}
+
+/// Runs the scenarios on a real Kubernetes, or those that `args` name.
+pub(crate) fn on_kubernetes(root: &Root, args: &[&str]) -> anyhow::Result<()> {
+    setup()?;
+    let programs = cluster(root)?;
+    let mut cargo = root.cargo(&["test", "-p", "manx-tests", "--test", "kubernetes", "--"]);
+    run(cargo.args(args).env(kubernetes::BIN_DIR, programs))
 }
 
 /// Runs every test, or those whose name contains `filter`. A failure does not keep later tests from running.
@@ -25,7 +51,7 @@ pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
     build(root, &[])?;
     let mut cargo = root.cargo(&["test", "--workspace", "--no-fail-fast"]);
     // Without Kubernetes the rest can be tested; what needs it says that it is skipped, and fails under CI.
-    match setup::kubernetes().and_then(|()| kubernetes::programs(root)) {
+    match cluster(root) {
         Ok(folder) => drop(cargo.env(kubernetes::BIN_DIR, folder)),
         Err(error) => println!("no cluster of real kubelets: {error:#}"),
     }

@@ -32,10 +32,13 @@ pub(super) fn missing() -> Option<String> {
             .iter()
             .any(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
     };
-    ["pause", "toolbox"].into_iter().find(|name| !has(name)).map(|name| {
+    let made_by = |prefix: &str| if prefix == "manx-" { "--profile dev" } else { "--test-images" };
+    ["pause", "toolbox", "manx-"].into_iter().find(|name| !has(name)).map(|name| {
         format!(
-            "no image {name} in {}: make it by `cargo xtask image --test-images`",
-            dir().unwrap_or_default().display()
+            "no image {} in {}: make it by `cargo xtask image {}`",
+            name.trim_end_matches('-'),
+            dir().unwrap_or_default().display(),
+            made_by(name)
         )
     })
 }

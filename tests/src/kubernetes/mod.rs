@@ -16,6 +16,7 @@ mod container;
 pub mod control_plane;
 mod images;
 mod install;
+mod limits;
 pub mod network;
 pub mod node;
 mod objects;
@@ -179,6 +180,7 @@ impl Cluster {
             Self::down_by_name(&stale)?;
         }
         Self::down_by_name(&options.name)?;
+        limits::check(options.nodes)?;
         let begin = Instant::now();
         let dir = Path::new(CLUSTERS).join(&options.name);
         std::fs::create_dir_all(&dir)?;
@@ -196,6 +198,8 @@ impl Cluster {
         self.issue_certificates()?;
         self.fabric()?;
         self.control_plane().start_etcd()?;
+        let begin = Instant::now();
+        let after = |what: &str| println!("{what} after {:.1} s", begin.elapsed().as_secs_f32());
         std::thread::scope(|scope| {
             let control_plane = scope.spawn(|| self.control_plane().start());
             let nodes: Vec<_> = self
@@ -211,8 +215,10 @@ impl Cluster {
                 .collect();
             // The error of the control plane tells more than those of nodes that do not find it.
             join(control_plane)?;
+            after("the control plane is up");
             nodes.into_iter().try_for_each(join)
         })?;
+        after("containerd has the images on every node");
         self.router().start(&self.neighbours())?;
         for node in self.nodes() {
             node.start_kubelet()?;
@@ -263,9 +269,7 @@ impl Cluster {
     /// The names of clusters whose maker is gone, other than `keep`: test runs that were killed. One that was kept on
     /// purpose is not among them.
     pub fn stale(keep: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(CLUSTERS) else { return Vec::new() };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter(|name| name != keep).filter(|name| is_stale(name)).collect()
+        names().into_iter().filter(|name| name != keep).filter(|name| is_stale(name)).collect()
     }
 
     /// The cluster's name.
@@ -338,6 +342,14 @@ impl Cluster {
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().map_err(|_| anyhow::anyhow!("a thread that brings up the cluster panicked"))?
+}
+
+/// The names of all clusters on this machine, sorted.
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(CLUSTERS).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
 }
 
 fn is_stale(name: &str) -> bool {
