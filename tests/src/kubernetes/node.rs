@@ -118,7 +118,8 @@ impl Node<'_> {
     /// Makes the machine and starts containerd with the images; the kubelet comes once there is an API server.
     pub(super) fn boot(&self) -> Result<()> {
         self.install_files()?;
-        self.power_on()
+        self.power_on()?;
+        images::import(self)
     }
 
     fn install_files(&self) -> Result<()> {
@@ -141,8 +142,7 @@ impl Node<'_> {
     fn power_on(&self) -> Result<()> {
         cgroup::create(&self.cgroup())?;
         container::start(&self.holder(), &self.netns(), &self.name(), &self.dir())?;
-        self.start_containerd()?;
-        images::import(self)
+        self.start_containerd()
     }
 
     /// Starts containerd and waits until it answers.
@@ -178,6 +178,10 @@ impl Node<'_> {
     /// Ends every process on the node at once, as when the power is cut; the namespaces and wires go too. What is on
     /// its disk stays.
     pub fn power_off(&self) -> Result<()> {
+        // The wire would go with the namespace, but some time later, and a node that starts again makes a new one.
+        let wire =
+            Command::new("ip").args(["-n", &self.cluster.netns("tor"), "link", "del", &self.name()]).output();
+        wire.context("cannot start ip")?;
         netns::delete(&self.netns())?;
         let group = self.cgroup();
         cgroup::kill(&group)?;
