@@ -10,6 +10,7 @@ pub mod fib;
 pub mod guard;
 pub mod internet;
 pub mod ipam;
+pub mod kubernetes;
 pub mod listener;
 pub mod mesh;
 pub mod ours;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use manx_tests::bench::{self, bgp, cni, core, fib, guard, ipam, mesh, reflector};
+use manx_tests::bench::{self, bgp, cni, core, fib, guard, ipam, kubernetes, mesh, reflector};
 use manx_tests::peers::Daemon;
 
 /// Benchmarks against what people run today; only the ratios mean anything.
@@ -102,6 +102,19 @@ enum Name {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// A real cluster: time until it is Ready, pods through kubelet and containerd against Debian's ptp, memory of every
+    /// component, requests to the API server.
+    Kubernetes {
+        /// Pods started one at a time, this many of each network.
+        #[arg(long, default_value_t = 30)]
+        single: usize,
+        /// Pods of a Deployment that are started at once.
+        #[arg(long, default_value_t = 60)]
+        pods: usize,
+        /// How often these are, for each network.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// What a packet costs from pod to pod, with and without the guards of pods: against host to host.
     Guard {
         /// Samples of each way, in turn.
@@ -141,6 +154,9 @@ fn main() -> Result<()> {
             cni::run(&cni::Size { single, parallel, rounds, starts })?
         }
         Name::Ipam { single, held } => ipam::run(&ipam::Size { single, held })?,
+        Name::Kubernetes { single, pods, rounds } => {
+            kubernetes::run(&kubernetes::Size { single, pods, rounds })?
+        }
         Name::Guard { rounds } => guard::run(rounds)?,
         Name::Fib { routes, runs } => fib::run(fib::Size { routes, runs })?,
     };
