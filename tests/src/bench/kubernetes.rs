@@ -4,7 +4,8 @@
 //! Both networks are on the same nodes at the same time, under the same containerd: pods of the runtime class `ptp` are
 //! run by the same runc, with a conflist in which ptp and host-local stand in the place of manx-cni and all plugins behind
 //! it stay. So nothing differs but the network, and samples can be taken in turn. How long containerd took for a sandbox
-//! is the kubelet's own figure (`kubelet_run_podsandbox_duration_seconds`), one pod at a time.
+//! is the kubelet's own figure (`run_podsandbox` of `kubelet_runtime_operations_duration_seconds`), one pod at a time. The one
+//! by runtime class, `kubelet_run_podsandbox_duration_seconds`, is always some microseconds in 1.32.
 
 mod memory;
 
@@ -120,7 +121,7 @@ fn one_by_one(cluster: &Cluster, count: usize) -> Result<Vec<Row>> {
 /// One pod of a runtime class on the first node: seconds of its sandbox, and until it was Ready.
 fn single(cluster: &Cluster, class: &str, number: usize) -> Result<(f64, f64)> {
     let name = format!("single-{number}{class}");
-    let before = sandboxes(cluster, class)?;
+    let before = sandboxes(cluster)?;
     let mut spec = spec(class);
     spec["nodeName"] = json!("node1");
     let begin = Instant::now();
@@ -129,17 +130,19 @@ fn single(cluster: &Cluster, class: &str, number: usize) -> Result<(f64, f64)> {
     )?;
     cluster.kubectl(&["wait", &format!("pod/{name}"), "--for=condition=Ready", "--timeout=120s"])?;
     let start = begin.elapsed();
-    let after = sandboxes(cluster, class)?;
+    let after = sandboxes(cluster)?;
     ensure!(after.0 == before.0 + 1.0, "{} sandboxes were made for one pod", after.0 - before.0);
     cluster.kubectl(&["delete", "pod", &name, "--timeout=120s"])?;
     Ok((after.1 - before.1, start.as_secs_f64()))
 }
 
-/// How many sandboxes of a runtime class the first node's kubelet has asked for, and how many seconds these took.
-fn sandboxes(cluster: &Cluster, class: &str) -> Result<(f64, f64)> {
+/// How many sandboxes the first node's kubelet has asked for, and how many seconds these took.
+fn sandboxes(cluster: &Cluster) -> Result<(f64, f64)> {
     let page = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/metrics"])?;
     let figure = |what: &str| -> Result<f64> {
-        let key = format!("kubelet_run_podsandbox_duration_seconds_{what}{{runtime_handler=\"{class}\"}} ");
+        let key = format!(
+            "kubelet_runtime_operations_duration_seconds_{what}{{operation_type=\"run_podsandbox\"}} "
+        );
         let line = page.lines().find_map(|line| line.strip_prefix(&key));
         line.map_or(Ok(0.0), |value| value.trim().parse().map_err(Into::into))
     };
