@@ -19,7 +19,7 @@ pub(crate) fn lab(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     // The other commands want a cluster that is up.
     if let ["--kubernetes", rest @ ..] = args {
         if rest.is_empty() || rest.contains(&"up") {
-            cluster(root)?;
+            cluster(root, "dev")?;
         }
         run(&mut root.cargo(&["build", "--quiet", "-p", "manx-tests", "--bin", "manx-lab"]))?;
     } else {
@@ -29,18 +29,18 @@ pub(crate) fn lab(root: &Root, args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Makes ready what a real cluster consists of: Kubernetes' programs, whose folder is returned, and the images.
-fn cluster(root: &Root) -> anyhow::Result<std::path::PathBuf> {
+fn cluster(root: &Root, profile: &str) -> anyhow::Result<std::path::PathBuf> {
     setup::kubernetes()?;
     let programs = kubernetes::programs(root)?;
     image::image(root, &["--test-images"])?;
-    image::image(root, &["--profile", "dev"])?;
+    image::image(root, &["--profile", profile])?;
     Ok(programs)
 }
 
 /// Runs the scenarios on a real Kubernetes, or those that `args` name.
 pub(crate) fn on_kubernetes(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     setup()?;
-    let programs = cluster(root)?;
+    let programs = cluster(root, "dev")?;
     let mut cargo = root.cargo(&["test", "-p", "manx-tests", "--test", "kubernetes", "--"]);
     run(cargo.args(args).env(kubernetes::BIN_DIR, programs))
 }
@@ -51,7 +51,7 @@ pub(crate) fn test(root: &Root, filter: Option<&str>) -> anyhow::Result<()> {
     build(root, &[])?;
     let mut cargo = root.cargo(&["test", "--workspace", "--no-fail-fast"]);
     // Without Kubernetes the rest can be tested; what needs it says that it is skipped, and fails under CI.
-    match cluster(root) {
+    match cluster(root, "dev") {
         Ok(folder) => drop(cargo.env(kubernetes::BIN_DIR, folder)),
         Err(error) => println!("no cluster of real kubelets: {error:#}"),
     }
@@ -89,10 +89,15 @@ pub(crate) fn convergence(root: &Root) -> anyhow::Result<()> {
 /// Runs one benchmark with release builds of everything that it measures.
 pub(crate) fn bench(root: &Root, name: &str, args: &[&str]) -> anyhow::Result<()> {
     setup()?;
+    let all = [&[name], args].concat();
+    if name == "kubernetes" {
+        let programs = cluster(root, "release")?;
+        run(&mut root.cargo(&["build", "--release", "-p", "manx-tests", "--bin", "manx-bench"]))?;
+        let mut bench = Command::new(root.target().join("release/manx-bench"));
+        return run(bench.args(all).env(kubernetes::BIN_DIR, programs));
+    }
     build(root, &["--release"])?;
     static_plugin(root)?;
-    let mut all = vec![name];
-    all.extend(args);
     become_program(root, "release/manx-bench", &all)
 }
 

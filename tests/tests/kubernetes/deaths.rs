@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -270,16 +272,12 @@ fn daemons() -> Result<()> {
     ground.ready("churn", 2)?;
     cluster.network_is_even()?;
 
+    let slow = SlowPlugin::install(cluster, node)?;
     ground.kubectl(&["scale", "deployment/churn", "--replicas=10"])?;
-    wait::until("some of the pods are being started", PATIENCE, || {
-        Ok(cluster
-            .living_pods()?
-            .iter()
-            .filter(|pod| !pod.addresses.is_empty() && pod.node == "node1")
-            .count()
-            > 4)
-    })?;
+    slow.wait_for_calls(2)?;
+    // Some sandboxes have their link, and the runtime does not know yet.
     both_die(node)?;
+    drop(slow);
     ground.ready("churn", 10)?;
     ground.kubectl(&["scale", "deployment/churn", "--replicas=1"])?;
     std::thread::sleep(Duration::from_millis(300));
@@ -289,6 +287,50 @@ fn daemons() -> Result<()> {
     cluster.network_is_even()?;
     flows.stop()?;
     ground.finish()
+}
+
+/// A node whose plugin takes its time after every ADD, so that whoever waits for it can be killed meanwhile.
+struct SlowPlugin {
+    plugin: PathBuf,
+    real: PathBuf,
+    calls: PathBuf,
+}
+
+impl SlowPlugin {
+    fn install(cluster: &Cluster, node: Node<'_>) -> Result<Self> {
+        let name = if cluster.network() == Network::Manx { "manx-cni" } else { "ptp" };
+        let folder = node.dir().join("opt/cni/bin");
+        let slow = Self {
+            plugin: folder.join(name),
+            real: folder.join(format!("{name}.real")),
+            calls: folder.join("calls"),
+        };
+        std::fs::rename(&slow.plugin, &slow.real)?;
+        let new = folder.join("new");
+        let script = format!(
+            "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exec /opt/cni/bin/{name}.real\n\
+             /opt/cni/bin/{name}.real; code=$?\necho $CNI_CONTAINERID >> /opt/cni/bin/calls\nsleep 3\nexit $code\n"
+        );
+        std::fs::write(&new, script)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::rename(new, &slow.plugin)?;
+        Ok(slow)
+    }
+
+    /// Waits until so many sandboxes have their network.
+    fn wait_for_calls(&self, count: usize) -> Result<()> {
+        wait::until("sandboxes get their network", PATIENCE, || {
+            Ok(std::fs::read_to_string(&self.calls).unwrap_or_default().lines().count() >= count)
+        })
+    }
+}
+
+impl Drop for SlowPlugin {
+    fn drop(&mut self) {
+        // What is not there any more, another start of the node has brought anew.
+        let _ = std::fs::rename(&self.real, &self.plugin);
+        let _ = std::fs::remove_file(&self.calls);
+    }
 }
 
 /// containerd and the kubelet are killed in the middle of what they do, and started again.
