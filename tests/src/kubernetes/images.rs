@@ -13,13 +13,18 @@ fn dir() -> Option<PathBuf> {
     found.or_else(|| Some(Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/image")))
 }
 
+/// Whether a file is an image for this machine's processor.
+fn fits(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let other = if cfg!(target_arch = "aarch64") { "-amd64.tar" } else { "-arm64.tar" };
+    name.ends_with(".tar") && !name.ends_with(other)
+}
+
 /// The image tars, sorted.
 fn archives() -> Vec<PathBuf> {
     let entries = dir().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
-    let mut archives: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
-        .collect();
+    let mut archives: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| fits(path)).collect();
     archives.sort();
     archives
 }
