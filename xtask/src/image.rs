@@ -20,9 +20,10 @@ const PROGRAMS: [&str; 4] = ["manx-agent", "manx-cni", "manx-controller", "manxc
 struct Arch {
     name: &'static str,
     rust: &'static str,
-    /// The Debian package of the C compiler for it on machines with another processor.
-    package: &'static str,
-    compiler: &'static str,
+    /// The C compiler for it on machines with another processor, and its Debian package.
+    compiler: (&'static str, &'static str),
+    /// Likewise the headers of a C library, of which `ring` reads the sizes of types.
+    headers: (&'static str, &'static str),
     strip: &'static str,
 }
 
@@ -30,15 +31,15 @@ const ARCHES: [Arch; 2] = [
     Arch {
         name: "amd64",
         rust: "x86_64",
-        package: "gcc-x86-64-linux-gnu",
-        compiler: "x86_64-linux-gnu-gcc",
+        compiler: ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
+        headers: ("/usr/x86_64-linux-gnu/include/stdint.h", "libc6-dev-amd64-cross"),
         strip: "x86_64-linux-gnu-strip",
     },
     Arch {
         name: "arm64",
         rust: "aarch64",
-        package: "gcc-aarch64-linux-gnu",
-        compiler: "aarch64-linux-gnu-gcc",
+        compiler: ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        headers: ("/usr/aarch64-linux-gnu/include/stdint.h", "libc6-dev-arm64-cross"),
         strip: "aarch64-linux-gnu-strip",
     },
 ];
@@ -57,9 +58,9 @@ impl Arch {
         self.rust == std::env::consts::ARCH
     }
 
-    /// The C compiler (for what is written in C and assembler in `ring`) and its package.
-    fn compiler(&self) -> (&'static str, &'static str) {
-        if self.is_native() { ("musl-gcc", "musl-tools") } else { (self.compiler, self.package) }
+    /// What compiling C (there is some in `ring`) needs: files, each with its Debian package.
+    fn needs(&self) -> Vec<(&'static str, &'static str)> {
+        if self.is_native() { vec![("musl-gcc", "musl-tools")] } else { vec![self.compiler, self.headers] }
     }
 
     /// Tells cargo and build scripts to compile and link for this processor.
@@ -68,9 +69,9 @@ impl Arch {
             return;
         }
         let target = self.target().replace('-', "_");
-        cargo.env(format!("CC_{target}"), self.compiler);
+        cargo.env(format!("CC_{target}"), self.compiler.0);
         // What it links with comes with the Rust target: the compiler's own library is not musl.
-        cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), self.compiler);
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), self.compiler.0);
     }
 }
 
@@ -219,7 +220,7 @@ fn places(root: &Root) -> anyhow::Result<Vec<(String, &'static str)>> {
 
 /// Sees to the C compiler and the Rust target.
 fn prepare(arch: &Arch, more: &setup::Needs) -> anyhow::Result<()> {
-    let mut needs = vec![arch.compiler()];
+    let mut needs = arch.needs();
     needs.extend(more);
     setup::install(&needs)?;
     let target = arch.target();
