@@ -16,7 +16,7 @@ fn the_conflist_is_there_once_the_node_has_a_pool_and_stays_when_the_agent_ends(
         assert_eq!(files(&world.path("conf")), Vec::<String>::new());
         world.add_pool();
         world.until_plugins(&ALL);
-        assert_eq!(std::fs::metadata(world.conflist()).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::metadata(world.conflist()).expect("there").permissions().mode() & 0o7777, 0o600);
         until("it is ready", || world.page("readyz") == "ok\n");
         agent.stop();
         assert_eq!(files(&world.path("conf")), ["10-manx.conflist"]);
@@ -27,7 +27,7 @@ fn the_conflist_is_there_once_the_node_has_a_pool_and_stays_when_the_agent_ends(
 fn a_chained_plugin_is_in_the_conflist_while_the_node_has_it() {
     run(|world| {
         world.add_pool();
-        std::fs::remove_file(world.path("bin").join("bandwidth")).unwrap();
+        std::fs::remove_file(world.path("bin").join("bandwidth")).expect("removed");
         let _agent = world.start();
         world.until_plugins(&ALL[..2]);
         until("the metric says so", || world.shows("manx_cni_plugins_missing 1"));
@@ -48,12 +48,12 @@ fn a_conflist_that_somebody_removes_or_changes_is_put_back_and_what_others_appen
         let _agent = world.start();
         world.until_plugins(&ALL);
         until("it is known", || world.shows("manx_cni_conflist_in_place 1"));
-        let written = std::fs::read_to_string(world.conflist()).unwrap();
-        std::fs::remove_file(world.conflist()).unwrap();
+        let written = std::fs::read_to_string(world.conflist()).expect("read");
+        std::fs::remove_file(world.conflist()).expect("removed");
         world.until_plugins(&ALL);
         until("it is counted", || world.shows("manx_cni_conflist_restored_total 1"));
         assert!(world.log().contains("somebody removed the conflist"));
-        std::fs::write(world.conflist(), written.replace("portmap", "portsnap")).unwrap();
+        std::fs::write(world.conflist(), written.replace("portmap", "portsnap")).expect("written");
         until("it is as it was", || {
             std::fs::read_to_string(world.conflist()).is_ok_and(|text| text.contains("\"portmap\""))
         });
@@ -68,10 +68,10 @@ fn a_plugin_that_others_append_is_not_fought() {
         let _agent = world.start();
         world.until_plugins(&ALL);
         let mut list: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(world.conflist()).unwrap()).unwrap();
-        list["plugins"].as_array_mut().unwrap().push(serde_json::json!({"type": "istio-cni"}));
-        std::fs::write(world.conflist(), list.to_string()).unwrap();
-        std::fs::remove_file(world.path("bin").join("portmap")).unwrap();
+            serde_json::from_slice(&std::fs::read(world.conflist()).expect("read")).expect("JSON");
+        list["plugins"].as_array_mut().expect("a list").push(serde_json::json!({"type": "istio-cni"}));
+        std::fs::write(world.conflist(), list.to_string()).expect("written");
+        std::fs::remove_file(world.path("bin").join("portmap")).expect("removed");
         world.until_plugins(&["manx-cni", "bandwidth", "istio-cni"]);
         assert!(world.shows("manx_cni_conflist_restored_total 0"));
     });
@@ -82,13 +82,13 @@ fn another_network_that_sorts_before_ours_is_named() {
     run(|world| {
         world.add_pool();
         let other = world.path("conf").join("05-cilium.conflist");
-        std::fs::write(&other, "{}").unwrap();
-        std::fs::write(world.path("conf").join("99-loopback.conf"), "{}").unwrap();
-        std::fs::write(world.path("conf").join("00-notes.txt"), "").unwrap();
+        std::fs::write(&other, "{}").expect("written");
+        std::fs::write(world.path("conf").join("99-loopback.conf"), "{}").expect("written");
+        std::fs::write(world.path("conf").join("00-notes.txt"), "").expect("written");
         let _agent = world.start();
         world.until_plugins(&ALL);
         until("the log names it", || world.log().contains("takes 05-cilium.conflist in"));
-        std::fs::remove_file(other).unwrap();
+        std::fs::remove_file(other).expect("removed");
         until("it is not named any more", || world.shows("manx_cni_conflists_before 0"));
     });
 }
@@ -97,11 +97,11 @@ fn another_network_that_sorts_before_ours_is_named() {
 fn a_template_that_is_none_is_said_and_read_again_once_it_is_one() {
     run(|world| {
         world.add_pool();
-        let template = std::fs::read_to_string(world.template()).unwrap();
-        std::fs::write(world.template(), &template[..40]).unwrap();
+        let template = std::fs::read_to_string(world.template()).expect("read");
+        std::fs::write(world.template(), &template[..40]).expect("written");
         let _agent = world.start();
         until("it is said", || world.page("readyz").contains("is none: it is no JSON"));
-        std::fs::write(world.template(), template).unwrap();
+        std::fs::write(world.template(), template).expect("written");
         // A notice of any change around it is enough.
         world.add_plugin("another");
         world.until_plugins(&ALL);
@@ -112,7 +112,7 @@ fn a_template_that_is_none_is_said_and_read_again_once_it_is_one() {
 fn without_the_plugin_there_is_no_conflist() {
     run(|world| {
         world.add_pool();
-        std::fs::remove_file(world.path("bin").join("manx-cni")).unwrap();
+        std::fs::remove_file(world.path("bin").join("manx-cni")).expect("removed");
         let _agent = world.start();
         until("it is said", || world.page("readyz").contains("manx-cni is not in"));
         assert_eq!(files(&world.path("conf")), Vec::<String>::new());

@@ -36,7 +36,7 @@ fn uninstall(world: &World, more: &[&str]) -> Output {
     let mut command = Command::new(AGENT);
     command.arg("uninstall").arg("--run-dir").arg(world.path("run"));
     command.arg("--cni-conf-dir").arg(world.path("conf")).arg("--cni-bin-dir").arg(world.path("bin"));
-    command.arg("--conflist").arg(world.template()).args(more).output().unwrap()
+    command.arg("--conflist").arg(world.template()).args(more).output().expect("run")
 }
 
 fn said(output: &Output) -> String {
@@ -53,7 +53,7 @@ fn prepare(world: &World) {
     command("ip route add 198.51.100.0/24 via 192.0.2.1 dev uplink proto static");
     command("ip nexthop add id 7 via 192.0.2.1 dev uplink");
     command("nft add table inet other");
-    std::fs::write(world.path("conf").join("99-loopback.conf"), "{}").unwrap();
+    std::fs::write(world.path("conf").join("99-loopback.conf"), "{}").expect("written");
     until("the links are ready", || !command("ip -6 address show").contains("tentative"));
 }
 

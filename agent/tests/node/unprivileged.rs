@@ -11,7 +11,7 @@ const RIGHTS: &str = "-all,+net_admin,+net_bind_service,+sys_admin";
 /// `/proc/sys` too, and the settings of the network by a mount of the host's elsewhere.
 fn contained(world: &World, rights: &str, more: &str) -> Command {
     let dir = world.path("").display().to_string();
-    std::fs::create_dir_all(world.path("host-net")).unwrap();
+    std::fs::create_dir_all(world.path("host-net")).expect("made");
     let script = format!(
         "mount --make-rprivate / && mount --bind {dir} {dir} && mount --bind /proc/sys/net {dir}/host-net \
          && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && mount -o remount,bind,ro / \

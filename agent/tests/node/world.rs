@@ -60,7 +60,7 @@ pub(crate) fn run(test: impl FnOnce(World) + Send + 'static) {
 /// Runs a program with these arguments, separated by blanks, and returns what it prints.
 pub(crate) fn command(line: &str) -> String {
     let mut words = line.split_whitespace();
-    let program = words.next().unwrap();
+    let program = words.next().expect("one");
     let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{line}: {error}"));
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -82,12 +82,12 @@ pub(crate) struct World {
 
 impl World {
     fn new() -> Self {
-        let world = Self { dir: tempfile::tempdir().unwrap() };
+        let world = Self { dir: tempfile::tempdir().expect("a directory") };
         for name in ["objects", "conf", "bin", "image"] {
-            std::fs::create_dir(world.path(name)).unwrap();
+            std::fs::create_dir(world.path(name)).expect("made");
         }
-        std::fs::write(world.path("objects").join("node.yaml"), OBJECTS).unwrap();
-        std::fs::write(world.template(), include_str!("../../../deploy/10-manx.conflist")).unwrap();
+        std::fs::write(world.path("objects").join("node.yaml"), OBJECTS).expect("written");
+        std::fs::write(world.template(), include_str!("../../../deploy/10-manx.conflist")).expect("written");
         for plugin in ["manx-cni", "portmap", "bandwidth"] {
             world.add_plugin(plugin);
         }
@@ -113,20 +113,20 @@ impl World {
     }
 
     pub(crate) fn add_plugin(&self, name: &str) {
-        std::fs::copy("/bin/true", self.path("bin").join(name)).unwrap();
+        std::fs::copy("/bin/true", self.path("bin").join(name)).expect("copied");
     }
 
     /// Gives the node a pool.
     pub(crate) fn add_pool(&self) {
-        std::fs::write(self.path("objects").join("pool.yaml"), POOL).unwrap();
+        std::fs::write(self.path("objects").join("pool.yaml"), POOL).expect("written");
     }
 
     /// The types of the plugins in the conflist.
     pub(crate) fn plugins(&self) -> Vec<String> {
         let Ok(text) = std::fs::read(self.conflist()) else { return Vec::new() };
         let list: serde_json::Value = serde_json::from_slice(&text).expect("a whole conflist at any time");
-        let plugins = list["plugins"].as_array().unwrap();
-        plugins.iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
+        let plugins = list["plugins"].as_array().expect("a list");
+        plugins.iter().map(|plugin| plugin["type"].as_str().expect("a text").to_owned()).collect()
     }
 
     /// The arguments of the agent.
@@ -148,12 +148,12 @@ impl World {
     }
 
     pub(crate) fn start_as(&self, mut command: Command) -> Agent {
-        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        Agent(command.stderr(log).spawn().unwrap())
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("open");
+        Agent(command.stderr(log).spawn().expect("started"))
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap()
+        std::fs::read_to_string(self.path("log")).expect("read")
     }
 
     /// Waits until the conflist has these plugins.
@@ -164,7 +164,7 @@ impl World {
     /// What one of the pages of the agent says; nothing while it does not answer.
     pub(crate) fn page(&self, path: &str) -> String {
         let output = Command::new("curl").arg("-s").arg(format!("http://127.0.0.1:9179/{path}")).output();
-        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+        String::from_utf8_lossy(&output.expect("run").stdout).into_owned()
     }
 
     /// Whether this is a line of `/metrics`.
@@ -179,8 +179,8 @@ pub(crate) struct Agent(Child);
 impl Agent {
     /// Ends it as an upgrade does.
     pub(crate) fn stop(mut self) {
-        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
+        kill(Pid::from_raw(self.0.id().try_into().expect("a number")), Signal::SIGTERM).expect("killed");
+        assert!(self.0.wait().expect("ended").success());
     }
 }
 
@@ -194,8 +194,8 @@ impl Drop for Agent {
 /// All files below a directory, with what is in them.
 pub(crate) fn files(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .expect("read")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
         .collect();
     names.sort();
     names
