@@ -41,7 +41,8 @@ where
                 fold(&mut gathered, event)
             }
             Err(error) => {
-                if !std::mem::replace(&mut away, true) {
+                // That it is away is said once for all kinds.
+                if is_answer(&error) && !std::mem::replace(&mut away, true) {
                     tracing::warn!(kind, %error, "watching failed; what was seen last holds until it works again");
                 }
                 None
@@ -49,6 +50,17 @@ where
         };
         std::future::ready(change)
     })
+}
+
+/// Whether the API server said no, other than being away.
+fn is_answer(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
+            matches!(error, kube::Error::Api(_))
+        }
+        _ => true,
+    }
 }
 
 fn fold<K: Resource>(gathered: &mut BTreeMap<String, K>, event: Event<K>) -> Option<Change<K>> {

@@ -18,6 +18,8 @@ pub mod secrets;
 pub mod watch;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,12 +28,17 @@ use hyper::header::{HeaderValue, USER_AGENT};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::BoxError;
 use tower::util::MapResultLayer;
 
+use super::events::chain;
 use super::metrics::ApiRequests;
 
 /// The longest that one request may take.
 pub(crate) const CALL_TIME: Duration = Duration::from_secs(10);
+
+/// The longest wait for a connection: one that was begun before the address of a Service led anywhere never comes about.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Who we are in the record of who set which field.
 pub(crate) const FIELD_MANAGER: &str = "manx-agent";
@@ -58,12 +65,39 @@ pub async fn client(
     };
     let name = HeaderValue::from_str(&format!("{program}/{}", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, name.context("naming this program to the API server")?));
-    let count = move |answer: Result<Response<_>, _>| {
+    config.connect_timeout = Some(CONNECT_TIME);
+    let reach = Arc::new(Reach { server: config.cluster_url.to_string(), away: AtomicBool::new(false) });
+    let count = move |answer: Result<Response<_>, BoxError>| {
         requests.count(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+        reach.note(answer.as_ref().err());
         answer
     };
     let builder = ClientBuilder::try_from(config).context("making a client for the API server")?;
     Ok(builder.with_layer(&MapResultLayer::new(count)).build())
+}
+
+/// Says once that the API server is away, and once that it is there again.
+struct Reach {
+    server: String,
+    away: AtomicBool,
+}
+
+impl Reach {
+    /// Takes note of how a request ended: with an answer, whatever it says, or with an error.
+    fn note(&self, error: Option<&BoxError>) {
+        if self.away.swap(error.is_some(), Ordering::Relaxed) == error.is_some() {
+            return;
+        }
+        match error {
+            Some(error) => tracing::warn!(
+                server = self.server,
+                error = chain(&**error),
+                "the API server cannot be reached: what was seen last holds, and it is tried again and again. Where its \
+                 address is that of a Service, kube-proxy may not be there yet"
+            ),
+            None => tracing::info!(server = self.server, "the API server answers"),
+        }
+    }
 }
 
 /// A request that takes no longer than [`CALL_TIME`].
