@@ -22,6 +22,8 @@ mod life;
 mod nodes;
 #[path = "kubernetes/rbac.rs"]
 mod rbac;
+#[path = "kubernetes/start.rs"]
+mod start;
 #[path = "kubernetes/upgrade.rs"]
 mod upgrade;
 
@@ -32,8 +34,9 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 6] = [
+const SCENARIOS: [&[(&str, Scenario)]; 7] = [
     install::SCENARIOS,
+    start::SCENARIOS,
     life::SCENARIOS,
     deaths::SCENARIOS,
     upgrade::SCENARIOS,

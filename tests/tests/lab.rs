@@ -18,6 +18,8 @@ use manx_tests::lab::{Lab, Options, Pod, netns, probe, show, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+#[path = "lab/install.rs"]
+mod install;
 #[path = "lab/migrate.rs"]
 mod migrate;
 #[path = "lab/sticky.rs"]
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         ("an_agent_that_starts_without_the_api_server_knows_what_its_pods_ask_for", asking_after_a_restart),
         ("an_address_follows_its_pods_name_to_another_node_and_back", sticky::follows_its_name),
         ("an_address_away_from_its_block_outlives_agents_and_nodes", sticky::outlives_agents_and_nodes),
+        ("the_plugin_is_replaced_while_pods_start_and_end", install::replaced_under_calls),
         ("a_thousand_pods_start_with_few_requests_to_the_api_server", a_thousand_starts),
         ("a_cluster_moves_in_from_calico_node_by_node_and_no_ping_is_lost", migrate::from_calico),
     ];

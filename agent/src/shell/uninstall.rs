@@ -29,7 +29,8 @@ const PLUGIN: &str = "manx-cni";
 /// Uninstalls. Nothing of ours that is missing already is an error, so it can be done again.
 ///
 /// # Errors
-/// When an agent runs here, or something of ours cannot be removed; the rest is gone all the same.
+/// When an agent runs here, when running pods keep something, or when something of ours cannot be removed; the rest is
+/// gone all the same.
 pub fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
     sysctl::reach_by(&options.proc_sys_net);
     // No agent can start while this is held.
@@ -48,7 +49,7 @@ pub fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
         visit.file("plugin", &options.cni_bin_dir.join(format!(".{PLUGIN}.new")));
         visit.directory(&options.run_dir);
     } else {
-        visit.left.push(format!(
+        visit.failed.push(format!(
             "{} links of running pods ({}), with the routes to them, the plugin, {} and the settings of the kernel: end \
              these pods (kubectl drain) and uninstall again, or cut them off with --force",
             pods.len(),
@@ -143,7 +144,7 @@ impl Visit {
             tracing::warn!("left: {left}");
         }
         if !self.failed.is_empty() {
-            bail!("not everything could be removed: {}", self.failed.join("; "));
+            bail!("not everything is removed: {}", self.failed.join("; "));
         }
         tracing::info!(left = self.left.len(), "Manx is off this node");
         Ok(())

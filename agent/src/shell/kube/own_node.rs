@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use manx_ipam::NodeName;
 use serde_json::{Value, json};
@@ -160,10 +160,7 @@ impl Writer {
     }
 
     async fn try_untaint(&self) -> anyhow::Result<()> {
-        // Of the Node no more is asked for than to be listed.
-        let mine = ListParams::default().fields(&format!("metadata.name={}", self.me));
-        let listed = bounded(self.api.list(&mine)).await.context("reading the Node")?;
-        let Some(node) = listed.items.into_iter().next() else { return Ok(()) };
+        let node = bounded(self.api.get(self.me.as_str())).await.context("reading the Node")?;
         let Some(kept) = without_ours(&node.data["spec"]["taints"]) else { return Ok(()) };
         let patch = json!({
             "metadata": {"resourceVersion": node.resource_version(), "uid": node.uid()},
