@@ -205,10 +205,9 @@ fn routes(node: &Node<'_>) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
             match route["dev"].as_str() {
                 // Our own block: what is no pod goes nowhere.
                 _ if route["type"].is_string() && route["type"] != "unicast" => {}
-                Some("eth0") => drop(away.insert(destination)),
+                // By the number of a next hop, which leads to another node.
+                Some("eth0") | None => drop(away.insert(destination)),
                 Some(_) => drop(pods.insert(destination)),
-                None if route["nexthops"].is_array() => drop(away.insert(destination)),
-                None => {}
             }
         }
     }
