@@ -135,10 +135,8 @@ pub(crate) fn image(root: &Root, args: &[&str]) -> anyhow::Result<()> {
     }
     prepare(arch, &[])?;
     let mut binaries = root.target().join(arch.target()).join(options.folder());
-    build(root, arch, &options, &["-p", "manx-agent", "-p", "manx-ctl"], &[])?;
-    // Alone: with the others it would carry the asynchronous half of `kernel`. At a fixed place in memory, which spares
-    // a process that lives for milliseconds the relocation of its pointers.
-    build(root, arch, &options, &["-p", "manx-cni"], &["-Crelocation-model=static"])?;
+    build(root, arch, options.profile, &["-p", "manx-agent", "-p", "manx-ctl"], &[])?;
+    build_plugin(root, arch, options.profile)?;
     if options.profile == "dev" {
         binaries = stripped(arch, &binaries, &PROGRAMS)?;
     }
@@ -180,18 +178,30 @@ fn writer(root: &Root, what: &str) -> Command {
     root.cargo(&["run", "--quiet", "-p", "manx-image", "--", what])
 }
 
+/// Builds the plugin. Alone: with the others it would carry the asynchronous half of
+/// `kernel`, which the agent asks for and the plugin must not pay for. At a fixed place in memory, which spares a process
+/// that lives for milliseconds the relocation of its pointers.
+fn build_plugin(root: &Root, arch: &Arch, profile: &str) -> anyhow::Result<()> {
+    build(root, arch, profile, &["-p", "manx-cni"], &["-Crelocation-model=static"])
+}
+
+/// Builds the plugin as it ships for this machine; where it is.
+///
+/// # Errors
+/// As of [`image`].
+pub(crate) fn plugin(root: &Root) -> anyhow::Result<PathBuf> {
+    let arch =
+        ARCHES.iter().find(|arch| arch.is_native()).context("neither an amd64 nor an arm64 machine")?;
+    prepare(arch, &[])?;
+    build_plugin(root, arch, "release")?;
+    Ok(root.target().join(arch.target()).join("release/manx-cni"))
+}
+
 /// Builds packages; `flags` are those of rustc, for release builds only.
-fn build(
-    root: &Root,
-    arch: &Arch,
-    options: &Options<'_>,
-    packages: &[&str],
-    flags: &[&str],
-) -> anyhow::Result<()> {
-    let mut cargo =
-        root.cargo(&["build", "--bins", "--profile", options.profile, "--target", &arch.target()]);
+fn build(root: &Root, arch: &Arch, profile: &str, packages: &[&str], flags: &[&str]) -> anyhow::Result<()> {
+    let mut cargo = root.cargo(&["build", "--bins", "--profile", profile, "--target", &arch.target()]);
     arch.tell(&mut cargo);
-    if options.profile == "release" {
+    if profile == "release" {
         let places = places(root)?;
         let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         flags.extend(places.iter().map(|(place, name)| format!("--remap-path-prefix={place}={name}")));
