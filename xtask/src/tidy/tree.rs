@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const EXTENSIONS: [&str; 8] = ["rs", "md", "toml", "yaml", "yml", "sh", "conflist", "conf"];
+const EXTENSIONS: [&str; 9] = ["rs", "md", "toml", "yaml", "yml", "sh", "conflist", "conf", "mod"];
 
 /// Texts by path below the workspace's root, with `/` between folders.
 #[derive(Default)]
