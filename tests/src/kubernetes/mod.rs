@@ -269,7 +269,11 @@ impl Cluster {
     /// The names of clusters whose maker is gone, other than `keep`: test runs that were killed. One that was kept on
     /// purpose is not among them.
     pub fn stale(keep: &str) -> Vec<String> {
-        names().into_iter().filter(|name| name != keep).filter(|name| is_stale(name)).collect()
+        names()
+            .into_iter()
+            .filter(|name| name != keep)
+            .filter(|name| is_stale(&Path::new(CLUSTERS).join(name)))
+            .collect()
     }
 
     /// The cluster's name.
@@ -352,8 +356,8 @@ fn names() -> Vec<String> {
     names
 }
 
-fn is_stale(name: &str) -> bool {
-    let dir = Path::new(CLUSTERS).join(name);
+/// Whether the maker of the cluster in `dir` is gone, and did not mean to leave it.
+fn is_stale(dir: &Path) -> bool {
     let state = std::fs::read(dir.join("cluster.json")).ok();
     let state: Option<State> = state.and_then(|text| serde_json::from_slice(&text).ok());
     let kept = dir.join(KEPT).exists();
@@ -373,5 +377,34 @@ impl Drop for Cluster {
         if let Err(error) = outcome {
             eprintln!("the cluster {} could not be taken down: {error:#}", self.name());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_whose_maker_is_gone_is_stale_unless_it_was_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut cluster = Cluster {
+            state: State { options: Options::default(), nodes: vec![1], owner: std::process::id() },
+            dir: dir.path().to_owned(),
+            owned: false,
+        };
+        cluster.save().expect("saved");
+        assert!(!is_stale(dir.path()));
+        // No process has this id: it is above the largest that the kernel gives.
+        cluster.state.owner = i32::MAX.unsigned_abs();
+        cluster.save().expect("saved");
+        assert!(is_stale(dir.path()));
+        cluster.keep().expect("kept");
+        assert!(!is_stale(dir.path()));
+    }
+
+    #[test]
+    fn a_folder_that_was_left_half_made_is_stale() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert!(is_stale(dir.path()));
     }
 }

@@ -204,3 +204,15 @@ impl Cluster {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_names_the_families_that_are_spoken_ipv4_first() {
+        assert_eq!(Families::Dual.join(SERVICES), "10.96.0.0/16,fd00:10:96::/112");
+        assert_eq!(Families::Ipv6.join(SERVICES), "fd00:10:96::/112");
+        assert_eq!((Families::Ipv6.primary(), Families::Dual.primary()), (Family::Ipv6, Family::Ipv4));
+    }
+}

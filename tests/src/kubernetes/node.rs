@@ -246,3 +246,17 @@ fn parse_taint(text: &str) -> Value {
     let (key, value) = key.split_once('=').unwrap_or((key, ""));
     json!({"key": key, "value": value, "effect": effect})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taint_may_have_a_value() {
+        assert_eq!(
+            parse_taint("a.b/c:NoExecute"),
+            json!({"key": "a.b/c", "value": "", "effect": "NoExecute"})
+        );
+        assert_eq!(parse_taint("k=v:NoSchedule"), json!({"key": "k", "value": "v", "effect": "NoSchedule"}));
+    }
+}

@@ -142,3 +142,38 @@ pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn daemon(script: &str) -> (tempfile::TempDir, Daemon) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let daemon = Daemon::new("sleeper", dir.path());
+        daemon.start(Command::new("sh").args(["-c", script])).expect("started");
+        (dir, daemon)
+    }
+
+    #[test]
+    fn a_daemon_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log() {
+        let (_dir, daemon) = daemon("echo no port is free; exit 1");
+        let limit = Duration::from_secs(20);
+        let error = daemon.wait("it answers", limit, || Ok(false)).expect_err("it ended");
+        assert!(
+            error.to_string().contains("sleeper ended") && error.to_string().contains("no port is free"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_daemon_that_ignores_sigterm_is_killed_when_patience_is_over() {
+        let (dir, daemon) = daemon("trap '' TERM; echo ready; while :; do sleep 0.05; done");
+        daemon
+            .wait("it prints", Duration::from_secs(20), || Ok(daemon.tail() == "ready"))
+            .expect("it prints");
+        let again = Daemon::new("sleeper", dir.path());
+        assert!(again.start(&Command::new("true")).is_err(), "it runs already");
+        again.stop(Duration::from_millis(200)).expect("ended");
+        assert!(!daemon.is_alive());
+    }
+}
