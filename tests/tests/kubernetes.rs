@@ -26,6 +26,16 @@ mod rbac;
 mod start;
 #[path = "kubernetes/upgrade.rs"]
 mod upgrade;
+#[path = "kubernetes/places.rs"]
+mod places;
+#[path = "kubernetes/services.rs"]
+mod services;
+#[path = "kubernetes/tables.rs"]
+mod tables;
+#[path = "kubernetes/traffic.rs"]
+mod traffic;
+#[path = "kubernetes/world.rs"]
+mod world;
 
 /// Set in the environment to the name of a cluster that is up, it is the shared one: quick while scenarios are written.
 const USE: &str = "MANX_CLUSTER";
@@ -34,11 +44,13 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 7] = [
+const SCENARIOS: [&[(&str, Scenario)]; 9] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
     deaths::SCENARIOS,
+    traffic::SCENARIOS,
+    services::SCENARIOS,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,
     rbac::SCENARIOS,

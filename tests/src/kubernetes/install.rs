@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Cluster;
+use super::{Cluster, Families};
 use crate::lab::router::ROUTER_ASN;
 use crate::lab::wait;
 
@@ -35,10 +35,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// `kubectl apply -f deploy/manx.yaml`, and nothing else.
+    /// `kubectl apply -f deploy/manx.yaml`, and nothing else; with IPv6, the overlay for the cluster's families.
     pub fn install(&self) -> Result<()> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manx.yaml");
-        self.kubectl(&["apply", "-f", &file.display().to_string()]).map(drop)
+        let (flag, what) = match self.families() {
+            Families::Ipv4 => ("-f", "manx.yaml"),
+            Families::Ipv6 => ("-k", "overlays/ipv6"),
+            Families::Dual => ("-k", "overlays/dual-stack"),
+        };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(what);
+        self.kubectl(&["apply", flag, &path.display().to_string()]).map(drop)
     }
 
     /// [`Cluster::install`] and [`Cluster::wait_ready`], with the time that they took.

@@ -35,6 +35,7 @@ pub use control_plane::ControlPlane;
 pub use install::Timing;
 pub use network::{Families, Family, Host};
 pub use node::Node;
+pub use proxy::LocalMode;
 pub use residue::LivingPod;
 
 use crate::lab::netns;

@@ -4,8 +4,17 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::network::{self, Family, PODS};
-use super::{Node, Proxy, binary};
+use super::{Network, Node, Proxy, binary};
 use crate::lab::netns;
+
+/// How kube-proxy tells what pods of its node send from what comes from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalMode {
+    /// By the names of Manx's links: right for any pools.
+    Links,
+    /// By source addresses within the cluster's first range of pods.
+    ClusterCidr,
+}
 
 impl Node<'_> {
     /// Starts kube-proxy in the mode that the cluster was made with, or that [`Node::set_proxy`] chose since.
@@ -26,6 +35,12 @@ impl Node<'_> {
 
     /// Lets kube-proxy work in another mode from now on: its rules of before are removed.
     pub fn set_proxy(&self, proxy: Proxy) -> Result<()> {
+        let links = self.cluster.state.options.network == Network::Manx;
+        self.set_proxy_and_local(proxy, if links { LocalMode::Links } else { LocalMode::ClusterCidr })
+    }
+
+    /// [`Node::set_proxy`], with the way to tell what pods of this node send.
+    pub fn set_proxy_and_local(&self, proxy: Proxy, local: LocalMode) -> Result<()> {
         let path = self.dir().join("proxy.json");
         if path.exists() {
             self.stop_proxy()?;
@@ -47,7 +62,11 @@ impl Node<'_> {
             "mode": mode,
             "hostnameOverride": self.name(),
             "clusterCIDR": self.cluster.families().join(PODS),
-            "detectLocalMode": "ClusterCIDR",
+            "detectLocalMode": match local {
+                LocalMode::Links => "InterfaceNamePrefix",
+                LocalMode::ClusterCidr => "ClusterCIDR",
+            },
+            "detectLocal": {"interfaceNamePrefix": if local == LocalMode::Links { "cali" } else { "" }},
             // The table of connections has one size for all namespaces, which none of them may change.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         });

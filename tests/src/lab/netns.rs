@@ -109,13 +109,18 @@ pub fn json(name: &str, argv: &[&str]) -> Result<serde_json::Value> {
 
 /// Runs `body` on a thread of its own inside the namespace `name`; sockets that it opens belong there.
 pub fn enter<T: Send>(name: &str, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let file = File::open(path(name)).with_context(|| format!("no namespace {name}"))?;
+    enter_at(&path(name), body)
+}
+
+/// [`enter`] by a file of the namespace, such as `/proc/PID/ns/net`.
+pub fn enter_at<T: Send>(path: &Path, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| format!("no namespace {}", path.display()))?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             setns(&file, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
             body()
         });
-        thread.join().map_err(|_| anyhow::anyhow!("the thread inside {name} panicked"))?
+        thread.join().map_err(|_| anyhow::anyhow!("the thread inside {} panicked", path.display()))?
     })
 }
 
