@@ -12,6 +12,8 @@ use manx_tests::kubernetes::{self, Cluster, Options};
 
 #[path = "kubernetes/deaths.rs"]
 mod deaths;
+#[path = "kubernetes/families.rs"]
+mod families;
 #[path = "kubernetes/ground.rs"]
 mod ground;
 #[path = "kubernetes/install.rs"]
@@ -20,20 +22,22 @@ mod install;
 mod life;
 #[path = "kubernetes/nodes.rs"]
 mod nodes;
-#[path = "kubernetes/rbac.rs"]
-mod rbac;
-#[path = "kubernetes/start.rs"]
-mod start;
-#[path = "kubernetes/upgrade.rs"]
-mod upgrade;
 #[path = "kubernetes/places.rs"]
 mod places;
+#[path = "kubernetes/ports.rs"]
+mod ports;
+#[path = "kubernetes/rbac.rs"]
+mod rbac;
 #[path = "kubernetes/services.rs"]
 mod services;
+#[path = "kubernetes/start.rs"]
+mod start;
 #[path = "kubernetes/tables.rs"]
 mod tables;
 #[path = "kubernetes/traffic.rs"]
 mod traffic;
+#[path = "kubernetes/upgrade.rs"]
+mod upgrade;
 #[path = "kubernetes/world.rs"]
 mod world;
 
@@ -44,15 +48,18 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 9] = [
+const SCENARIOS: [&[(&str, Scenario)]; 12] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
     deaths::SCENARIOS,
     traffic::SCENARIOS,
     services::SCENARIOS,
+    ports::SCENARIOS,
+    families::SHARED,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,
+    families::SCENARIOS,
     rbac::SCENARIOS,
 ];
 

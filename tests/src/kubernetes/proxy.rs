@@ -10,7 +10,8 @@ use crate::lab::netns;
 /// How kube-proxy tells what pods of its node send from what comes from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalMode {
-    /// By the names of Manx's links: right for any pools.
+    /// By the names of Manx's links: right for any pools. In nftables mode kube-proxy can do it from 1.34.2 on; those
+    /// before ask for one interface of the name `cali*`, and write no rules at all.
     Links,
     /// By source addresses within the cluster's first range of pods.
     ClusterCidr,
@@ -35,7 +36,7 @@ impl Node<'_> {
 
     /// Lets kube-proxy work in another mode from now on: its rules of before are removed.
     pub fn set_proxy(&self, proxy: Proxy) -> Result<()> {
-        let links = self.cluster.state.options.network == Network::Manx;
+        let links = self.cluster.state.options.network == Network::Manx && proxy != Proxy::Nftables;
         self.set_proxy_and_local(proxy, if links { LocalMode::Links } else { LocalMode::ClusterCidr })
     }
 

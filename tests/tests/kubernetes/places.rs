@@ -14,12 +14,13 @@ use manx_tests::lab::netns;
 use serde_json::Value;
 
 /// How long an answer may take; a packet that was dropped costs this much.
-const PATIENCE: Duration = Duration::from_millis(600);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(600);
+/// How long a refusal may take: the kernel forgets one that comes back while it still sends, as happens with IPv6 on one
+/// machine, and learns it from the second SYN, a second later.
+pub(crate) const REFUSAL: Duration = Duration::from_millis(2500);
 
 /// Where the toolbox serves lines over TCP, and datagrams.
 pub(crate) const LINES: u16 = 8081;
-/// Where it serves HTTP.
-pub(crate) const HTTP: u16 = 8080;
 
 /// The transport of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,8 @@ impl fmt::Display for Reply {
 impl From<io::Error> for Reply {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::ConnectionRefused => Self::Refused,
+            // What a node itself must not send, it learns as EPERM.
+            ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => Self::Refused,
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Silent,
             _ => Self::Failed(error.to_string()),
         }
@@ -133,9 +135,14 @@ impl Place {
 
     /// Asks the toolbox at `to`, by a connection or port of its own.
     pub(crate) fn ask(&self, how: How, to: SocketAddr) -> Reply {
+        self.ask_within(how, to, PATIENCE)
+    }
+
+    /// [`Place::ask`] with another patience for a connection to be there.
+    pub(crate) fn ask_within(&self, how: How, to: SocketAddr, patience: Duration) -> Reply {
         let asked = self.inside(|| {
             Ok(match how {
-                How::Tcp => tcp(to),
+                How::Tcp => tcp(to, patience),
                 How::Udp => Datagrams::open(to).and_then(|socket| socket.ask()),
             })
         });
@@ -210,8 +217,8 @@ impl Datagrams {
     }
 }
 
-fn tcp(to: SocketAddr) -> io::Result<Reply> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+fn tcp(to: SocketAddr, patience: Duration) -> io::Result<Reply> {
+    let stream = TcpStream::connect_timeout(&to, patience)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     ask_again(&stream)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use manx_tests::kubernetes::{Cluster, Family};
 
-use super::places::{How, Place, Reply};
+use super::places::{How, PATIENCE, Place, REFUSAL, Reply};
 
 /// How long a row may take to become true: rules and endpoints follow the API with a delay.
 const CONVERGENCE: Duration = Duration::from_secs(5);
@@ -131,10 +131,12 @@ impl Row {
 
     fn check(&self, cluster: &Cluster) -> Result<()> {
         let Expect::By(pods, seen) = &self.expect else {
-            let expected =
-                if matches!(self.expect, Expect::Refused) { Reply::Refused } else { Reply::Silent };
-            let reply = self.from.ask(self.how, self.to);
-            ensure!(reply == expected, "{reply}, while {expected} was due");
+            let (expected, patience) = match self.expect {
+                Expect::Refused => (Reply::Refused, REFUSAL),
+                _ => (Reply::Silent, PATIENCE),
+            };
+            let reply = self.from.ask_within(self.how, self.to, patience);
+            ensure!(reply == expected, "{reply}, but {expected} was due");
             return Ok(());
         };
         let mut answered = BTreeSet::new();
