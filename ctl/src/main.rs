@@ -4,6 +4,8 @@
 //! one agent knows, it asks that agent, on its node.
 
 mod agent;
+#[cfg(test)]
+mod documented;
 mod migrate;
 mod report;
 mod table;

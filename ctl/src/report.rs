@@ -135,7 +135,7 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Types of conditions whose being true is bad news; all others are good news.
-const BAD_WHEN_TRUE: [&str; 2] = ["Overlap", "Terminating"];
+const BAD_WHEN_TRUE: [&str; 3] = ["NearlyFull", "Overlap", "Terminating"];
 
 /// The conditions of one object that say something is wrong.
 fn conditions<'a>(object: &'a str, listed: &'a [Condition]) -> impl Iterator<Item = String> + 'a {
@@ -215,6 +215,23 @@ mod tests {
         let cluster = cluster(vec![session("node/node2", SessionState::Established, None)]);
         assert_eq!(problems(&cluster), Vec::<String>::new());
         assert!(status(&cluster).ends_with("\nnothing is wrong\n"));
+    }
+
+    #[test]
+    fn a_pool_with_room_is_nothing_wrong_and_one_that_is_nearly_full_is() {
+        let mut cluster = cluster(Vec::new());
+        let mut pool = IPPool::example();
+        for (nearly_full, wrong) in [(false, 0), (true, 1)] {
+            let mut status = manx_api::IPPoolStatus::default();
+            for (type_, holds) in
+                [("Ready", true), ("Overlap", false), ("Terminating", false), ("NearlyFull", nearly_full)]
+            {
+                set_condition(&mut status.conditions, type_, holds, "Why", "", None, Timestamp::UNIX_EPOCH);
+            }
+            pool.status = Some(status);
+            cluster.pools = vec![pool.clone()];
+            assert_eq!(problems(&cluster).len(), wrong);
+        }
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub mod crash;
 pub mod interop;
 pub mod kubernetes;
 pub mod lab;
+pub mod monitoring;
 pub mod peers;

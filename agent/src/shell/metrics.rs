@@ -338,7 +338,7 @@ fn show_kernel(shown: &mut Sheet, kernel: &KernelReport) {
 }
 
 fn show_conflist(shown: &mut Sheet, conflist: &ConflistReport) {
-    shown.number(&names::CONFLIST, u8::from(conflist.in_place));
+    shown.number(&names::CONFLIST, u8::from(conflist.in_place || !conflist.wanted));
     shown.counter(&names::CONFLIST_RESTORED, conflist.restored_total);
     shown.number(&names::CONFLISTS_BEFORE, conflist.before.len());
     shown.number(&names::PLUGINS_MISSING, conflist.missing.len());

@@ -104,6 +104,7 @@ impl Lab {
         std::fs::write(dir.join("10-manx.conflist"), self.conflist(node)?.to_string())?;
         let mut command = netns::command(&self.netns(node), self.bin_dir.join("manx-agent"));
         command.args(["--node-name", node, "--log-format", "text", "--run-dir"]).arg(self.run_dir(node));
+        command.args(["--metrics-listen", "[::]:9181"]);
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(more);
         command.env("MANX_LOG", std::env::var("MANX_LOG").unwrap_or_else(|_| "info".to_owned()));
         let child = self.daemon(command, &dir.join("agent.log"))?;
@@ -135,8 +136,18 @@ impl Lab {
 
     pub(super) fn start_controller(&self) -> Result<()> {
         let mut command = netns::command(&self.netns("cp"), self.bin_dir.join("manx-controller"));
+        command.args(["--metrics-listen", "[::]:9180"]);
         command.args(["--log-format", "text", "--node-grace", "2s", "--kubeconfig"]).arg(self.kubeconfig());
         self.daemon(command, &self.dir.join("controller.log")).map(drop)
+    }
+
+    /// Starts a real Prometheus beside the API server with this configuration; it answers at 127.0.0.1:9090 there.
+    pub fn start_prometheus(&self, config: &Path) -> Result<()> {
+        let mut command = netns::command(&self.netns("cp"), "prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", self.dir.join("prometheus").display()));
+        command.arg("--web.listen-address=127.0.0.1:9090");
+        self.daemon(command, &self.dir.join("prometheus.log")).map(drop)
     }
 
     /// Starts `command` in the background with its output in `log`; returns its process id.

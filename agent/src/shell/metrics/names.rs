@@ -165,7 +165,7 @@ metrics! {
         "What the agent takes to answer the plugin, which then makes the link; outcome is ok, retry, refused or failed",
         "failed grows, or nine of ten starts take more than a second"]);
     CONFLIST = gauge("manx_cni_conflist_in_place", NONE, [FLAG,
-        "Whether the conflist is as it should be", "0 for five minutes: the runtime starts no pods by Manx"]);
+        "Whether the conflist is as it should be, or none is wanted", "0 for five minutes: the runtime starts no pods by Manx"]);
     CONFLIST_RESTORED = counter("manx_cni_conflist_restored_total", NONE, ["times",
         "Times that the conflist was put back after somebody had removed or changed it",
         "grows: another network's installer is at work"]);
