@@ -133,7 +133,7 @@ fn every_kubectl_command_names_a_kind_that_there_is() -> Result<()> {
     for crd in manx_api::crds() {
         let names = crd.spec.names;
         kinds.extend([Some(names.plural), names.singular].into_iter().flatten());
-        kinds.extend(names.short_names.into_iter().flatten());
+        kinds.extend(names.short_names.into_iter().chain(names.categories).flatten());
     }
     let command = Regex::new(
         r"kubectl (?:-n \S+ )?(?:get|describe|edit|patch|delete|rollout \w+) (?:--\S+ )*([a-z][a-z.]*)",

@@ -1,5 +1,7 @@
 //! A real Prometheus scrapes real agents and a real controller, evaluates the rules, and is asked what the dashboard asks.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -69,17 +71,26 @@ fn configuration(lab: &Lab) -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-/// Asks Prometheus; `--data-urlencode` of curl keeps the expression whole.
+/// Asks Prometheus.
 fn ask(lab: &Lab, path: &str, query: Option<&str>) -> Result<Value> {
-    let url = format!("http://127.0.0.1:9090/api/v1/{path}");
-    let query = query.map(|query| format!("query={query}"));
-    let mut argv = vec!["curl", "-sS", "-G", "--max-time", "5", &url];
-    if let Some(query) = &query {
-        argv.extend(["--data-urlencode", query]);
-    }
-    let answer = netns::json(&lab.netns("cp"), &argv)?;
-    ensure!(answer["status"] == "success", "{path} {query:?}: {answer}");
-    Ok(answer["data"].clone())
+    let plain = |octet: u8| octet.is_ascii_alphanumeric().then(|| char::from(octet).to_string());
+    let encoded = |text: &str| -> String {
+        text.bytes().map(|octet| plain(octet).unwrap_or_else(|| format!("%{octet:02X}"))).collect()
+    };
+    let query = query.map(|query| format!("?query={}", encoded(query))).unwrap_or_default();
+    let request = format!("GET /api/v1/{path}{query} HTTP/1.0\r\nHost: prometheus\r\n\r\n");
+    let answer = netns::enter(&lab.netns("cp"), || {
+        let mut stream = TcpStream::connect("127.0.0.1:9090")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
+    let body: Value = serde_json::from_str(body)?;
+    ensure!(body["status"] == "success", "{path} {query:?}: {body}");
+    Ok(body["data"].clone())
 }
 
 fn found(lab: &Lab, expr: &str) -> Result<usize> {
