@@ -122,7 +122,10 @@ fn word<'a>(text: &'a str, asked: &mut Asked) -> &'a str {
         asked.labels.extend(labels.map(str::to_owned));
         return rest;
     }
-    if WORDS.contains(&name) || rest.starts_with('(') {
+    let aggregates = ["by", "without"]
+        .iter()
+        .any(|word| rest.strip_prefix(word).is_some_and(|rest| rest.trim_start().starts_with('(')));
+    if WORDS.contains(&name) || rest.starts_with('(') || aggregates {
         return rest;
     }
     let (matchers, rest) = rest.strip_prefix('{').map_or((Vec::new(), rest), matchers);
