@@ -21,7 +21,7 @@ fn deploy(path: &str) -> PathBuf {
 
 /// The objects of a text.
 fn objects(text: &str) -> Vec<Value> {
-    let documents = serde_yaml_ng::Deserializer::from_str(text).map(|document| Value::deserialize(document));
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     documents.map(|object| object.expect("YAML")).filter(|object| !object.is_null()).collect()
 }
 
