@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use manx_api::{BGPPeer, IPBlock, IPPool, IPPoolSpec, NodeNetwork, condition};
+use manx_api::{BGPPeer, IPBlock, IPPool, IPPoolSpec, NodeNetwork, POOL_FINALIZER, condition};
 use manx_tests::apiserver::{ApiServer, Config, Handle};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -331,4 +331,21 @@ async fn a_replica_that_shares_its_node_leads_only_when_its_figures_can_be_seen(
     assert!(leases.get_opt("manx-controller").await.expect("served").is_none());
     drop(taken);
     controller.says(&["this replica leads"]).await;
+}
+
+#[tokio::test]
+async fn before_an_uninstallation_nothing_is_kept_by_a_finalizer_of_ours() {
+    let Some(program) = program() else { return };
+    let scene = Scene::new().await;
+    let pools = scene.pool().await;
+    scene.block("10.244.0.0/26", "gone").await;
+    let kept = json!({ "metadata": { "finalizers": [POOL_FINALIZER, "example.com/other"] } });
+    pools.patch("v4", &PatchParams::default(), &Patch::Merge(kept)).await.expect("taken");
+    pools.delete("v4", &DeleteParams::default()).await.expect("there");
+    let mut command = Command::new(&program);
+    command.arg("--kubeconfig").arg(scene.directory.path().join("kubeconfig")).arg("--let-go");
+    let ended = command.kill_on_drop(true).output().await.expect("it can be run");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let pool = pools.get("v4").await.expect("somebody else keeps it");
+    assert_eq!(pool.finalizers(), ["example.com/other"]);
 }
