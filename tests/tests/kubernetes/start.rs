@@ -148,7 +148,8 @@ fn before_the_proxy() -> Result<()> {
     cluster.wait_ready()?;
     until_up(&cluster, "node1")?;
     let log_after = log(&cluster)?;
-    ensure!(log_after.matches(away).count() == 1, "more than once:\n{log_after}");
+    // Requests that were refused before the first answer may be heard of after it.
+    ensure!(log_after.matches(away).count() <= 3, "again and again:\n{log_after}");
 
     // Without kube-proxy for good: another address.
     node.stop_proxy()?;
