@@ -4,6 +4,7 @@
 //! what a killed one left behind.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -44,14 +45,22 @@ pub fn delete(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The processes inside `name`. Looked up here, as `ip netns pids` may end early when one ends meanwhile.
+fn processes(name: &str) -> Vec<i32> {
+    let identity = |path: PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let Some(wanted) = identity(path(name)) else { return Vec::new() };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let inside = entries.filter(|entry| identity(entry.path().join("ns/net")) == Some(wanted));
+    inside.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Sends SIGKILL to the processes inside `name` until none is left.
 fn kill_all(name: &str) -> Result<()> {
     for _ in 0..100 {
-        let output = Command::new("ip").args(["netns", "pids", name]).output()?;
-        let pids: Vec<i32> = String::from_utf8_lossy(&output.stdout)
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect();
+        let pids = processes(name);
         if pids.is_empty() {
             return Ok(());
         }
