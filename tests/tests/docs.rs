@@ -116,7 +116,7 @@ fn every_link_leads_to_a_file_and_an_anchor() -> Result<()> {
             let page = if file.is_empty() {
                 path.clone()
             } else {
-                path.parent().unwrap_or(Path::new("")).join(file)
+                path.parent().unwrap_or_else(|| Path::new("")).join(file)
             };
             ensure!(page.exists(), "{}: {target} is not there", path.display());
             if let Some(anchor) = anchor {
