@@ -100,7 +100,8 @@ pub struct Options {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "127.0.0.1:9179")]
     pub health_listen: SocketAddr,
-    /// Where the same pages are served to others too, pods of this node included, such as [::]:9181; nowhere unless given.
+    /// Where the same pages are served to others too, pods of this node included, such as `[::]:9181`; nowhere unless
+    /// given.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
     /// The namespace of the Lease by which this agent says that it lives.
