@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 mod install;
 #[path = "lab/migrate.rs"]
 mod migrate;
+#[path = "lab/monitoring.rs"]
+mod monitoring;
 #[path = "lab/sticky.rs"]
 mod sticky;
 
@@ -58,6 +60,10 @@ fn main() -> ExitCode {
         ("an_address_away_from_its_block_outlives_agents_and_nodes", sticky::outlives_agents_and_nodes),
         ("the_plugin_is_replaced_while_pods_start_and_end", install::replaced_under_calls),
         ("a_thousand_pods_start_with_few_requests_to_the_api_server", a_thousand_starts),
+        (
+            "every_expression_of_rules_and_dashboard_finds_its_series_in_a_real_prometheus",
+            monitoring::expressions_find_their_series,
+        ),
         ("a_cluster_moves_in_from_calico_node_by_node_and_no_ping_is_lost", migrate::from_calico),
     ];
     if !nix::unistd::geteuid().is_root() {
