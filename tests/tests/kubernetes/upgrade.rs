@@ -263,8 +263,10 @@ fn outage_of(
     println!("pods were killed and came back {} times meanwhile", rounds?);
     let begin = Instant::now();
     cluster.wait_ready()?;
-    let flap = nodes::wait_pods(cluster, "flap", cluster.nodes().len())?;
+    nodes::wait_pods(cluster, "flap", cluster.nodes().len())?;
     nodes::consistent(cluster)?;
+    // Only now does the API server tell the addresses that they have since they were killed last.
+    let flap = nodes::wait_pods(cluster, "flap", cluster.nodes().len())?;
     println!("all agrees {:.1} s after it was back", begin.elapsed().as_secs_f32());
     nodes::reached(cluster, &[&far[..], &flap[..]].concat())?;
     flows.none_lost()?;
@@ -363,6 +365,7 @@ fn start_to_end() -> Result<()> {
     agents_die_while_pods_start(&cluster)?;
     uninstall(&cluster, &before)?;
     cluster.install_and_wait()?;
+    cluster.peer_with_router()?;
     let far = nodes::pod_on_every_node(&cluster, "far")?;
     nodes::reached_inside(&cluster, &far)?;
     cluster.down()
