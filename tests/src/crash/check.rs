@@ -21,7 +21,8 @@ use super::world::{ADDRESSES, BLOCKS, Pod, World};
 /// How long what is going on may take: a link's end is some 20 ms, more on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// What may lie in the run directory.
-const FILES: [&str; 5] = ["agent.lock", "agent.sock", "endpoints", "status.yaml", "tombstones"];
+const FILES: [&str; 6] =
+    ["agent.lock", "agent.sock", "endpoints", "settings.json", "status.yaml", "tombstones"];
 
 /// What `ip` says of one namespace.
 #[derive(Debug, Default)]
