@@ -118,6 +118,11 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// Lists the network namespaces of pods that have a link. Those without are the runtime's: one that is killed between
+/// making a namespace and writing down its sandbox leaves it.
+const LINKED: &str = "for n in $(ls /run/netns | grep ^cni-); do \
+                      ip -n $n link show dev eth0 >/dev/null 2>&1 && echo $n; done; true";
+
 /// What is in one of two sets alone, in words.
 fn compare<T: Ord + std::fmt::Debug>(
     what: &str,
@@ -141,9 +146,12 @@ impl Node<'_> {
         let recorded: BTreeSet<String> = endpoints.iter().map(|one| one.id.container.clone()).collect();
         let living: BTreeSet<String> = recorded.intersection(&sandboxes).cloned().collect();
         found.extend(compare("sandbox", ("the record", &recorded), ("the runtime", &living)));
-        let netns = self.run(&["ls", "/run/netns"])?.lines().filter(|line| line.starts_with("cni-")).count();
-        if netns != endpoints.len() {
-            found.push(format!("{netns} network namespaces of pods, but {} records", endpoints.len()));
+        let linked = self.run(&["sh", "-c", LINKED])?.lines().count();
+        if linked != endpoints.len() {
+            found.push(format!(
+                "{linked} network namespaces with a pod's link, but {} records",
+                endpoints.len()
+            ));
         }
         let sight = self.sight()?;
         found.extend(sight.against(&endpoints, manx));
