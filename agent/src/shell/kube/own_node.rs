@@ -28,8 +28,6 @@ const PACE: Settings = Settings {
     longest_pause: Duration::from_secs(60),
     longest_backoff: Duration::from_secs(60),
 };
-/// What others wrote just after us is seen again after this long.
-const LOOK: Duration = Duration::from_secs(60);
 /// How often the taint is tried at once while others write to the Node.
 const ATTEMPTS: usize = 5;
 /// The reason of the condition on a node whose network works.
@@ -70,7 +68,6 @@ pub async fn run(
             changed = cluster.wait_for(|cluster| cluster.node != node) => drop(changed),
             Ok(()) = serving.changed() => {}
             () = sleep_until(due) => {}
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
@@ -120,10 +117,12 @@ impl Writer {
             (node.tainted && *serving == Serving::Yes).then_some((Part::Untainted, Body::Untainted));
         let shown = wished.clone().map(|wished| (Part::Condition, Body::Condition(wished)));
         self.pace.wish(untaint.into_iter().chain(shown), now);
-        self.pace.forget(&Part::Untainted, now);
+        if node.tainted {
+            self.pace.forget(&Part::Untainted, now);
+        }
         match wished {
             Some(wished) if node.network.as_ref() == Some(&wished) => {
-                self.pace.written(&Part::Condition, Body::Condition(wished), now);
+                self.pace.fulfilled(&Part::Condition, now)
             }
             _ => self.pace.forget(&Part::Condition, now),
         }
@@ -263,15 +262,18 @@ mod tests {
         assert_eq!(due(&mut writer, &tainted, &Serving::Starting, now), []);
         let no = Serving::No(Hindrance::NoAddress);
         assert_eq!(due(&mut writer, &tainted, &no, now), [Part::Condition]);
-        let now = now + LOOK;
+        let now = now + PACE.longest_pause;
         assert_eq!(due(&mut writer, &tainted, &Serving::Yes, now), [Part::Untainted, Part::Condition]);
         let free = OwnNode { network: condition(&Serving::Yes), ..OwnNode::default() };
         assert_eq!(due(&mut writer, &free, &Serving::Yes, now), []);
-        assert_eq!(due(&mut writer, &tainted, &Serving::Yes, now + LOOK), [Part::Untainted, Part::Condition]);
+        assert_eq!(
+            due(&mut writer, &tainted, &Serving::Yes, now + PACE.longest_pause),
+            [Part::Untainted, Part::Condition]
+        );
     }
 
     #[tokio::test]
-    async fn whoever_keeps_overwriting_the_condition_costs_a_write_per_look() {
+    async fn whoever_keeps_overwriting_the_condition_costs_ever_fewer_writes() {
         let (mut writer, now) = writer();
         let other = NetworkCondition { status: "True".to_owned(), reason: "NoRouteCreated".to_owned() };
         let node = OwnNode { network: Some(other), ..OwnNode::default() };

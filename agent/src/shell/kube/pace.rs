@@ -30,6 +30,8 @@ pub(crate) struct Settings {
 struct Object<V> {
     wished: V,
     written: Option<V>,
+    /// Something else than what was written has been seen since, too early to tell whether it is older than the write.
+    doubted: bool,
     /// A write is on its way.
     busy: bool,
     /// When it may be written; `None` when nothing is to be done.
@@ -55,15 +57,34 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
         }
     }
 
-    /// Forgets what was written of one object: somebody else changed it. Within a pause of our own write
-    /// nobody is suspected, since what is seen then may be older than it.
+    /// Forgets what was written of one object: somebody else changed it. Within a pause of our own write nobody is
+    /// suspected yet, since what is seen then may be older than it: the object is written when the pause is over, unless
+    /// [`Self::confirm`] comes first.
     pub(crate) fn forget(&mut self, key: &K, now: Instant) {
-        if let Some(object) =
-            self.objects.get_mut(key).filter(|object| object.not_before.is_none_or(|at| at <= now))
-        {
+        let Some(object) = self.objects.get_mut(key) else { return };
+        if object.not_before.is_some_and(|at| now < at) {
+            object.doubted = true;
+        } else {
             object.written = None;
+        }
+        object.plan(now + self.settings.gather);
+    }
+
+    /// What was written has been seen: nobody changed it.
+    pub(crate) fn confirm(&mut self, key: &K, now: Instant) {
+        if let Some(object) = self.objects.get_mut(key) {
+            object.doubted = false;
+            object.due = None;
             object.plan(now + self.settings.gather);
         }
+    }
+
+    /// What is wished has been seen, whoever wrote it.
+    pub(crate) fn fulfilled(&mut self, key: &K, now: Instant) {
+        if let Some(object) = self.objects.get_mut(key) {
+            object.written = Some(object.wished.clone());
+        }
+        self.confirm(key, now);
     }
 
     /// Takes the next object that is due.
@@ -87,6 +108,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Pace<K, V> {
     pub(crate) fn written(&mut self, key: &K, value: V, now: Instant) {
         let Some(object) = self.objects.get_mut(key) else { return };
         object.busy = false;
+        object.doubted = false;
         object.failures = 0;
         object.written = Some(value);
         object.not_before = Some(now + object.pause);
@@ -110,6 +132,7 @@ impl<V: PartialEq> Object<V> {
         Self {
             wished,
             written: None,
+            doubted: false,
             busy: false,
             due: None,
             not_before: None,
@@ -122,7 +145,7 @@ impl<V: PartialEq> Object<V> {
         if self.busy {
             return;
         }
-        if self.written.as_ref() == Some(&self.wished) {
+        if self.written.as_ref() == Some(&self.wished) && !self.doubted {
             self.due = None;
             return;
         }
@@ -226,5 +249,42 @@ mod tests {
         pace.written(&"a", 1, start + SETTINGS.gather);
         pace.forget(&"a", start + Duration::from_secs(5));
         assert!(pace.take(start + Duration::from_secs(6)).is_some());
+    }
+
+    #[test]
+    fn what_somebody_else_changed_just_after_us_is_written_when_the_pause_is_over() {
+        let (mut pace, start) = pace();
+        pace.wish([("a", 1)], start);
+        let first = start + SETTINGS.gather;
+        pace.take(first).expect("due");
+        pace.written(&"a", 1, first);
+        pace.forget(&"a", first + Duration::from_millis(50));
+        pace.wish([("a", 1)], first + Duration::from_millis(60));
+        assert_eq!(pace.deadline(), Some(first + SETTINGS.pause));
+        assert_eq!(pace.take(first + SETTINGS.pause), Some(("a", 1)));
+        pace.written(&"a", 1, first + SETTINGS.pause);
+        assert_eq!(pace.deadline(), None);
+    }
+
+    #[test]
+    fn what_was_seen_before_our_own_write_was_costs_no_second_one() {
+        let (mut pace, start) = pace();
+        pace.wish([("a", 1)], start);
+        let first = start + SETTINGS.gather;
+        pace.take(first).expect("due");
+        pace.written(&"a", 1, first);
+        pace.forget(&"a", first);
+        pace.confirm(&"a", first + Duration::from_millis(50));
+        assert_eq!(pace.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_as_wished_from_the_start_is_not_written() {
+        let (mut pace, start) = pace();
+        pace.wish([("a", 1)], start);
+        pace.fulfilled(&"a", start);
+        assert_eq!(pace.deadline(), None);
+        pace.forget(&"a", start);
+        assert_eq!(pace.deadline(), Some(start + SETTINGS.gather), "no pause has begun");
     }
 }

@@ -198,8 +198,9 @@ impl Publisher {
             self.network_pace.forget(&Part::Status, now);
         }
         let labelled = network.labels.iter().all(|(key, value)| seen.labels().get(key) == Some(value));
-        if seen.spec != network.spec || !labelled {
-            self.network_pace.forget(&Part::Spec, now);
+        match seen.spec == network.spec && labelled {
+            true => self.network_pace.confirm(&Part::Spec, now),
+            false => self.network_pace.forget(&Part::Spec, now),
         }
     }
 
