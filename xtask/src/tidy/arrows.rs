@@ -6,15 +6,16 @@ use super::Finding;
 use crate::chore::{Root, output};
 
 /// Each crate (by folder) with the crates that it may depend on; `tests` may depend on any.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("api", &[]),
     ("bgp", &[]),
     ("ipam", &[]),
     ("kernel", &[]),
     ("cni", &["kernel"]),
     ("schema", &[]),
-    ("agent", &["api", "bgp", "ipam", "kernel", "cni", "schema"]),
-    ("ctl", &["api"]),
+    ("facts", &[]),
+    ("agent", &["api", "bgp", "ipam", "kernel", "cni", "facts", "schema"]),
+    ("ctl", &["api", "facts"]),
     ("image", &[]),
     ("toolbox", &[]),
     ("fuzz", &["bgp", "sim"]),
