@@ -36,6 +36,7 @@ use crate::shell::kube::follow::{Change, follow};
 use crate::shell::kube::heartbeat::lease_name;
 use crate::shell::kube::pace::{Pace, Settings};
 use crate::shell::kube::{bounded, client, jitter, status_of};
+use crate::shell::wake::sleep_until;
 
 /// The Lease by which one of the replicas leads.
 const LEASE: &str = "manx-controller";
@@ -504,12 +505,5 @@ fn report(removed: anyhow::Result<()>, what: &str) {
         && !matches!(status_of(&error), Some(404 | 409))
     {
         tracing::warn!(error = format!("{error:#}"), what, "what a node left behind cannot be removed");
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -25,6 +25,7 @@ use super::tables::{self, Upkeep};
 use super::{events, host};
 use crate::node::fib::{Changes, Learned, LocalRoutes, Wanted};
 use crate::node::intent::{Intent, Problem};
+use crate::shell::wake::sleep_until;
 
 /// The least time between two published reports.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
@@ -354,12 +355,5 @@ impl Owner {
             guard_error: self.guard.error(),
             guarded: self.gates.known(),
         }));
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::deltas;
 use super::events::chain;
+use crate::shell::wake::sleep_until;
 
 /// How many orders are taken at once.
 const BATCH: usize = 256;
@@ -298,13 +299,6 @@ fn forget_connections<'a>(leaving: impl Iterator<Item = &'a Leaving>) -> bool {
             );
             false
         }
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -26,3 +26,4 @@ pub mod run;
 pub mod start;
 mod tables;
 pub mod uninstall;
+pub mod wake;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::deltas;
 use super::events::chain;
 use crate::node::mtu::Size;
+use crate::shell::wake::sleep_until;
 
 /// How many links are taken at once.
 const BATCH: usize = 256;
@@ -121,12 +122,5 @@ impl Sizer {
         if let Some(stuck) = stuck.filter(|_| news) {
             tracing::warn!("{stuck}");
         }
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }

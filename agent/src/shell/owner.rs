@@ -33,6 +33,7 @@ use crate::node::mtu::Size;
 use crate::node::pods::{LookedUp, PodName};
 use crate::node::serving::Serving;
 use crate::node::{Input, Node, Output};
+use crate::shell::wake::sleep_until;
 
 /// The least time between two reports.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
@@ -394,11 +395,4 @@ fn no_record(code: Code) -> Reply {
         msg: "the agent's record of endpoints cannot be written".to_owned(),
         details: "look for a full or read-only run directory on the node".to_owned(),
     })
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
-    }
 }

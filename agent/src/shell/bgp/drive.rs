@@ -26,6 +26,7 @@ use crate::node::intent::{BgpIntent, PeerIntent, Problem, Transport};
 use crate::shell::events;
 use crate::shell::options::ListenAt;
 use crate::shell::owner::NodeReport;
+use crate::shell::wake::sleep_until;
 
 /// Notes of connections that wait for the loop; together with [`CHUNK`] the bound on unread bytes.
 const NOTES: usize = 64;
@@ -505,11 +506,4 @@ fn located(peer: &PeerIntent, found: &Found) -> Option<PeerIntent> {
     };
     peer.config.source = Some(neighbor.own.into());
     Some(peer)
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
-    }
 }

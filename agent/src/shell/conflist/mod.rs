@@ -16,6 +16,7 @@ use super::objects::follow::Watcher;
 use super::options::Options;
 use super::owner::NodeReport;
 use crate::node::serving::{Hindrance, Serving};
+use crate::shell::wake::sleep_until;
 use keeper::Keeper;
 
 /// How often everything is looked at, whether there was a notice or not.
@@ -111,11 +112,4 @@ fn tell<T: PartialEq + Clone>(to: &watch::Sender<T>, what: &T) {
         }
         news
     });
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
-    }
 }

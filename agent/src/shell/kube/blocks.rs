@@ -29,6 +29,7 @@ use crate::node::blockmap::BlockMap;
 use crate::node::cluster::Objects;
 use crate::shell::deltas;
 use crate::shell::owner::NodeReport;
+use crate::shell::wake::sleep_until;
 
 /// What is to be done with a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,13 +132,6 @@ pub async fn run(client: Client, me: NodeName, mut wires: Wires) {
             }
         }
         owner.publish();
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }
 

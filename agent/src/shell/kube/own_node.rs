@@ -20,6 +20,7 @@ use super::pace::{Pace, Settings};
 use super::{FIELD_MANAGER, bounded, jitter, status_of};
 use crate::node::cluster::{Cluster, NETWORK_UNAVAILABLE, NetworkCondition, OwnNode, STARTUP_TAINT};
 use crate::node::serving::Serving;
+use crate::shell::wake::sleep_until;
 
 /// A conflist that follows a pool within this is told in one piece.
 const PACE: Settings = Settings {
@@ -69,13 +70,6 @@ pub async fn run(
             Ok(()) = serving.changed() => {}
             () = sleep_until(due) => {}
         }
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
     }
 }
 

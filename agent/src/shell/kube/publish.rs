@@ -22,6 +22,7 @@ use crate::shell::bgp::Sessions;
 use crate::shell::conflist::ConflistReport;
 use crate::shell::kernel::KernelReport;
 use crate::shell::owner::NodeReport;
+use crate::shell::wake::sleep_until;
 
 /// Of the NodeNetwork: sessions that come up together are told together.
 const NETWORK: Settings = Settings {
@@ -147,13 +148,6 @@ pub async fn run(client: Client, me: NodeName, mut sources: Sources) {
             () = sleep_until(due) => {}
             () = tokio::time::sleep(COUNTERS_PAUSE) => {}
         }
-    }
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::node::intent::{BgpIntent, Intent, Problem};
 use crate::node::pods::{NamespaceNotes, Namespaces};
 use crate::node::secret::Secrets;
 use crate::shell::record::{read_bounded, write_whole};
+use crate::shell::wake::sleep_until;
 
 /// How long a change waits for company before the intent is made anew.
 const GATHER: Duration = Duration::from_millis(20);
@@ -170,13 +171,6 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     follow(Api::<K>::all(client.clone()), config).map(wrap).boxed()
-}
-
-async fn sleep_until(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
-    }
 }
 
 struct Owner {
