@@ -14,6 +14,8 @@ use manx_tests::kubernetes::{self, Cluster, Options};
 mod deaths;
 #[path = "kubernetes/families.rs"]
 mod families;
+#[path = "kubernetes/flows.rs"]
+mod flows;
 #[path = "kubernetes/ground.rs"]
 mod ground;
 #[path = "kubernetes/install.rs"]

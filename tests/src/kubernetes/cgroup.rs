@@ -99,7 +99,7 @@ pub fn process_of_pod(name: &str, uid: &str) -> Option<i32> {
     let groups = hierarchies().into_iter().flat_map(|root| folders(&root.join(name)));
     groups
         .filter(|folder| folder.components().any(|part| part.as_os_str() == pod.as_str()))
-        .find_map(|folder| processes_in(&folder).into_iter().find(|pid| super::process::is_alive(*pid)))
+        .find_map(|folder| processes_in(&folder).into_iter().find(|pid| crate::lab::process::is_alive(*pid)))
 }
 
 /// Kills every process of the group `name` and of all below it.

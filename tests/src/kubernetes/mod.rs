@@ -21,6 +21,7 @@ pub mod network;
 pub mod node;
 mod objects;
 pub mod pki;
+mod pods;
 pub mod process;
 mod proxy;
 mod residue;
@@ -35,8 +36,8 @@ pub use control_plane::ControlPlane;
 pub use install::Timing;
 pub use network::{Families, Family, Host};
 pub use node::Node;
+pub use pods::LivingPod;
 pub use proxy::LocalMode;
-pub use residue::LivingPod;
 
 use crate::lab::netns;
 use pki::Pki;
@@ -362,7 +363,7 @@ fn is_stale(dir: &Path) -> bool {
     let state = std::fs::read(dir.join("cluster.json")).ok();
     let state: Option<State> = state.and_then(|text| serde_json::from_slice(&text).ok());
     let kept = dir.join(KEPT).exists();
-    !kept && state.is_none_or(|state| !process::is_alive(i32::try_from(state.owner).unwrap_or(0)))
+    !kept && state.is_none_or(|state| !crate::lab::process::is_alive(i32::try_from(state.owner).unwrap_or(0)))
 }
 
 impl Drop for Cluster {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, binary, cgroup};
+use super::{Cluster, binary};
 use crate::lab::netns;
 
 impl Cluster {
@@ -69,11 +69,7 @@ impl Cluster {
         let uid = object["metadata"]["uid"].as_str().context("a pod without UID")?;
         let node =
             self.node_by_name(object["spec"]["nodeName"].as_str().context("the pod has no node yet")?)?;
-        let process = cgroup::process_of_pod(&node.cgroup(), uid)
-            .with_context(|| format!("no process of the pod {pod} runs on {}", node.name()))?;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &process.to_string(), "--net", "--"]).arg(program);
-        Ok(command)
+        node.command_in_pod(uid, program)
     }
 
     /// The addresses of a pod (`NAME` or `NAMESPACE/NAME`), the primary one first.

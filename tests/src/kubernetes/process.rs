@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
+use crate::lab::process::is_alive;
 use crate::lab::wait;
 
 /// How much of a log an error shows.
@@ -135,12 +136,6 @@ impl Daemon {
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024)
     }
-}
-
-/// Whether the process `pid` runs; one that ended and was not yet waited for does not.
-pub fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use manx_ipam::{Endpoint, EndpointId, PodRef, recover};
 use serde_json::Value;
 
+use super::pods::LivingPod;
 use super::{Cluster, Network, Node};
 use crate::lab::{netns, wait};
 
@@ -18,21 +19,6 @@ use crate::lab::{netns, wait};
 const SETTLING: Duration = Duration::from_secs(40);
 /// Where host-local keeps what it gave.
 const HOST_LOCAL: &str = "/var/lib/cni/networks/ptp";
-
-/// A pod that has its own network, as the API shows it.
-#[derive(Clone, Debug)]
-pub struct LivingPod {
-    /// NAMESPACE/NAME.
-    pub name: String,
-    /// The UID by which the kubelet knows it: of a static pod not that of its mirror.
-    pub uid: String,
-    /// Where it runs.
-    pub node: String,
-    /// Its addresses, the primary one first.
-    pub addresses: Vec<IpAddr>,
-    /// Whether it is being deleted.
-    pub ending: bool,
-}
 
 /// What the kernel of a node shows, by `ip`.
 struct Sight {
@@ -45,12 +31,6 @@ impl Cluster {
     /// What gives its pods their network.
     pub fn network(&self) -> Network {
         self.state.options.network
-    }
-
-    /// The pods that have a network of their own and have not ended.
-    pub fn living_pods(&self) -> Result<Vec<LivingPod>> {
-        let pods = self.objects("pods")?;
-        Ok(pods.iter().filter_map(living).collect())
     }
 
     /// Every difference between what living pods need and what is there, in words; empty when all is as it should. What
@@ -95,23 +75,6 @@ fn held_twice(pods: &[LivingPod]) -> Vec<String> {
         Some(format!("{address} is held by {other} and by {name}"))
     })
     .collect()
-}
-
-fn living(pod: &Value) -> Option<LivingPod> {
-    let (meta, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
-    let ended = status["phase"] == "Succeeded" || status["phase"] == "Failed";
-    if ended || spec["hostNetwork"] == true {
-        return None;
-    }
-    let ips = status["podIPs"].as_array().cloned().unwrap_or_default();
-    let uid = &meta["annotations"]["kubernetes.io/config.hash"];
-    Some(LivingPod {
-        name: format!("{}/{}", text(&meta["namespace"]), text(&meta["name"])),
-        uid: if uid.is_string() { text(uid) } else { text(&meta["uid"]) },
-        node: spec["nodeName"].as_str()?.to_owned(),
-        addresses: ips.iter().filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect(),
-        ending: meta["deletionTimestamp"].is_string(),
-    })
 }
 
 fn text(value: &Value) -> String {
@@ -337,45 +300,4 @@ impl Sight {
 /// Whether a route leads to one address of a pod; the kernel makes others by itself for each link.
 fn is_to_a_pod(route: &Value) -> bool {
     route["protocol"] != "kernel" && route["table"] != "local" && text(&route["dst"]) != "ff00::/8"
-}
-
-impl Cluster {
-    /// Waits until there are exactly `count` pods with these labels (a selector as kubectl takes it) in the namespace,
-    /// all of them Ready and none on its way out, and returns them.
-    ///
-    /// # Errors
-    /// Says which pods are not Ready, in Kubernetes' words.
-    pub fn wait_pods(
-        &self,
-        namespace: &str,
-        labels: &str,
-        count: usize,
-        limit: Duration,
-    ) -> Result<Vec<LivingPod>> {
-        let mut pods = Vec::new();
-        let mut waiting = Vec::new();
-        let outcome = wait::until(&format!("{count} pods {labels} are Ready"), limit, || {
-            let list = self.kubectl(&["get", "pods", "-n", namespace, "-l", labels, "-o", "json"])?;
-            let list: Value = serde_json::from_str(&list)?;
-            let list = list["items"].as_array().cloned().unwrap_or_default();
-            waiting = list.iter().filter(|pod| !is_ready(pod)).map(state).collect();
-            pods = list.iter().filter_map(living).collect();
-            ensure!(list.len() == count, "there are {} pods", list.len());
-            Ok(waiting.is_empty() && pods.iter().all(|pod| !pod.ending))
-        });
-        outcome.with_context(|| format!("not Ready: {}", waiting.join("; ")))?;
-        Ok(pods)
-    }
-}
-
-fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
-}
-
-/// Name, phase and what its containers wait for.
-fn state(pod: &Value) -> String {
-    let containers = pod["status"]["containerStatuses"].as_array();
-    let states: Vec<String> = containers.into_iter().flatten().map(|one| one["state"].to_string()).collect();
-    format!("{} {} {}", text(&pod["metadata"]["name"]), text(&pod["status"]["phase"]), states.join(" "))
 }

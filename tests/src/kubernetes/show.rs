@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use super::{Cluster, Network};
+use super::{Cluster, LivingPod, Network};
 use crate::lab::{probe, wait};
 
 /// How long packets may take to find their way after a change.
@@ -28,43 +27,13 @@ spec:
         - {name: main, image: "registry.k8s.io/pause:3.10"}
 "#;
 
-/// A pod that runs: what a ping needs.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    /// `NAMESPACE/NAME`.
-    pub name: String,
-    /// Its node.
-    pub node: String,
-    /// Its addresses, the primary one first.
-    pub addresses: Vec<IpAddr>,
-}
-
 /// Starts a pod on every node and waits until all run.
 pub fn start_pods(cluster: &Cluster) -> Result<()> {
     cluster.apply(PODS)?;
     wait::until("a pod runs on every node", PATIENCE, || {
-        let pods = pods(cluster)?;
+        let pods = cluster.running_pods()?;
         let shown = pods.iter().filter(|pod| pod.name.starts_with("default/show-"));
         Ok(shown.filter(|pod| !pod.addresses.is_empty()).count() == cluster.nodes().len())
-    })
-}
-
-/// The pods that run and have a network of their own.
-pub fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
-    let objects = cluster.objects("pods")?;
-    Ok(objects.iter().filter_map(pod).collect())
-}
-
-fn pod(object: &Value) -> Option<Pod> {
-    if object["spec"]["hostNetwork"] == true || object["status"]["phase"] != "Running" {
-        return None;
-    }
-    let (namespace, name) = (object["metadata"]["namespace"].as_str()?, object["metadata"]["name"].as_str()?);
-    let ips = object["status"]["podIPs"].as_array()?;
-    Some(Pod {
-        name: format!("{namespace}/{name}"),
-        node: object["spec"]["nodeName"].as_str()?.to_owned(),
-        addresses: ips.iter().filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect(),
     })
 }
 
@@ -73,7 +42,7 @@ fn pod(object: &Value) -> Option<Pod> {
 ///
 /// # Errors
 /// Names the ways that are still closed.
-pub fn until_reached(cluster: &Cluster, pods: &[Pod]) -> Result<String> {
+pub fn until_reached(cluster: &Cluster, pods: &[LivingPod]) -> Result<String> {
     let mut starts: Vec<(String, String)> = Vec::new();
     for node in cluster.nodes() {
         starts.push((node.name(), node.netns()));
@@ -102,12 +71,12 @@ pub fn until_reached(cluster: &Cluster, pods: &[Pod]) -> Result<String> {
     Ok(table)
 }
 
-fn targets(pods: &[Pod]) -> impl Iterator<Item = IpAddr> + '_ {
+fn targets(pods: &[LivingPod]) -> impl Iterator<Item = IpAddr> + '_ {
     pods.iter().flat_map(|pod| pod.addresses.iter().copied())
 }
 
 /// One echo request from inside a pod.
-pub fn ping_from(cluster: &Cluster, pod: &Pod, address: IpAddr) -> Result<probe::Hops> {
+pub fn ping_from(cluster: &Cluster, pod: &LivingPod, address: IpAddr) -> Result<probe::Hops> {
     let output = cluster
         .pod_command(&pod.name, "ping")?
         .args(["-n", "-c", "1", "-W", "1", &address.to_string()])
@@ -116,7 +85,7 @@ pub fn ping_from(cluster: &Cluster, pod: &Pod, address: IpAddr) -> Result<probe:
     Ok(probe::hops(&String::from_utf8_lossy(&output.stdout)))
 }
 
-fn row(table: &mut String, closed: &mut Vec<String>, from: &str, pods: &[Pod], hops: &[probe::Hops]) {
+fn row(table: &mut String, closed: &mut Vec<String>, from: &str, pods: &[LivingPod], hops: &[probe::Hops]) {
     let _ = write!(table, "{from:<28}");
     for (address, hops) in targets(pods).zip(hops) {
         match hops {
@@ -140,7 +109,7 @@ pub fn all(cluster: &Cluster) -> Result<usize> {
         print!("{}", cluster.kubectl(&["get", kind, "-A", "-o", "wide"])?);
     }
     println!("\n== the router's sessions and routes\n{}", cluster.router().show()?);
-    let pods = pods(cluster)?;
+    let pods = cluster.running_pods()?;
     ensure!(!pods.is_empty(), "no pod with a network of its own runs");
     println!("== every pod, every node and the host outside reach every pod: routers between them");
     match until_reached(cluster, &pods) {

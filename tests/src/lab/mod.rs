@@ -18,6 +18,7 @@ pub mod netns;
 mod node;
 mod pod;
 pub mod probe;
+pub mod process;
 pub mod router;
 pub mod runtime;
 pub mod show;

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::pod::Pod;
+use super::process::is_alive;
 use super::runtime::Runtime;
 use super::{Lab, PATIENCE, cluster, netns, wait};
 
@@ -131,7 +132,7 @@ impl Lab {
         let text = std::fs::read_to_string(self.node_dir(node).join("agent.pid"))?;
         let pid: i32 = text.trim().parse()?;
         signal::kill(Pid::from_raw(pid), signal)?;
-        wait::until(&format!("the agent of {node} ends"), PATIENCE, || Ok(!alive(pid)))
+        wait::until(&format!("the agent of {node} ends"), PATIENCE, || Ok(!is_alive(pid)))
     }
 
     pub(super) fn start_controller(&self) -> Result<()> {
@@ -212,10 +213,4 @@ impl Lab {
         self.delete_object("v1", "Node", None, node)?;
         self.delete_object("manx.dev/v1alpha1", "BGPPeer", None, &format!("tor-{node}"))
     }
-}
-
-/// Whether the process `pid` runs; one that ended and was not yet waited for does not.
-fn alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use manx_api::IPPool;
-use manx_tests::kubernetes::binary;
-use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::cluster::Cluster;
+use super::kubectl::Kubectl;
 
 crate::tests![
     one_apply_is_all_of_an_installation_and_may_be_repeated,
@@ -21,70 +20,44 @@ fn deploy(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path).display().to_string()
 }
 
-struct Kubectl {
-    folder: TempDir,
-}
-
-impl Kubectl {
-    fn new(cluster: &Cluster) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("kubeconfig"), &cluster.kubeconfig).expect("written");
-        Self { folder }
-    }
-
-    fn kubeconfig(&self) -> std::path::PathBuf {
-        self.folder.path().join("kubeconfig")
-    }
-
-    /// What it prints; it has to succeed, and must not be warned.
-    async fn ok(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(binary("kubectl"));
-        command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path());
-        let output = command.kill_on_drop(true).output().await.expect("kubectl runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "kubectl {}: {said}", arguments.join(" "));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
 async fn one_apply_is_all_of_an_installation_and_may_be_repeated(cluster: Cluster) {
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::of_the_tests(&cluster);
     let whole = deploy("manx.yaml");
-    let first = kubectl.ok(&["apply", "-f", &whole]).await;
+    let first = kubectl.ok_without_warning(&["apply", "-f", &whole]).await;
     assert!(first.lines().all(|line| line.ends_with(" created")), "{first}");
-    let second = kubectl.ok(&["apply", "-f", &whole]).await;
+    let second = kubectl.ok_without_warning(&["apply", "-f", &whole]).await;
     assert!(!second.contains(" created"), "{second}");
     // kubectl sends the selector of a disruption budget each time.
     let mut changed = second.lines().filter(|line| line.ends_with(" configured"));
     assert!(changed.all(|line| line.starts_with("poddisruptionbudget")), "{second}");
     // No conflict with what was applied in the other way.
-    kubectl.ok(&["apply", "--server-side", "-f", &whole]).await;
-    kubectl.ok(&["apply", "--server-side", "-f", &whole]).await;
+    kubectl.ok_without_warning(&["apply", "--server-side", "-f", &whole]).await;
+    kubectl.ok_without_warning(&["apply", "--server-side", "-f", &whole]).await;
     for overlay in OVERLAYS {
         let folder = deploy(&format!("overlays/{overlay}"));
-        kubectl.ok(&["apply", "--server-side", "--dry-run=server", "-k", &folder]).await;
+        kubectl.ok_without_warning(&["apply", "--server-side", "--dry-run=server", "-k", &folder]).await;
         for file in ["configuration.yaml", "peers.yaml", "pools.yaml"].map(|file| format!("{folder}/{file}"))
         {
             if Path::new(&file).exists() {
-                kubectl.ok(&["create", "--dry-run=server", "-f", &file]).await;
+                kubectl.ok_without_warning(&["create", "--dry-run=server", "-f", &file]).await;
             }
         }
     }
-    kubectl.ok(&["apply", "--dry-run=server", "-f", &deploy("uninstall.yaml")]).await;
+    kubectl.ok_without_warning(&["apply", "--dry-run=server", "-f", &deploy("uninstall.yaml")]).await;
 }
 
 async fn the_first_pool_is_there_though_the_controller_started_before_its_kind(cluster: Cluster) {
-    let kubectl = Kubectl::new(&cluster);
+    let kubectl = Kubectl::of_the_tests(&cluster);
     let exe = std::env::current_exe().expect("a test is a program");
     let program = exe.ancestors().nth(2).expect("target/debug").join("manx-controller");
     assert!(program.exists(), "{} is not built: cargo build -p manx-agent", program.display());
-    let defaults = kubectl.folder.path().join("defaults");
+    let defaults = kubectl.folder().join("defaults");
     std::fs::create_dir(&defaults).expect("a folder");
     std::fs::copy(deploy("overlays/full-mesh/pools.yaml"), defaults.join("pools.yaml")).expect("copied");
-    kubectl.ok(&["create", "namespace", "manx-system"]).await;
+    kubectl.ok_without_warning(&["create", "namespace", "manx-system"]).await;
     let mut controller = Command::new(program);
     controller.arg("--kubeconfig").arg(kubectl.kubeconfig()).arg("--defaults").arg(&defaults);
-    let log = std::fs::File::create(kubectl.folder.path().join("log")).expect("a file");
+    let log = std::fs::File::create(kubectl.folder().join("log")).expect("a file");
     let _running = controller.stderr(log).kill_on_drop(true).spawn().expect("it can be run");
     let leases = kube::Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(
         cluster.client.clone(),
@@ -94,7 +67,7 @@ async fn the_first_pool_is_there_though_the_controller_started_before_its_kind(c
     for definition in
         ["ippools", "ipblocks", "ipclaims", "nodenetworks", "bgpconfigurations", "bgppeers", "bgpfilters"]
     {
-        kubectl.ok(&["apply", "-f", &deploy(&format!("crds/{definition}.yaml"))]).await;
+        kubectl.ok_without_warning(&["apply", "-f", &deploy(&format!("crds/{definition}.yaml"))]).await;
     }
     let pools: kube::Api<IPPool> = kube::Api::all(cluster.client.clone());
     until(async || pools.get_opt("pods-v4").await.is_ok_and(|pool| pool.is_some())).await;

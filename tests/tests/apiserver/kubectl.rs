@@ -1,9 +1,11 @@
 //! The real kubectl against the server: what it prints, and that its verbs work.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command as Blocking, Stdio};
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams, PostParams};
+use manx_tests::kubernetes::binary;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -32,23 +34,52 @@ pub(crate) fn is_there() -> bool {
 }
 
 /// kubectl with a kubeconfig and a home of its own.
-struct Kubectl {
+pub(crate) struct Kubectl {
+    program: PathBuf,
     folder: TempDir,
 }
 
 impl Kubectl {
+    /// The one on the PATH.
     fn new(cluster: &Cluster) -> Self {
+        Self::at(PathBuf::from("kubectl"), cluster)
+    }
+
+    /// The one that the tests were built with.
+    pub(crate) fn of_the_tests(cluster: &Cluster) -> Self {
+        Self::at(binary("kubectl"), cluster)
+    }
+
+    fn at(program: PathBuf, cluster: &Cluster) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("kubeconfig"), &cluster.kubeconfig).expect("written");
-        Self { folder }
+        Self { program, folder }
+    }
+
+    /// Its home.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the server is, and as whom to ask it.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder().join("kubeconfig")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command.args(arguments).env("KUBECONFIG", self.folder.path().join("kubeconfig"));
-        command.env("HOME", self.folder.path()).current_dir(self.folder.path());
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("KUBECONFIG", self.kubeconfig());
+        command.env("HOME", self.folder()).current_dir(self.folder());
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
+    }
+
+    /// Standard output of a call that has to succeed and must not be warned.
+    pub(crate) async fn ok_without_warning(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().await.expect("kubectl runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "kubectl {}: {said}", arguments.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Standard output and standard error of a call, and whether it succeeded.
@@ -66,7 +97,7 @@ impl Kubectl {
     }
 
     fn file(&self, name: &str, content: &serde_json::Value) {
-        std::fs::write(self.folder.path().join(name), content.to_string()).expect("written");
+        std::fs::write(self.folder().join(name), content.to_string()).expect("written");
     }
 }
 

@@ -2,20 +2,19 @@
 //! in every way, and what is made anew under their names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::kubernetes::{Cluster, LivingPod, Network, Node};
-use manx_tests::lab::probe::Stream;
 use manx_tests::lab::{netns, wait};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, PATIENCE, all_answer, place, process_of};
+use super::flows::Flows;
+use super::ground::{Ground, PATIENCE, all_answer, process_of};
 use super::{Scenario, shared};
 
 /// The scenarios of this module.
@@ -33,29 +32,36 @@ fn on(node: &str) -> Value {
     json!({"nodeSelector": {"kubernetes.io/hostname": node}})
 }
 
+/// What spreads the pods of an application over the nodes.
+fn one_per_node(app: &str) -> Value {
+    json!({"topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+         "labelSelector": {"matchLabels": {"app": app}}}]})
+}
+
 fn kill(pid: i32) -> Result<()> {
     signal::kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill a process of a pod")
 }
 
 fn killed() -> Result<()> {
     let cluster = &*shared()?;
-    let outside = place(&cluster.outside().netns);
+    let outside = netns::path(&cluster.outside().netns);
     let ground = Ground::new(cluster, "killed", &json!({}))?;
     ground.single("pod", &json!({}))?;
     let first = ground.ready_one("pod")?;
     all_answer(&outside, std::slice::from_ref(&first))?;
 
-    kill(process_of(cluster, &first, Some("manx-toolbox"))?)?;
+    kill(process_of(cluster, &first, "manx-toolbox")?)?;
     restarted(&ground, 1)?;
     let second = ground.ready_one("pod")?;
     ensure!(second.addresses == first.addresses, "{first:?} became {second:?}");
     all_answer(&outside, std::slice::from_ref(&second))?;
     cluster.network_is_even()?;
 
-    let pause = process_of(cluster, &second, Some("pause"))?;
+    let pause = process_of(cluster, &second, "pause")?;
     kill(pause)?;
     wait::until("the pod has another sandbox", PATIENCE, || {
-        Ok(process_of(cluster, &second, Some("pause")).is_ok_and(|pid| pid != pause))
+        Ok(process_of(cluster, &second, "pause").is_ok_and(|pid| pid != pause))
     })?;
     restarted(&ground, 2)?;
     let third = ground.ready_one("pod")?;
@@ -76,7 +82,7 @@ fn restarted(ground: &Ground<'_>, times: u64) -> Result<()> {
 
 fn removed() -> Result<()> {
     let cluster = &*shared()?;
-    let outside = place(&cluster.outside().netns);
+    let outside = netns::path(&cluster.outside().netns);
     let ground = Ground::new(cluster, "removed", &json!({}))?;
     for name in ["evicted", "deleted", "forced"] {
         ground.single(name, &on("node1"))?;
@@ -121,17 +127,11 @@ fn deleted_by_force() -> Result<()> {
     let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
         {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In",
                                                       "values": ["node1", "node2"]}]}]}}}});
-    ground.deployment(
-        "others",
-        3,
-        &json!({"topologySpreadConstraints": [
-        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
-         "labelSelector": {"matchLabels": {"app": "others"}}}]}),
-    )?;
+    ground.deployment("others", 3, &one_per_node("others"))?;
     ground.stateful_set("db", 3, &json!({}), &affinity)?;
     let others = ground.ready("others", 3)?;
     ground.ready("db", 3)?;
-    let flows = Flows::start(cluster, &others)?;
+    let flows = Flows::from_everywhere(cluster, &others)?;
     for round in 0..DELETIONS {
         let name = format!("db-{}", round % 3);
         let before = ground.object(&name)?["metadata"]["uid"].clone();
@@ -141,12 +141,12 @@ fn deleted_by_force() -> Result<()> {
         })?;
         nobody_shares(cluster)?;
         if round % 5 == 4 {
-            all_answer(&place(&cluster.outside().netns), &ground.ready("db", 3)?)?;
+            all_answer(&netns::path(&cluster.outside().netns), &ground.ready("db", 3)?)?;
         }
     }
-    all_answer(&place(&cluster.outside().netns), &ground.ready("db", 3)?)?;
+    all_answer(&netns::path(&cluster.outside().netns), &ground.ready("db", 3)?)?;
     cluster.network_is_even()?;
-    flows.stop()?;
+    flows.none_lost()?;
     ground.finish()
 }
 
@@ -171,47 +171,13 @@ fn nobody_shares(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Pings that must lose nothing: to each address of some pods, from outside and from each node.
-struct Flows(Vec<(String, IpAddr, Stream)>);
-
-impl Flows {
-    fn start(cluster: &Cluster, pods: &[LivingPod]) -> Result<Self> {
-        let mut from = vec![cluster.outside().netns];
-        from.extend(cluster.nodes().iter().map(Node::netns));
-        let mut flows = Vec::new();
-        for address in pods.iter().flat_map(|pod| &pod.addresses) {
-            let netns = from[flows.len() % from.len()].clone();
-            let log = cluster.dir().join(format!("flow-{}", flows.len()));
-            flows.push((netns.clone(), *address, Stream::start(&netns, *address, &log)?));
-        }
-        // From pod to pod as well: from the first to all others.
-        if let [first, others @ ..] = pods {
-            for address in others.iter().flat_map(|pod| &pod.addresses) {
-                let log = cluster.dir().join(format!("flow-{}", flows.len()));
-                let ping = cluster.pod_command(&first.name, "ping")?;
-                flows.push((first.name.clone(), *address, Stream::of(ping, *address, &log)?));
-            }
-        }
-        Ok(Self(flows))
-    }
-
-    fn stop(self) -> Result<()> {
-        let counts: Vec<_> =
-            self.0.into_iter().map(|(from, to, flow)| Ok((from, to, flow.stop()?))).collect::<Result<_>>()?;
-        for (from, to, count) in counts {
-            ensure!(count.sent > 100 && count.lost.is_empty(), "pings from {from} to {to}: {count:?}");
-        }
-        Ok(())
-    }
-}
-
 fn sticky() -> Result<()> {
     let cluster = &*shared()?;
     if cluster.network() != Network::Manx {
         println!("only Manx keeps addresses by name");
         return Ok(());
     }
-    let outside = place(&cluster.outside().netns);
+    let outside = netns::path(&cluster.outside().netns);
     let ground = Ground::new(cluster, "sticky", &json!({}))?;
     ground.stateful_set("db", 3, &json!({"manx.dev/sticky": "true"}), &json!({}))?;
     let first = by_name(&ground)?;
@@ -250,17 +216,11 @@ fn daemons() -> Result<()> {
     let cluster = &*shared()?;
     let node = cluster.node(1);
     let ground = Ground::new(cluster, "daemons", &json!({}))?;
-    ground.deployment(
-        "others",
-        3,
-        &json!({"topologySpreadConstraints": [
-        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
-         "labelSelector": {"matchLabels": {"app": "others"}}}]}),
-    )?;
+    ground.deployment("others", 3, &one_per_node("others"))?;
     ground.deployment("churn", 2, &on("node1"))?;
     let others = ground.ready("others", 3)?;
     ground.ready("churn", 2)?;
-    let flows = Flows::start(cluster, &others)?;
+    let flows = Flows::from_everywhere(cluster, &others)?;
 
     node.stop_containerd()?;
     ground.kubectl(&["scale", "deployment/churn", "--replicas=4"])?;
@@ -283,9 +243,9 @@ fn daemons() -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     both_die(node)?;
     let last = ground.ready("churn", 1)?;
-    all_answer(&place(&cluster.outside().netns), &last)?;
+    all_answer(&netns::path(&cluster.outside().netns), &last)?;
     cluster.network_is_even()?;
-    flows.stop()?;
+    flows.none_lost()?;
     ground.finish()
 }
 

@@ -2,13 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::kubernetes::{Cluster, LivingPod, cgroup};
 use manx_tests::lab::{netns, wait};
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 /// The image of pods that answer.
@@ -151,46 +149,30 @@ fn over(mut spec: Value, more: &Value) -> Value {
     spec
 }
 
-/// The network namespace of a pod, as a file.
-pub(crate) fn netns_of(cluster: &Cluster, pod: &LivingPod) -> Result<PathBuf> {
-    let process = process_of(cluster, pod, None)?;
-    Ok(PathBuf::from(format!("/proc/{process}/ns/net")))
-}
-
-/// A process of a pod: of those called so, if a name is given.
-pub(crate) fn process_of(cluster: &Cluster, pod: &LivingPod, called: Option<&str>) -> Result<i32> {
+/// A process of a pod that is called so.
+pub(crate) fn process_of(cluster: &Cluster, pod: &LivingPod, called: &str) -> Result<i32> {
     let group = cluster.node_by_name(&pod.node)?.cgroup();
     let read =
         |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let marker = format!("pod{}", pod.uid);
     cgroup::processes(&group)
         .into_iter()
-        .filter(|pid| called.is_none_or(|name| read(*pid, "comm").trim() == name))
+        .filter(|pid| read(*pid, "comm").trim() == called)
         .find(|pid| read(*pid, "cgroup").contains(&marker))
-        .with_context(|| format!("no process {called:?} of {}", pod.name))
-}
-
-/// The network namespace of a place of the cluster, such as a node's or that of the host outside, as a file.
-pub(crate) fn place(name: &str) -> PathBuf {
-    netns::path(name)
+        .with_context(|| format!("no process {called} of {}", pod.name))
 }
 
 /// From within `from`, each of the pods answers at each of its addresses, and it is that pod which does.
 pub(crate) fn all_answer(from: &std::path::Path, pods: &[LivingPod]) -> Result<()> {
-    let namespace = std::fs::File::open(from).with_context(|| format!("no {}", from.display()))?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            for pod in pods {
-                ensure!(!pod.addresses.is_empty(), "{} has no address", pod.name);
-                for address in &pod.addresses {
-                    let name = answers(*address).with_context(|| format!("{} at {address}", pod.name))?;
-                    ensure!(pod.name.ends_with(&format!("/{name}")), "{address} of {} is {name}", pod.name);
-                }
+    netns::enter_at(from, || {
+        for pod in pods {
+            ensure!(!pod.addresses.is_empty(), "{} has no address", pod.name);
+            for address in &pod.addresses {
+                let name = answers(*address).with_context(|| format!("{} at {address}", pod.name))?;
+                ensure!(pod.name.ends_with(&format!("/{name}")), "{address} of {} is {name}", pod.name);
             }
-            Ok(())
-        });
-        thread.join().map_err(|_| anyhow::anyhow!("the thread that asks panicked"))?
+        }
+        Ok(())
     })
     .with_context(|| format!("asked from {}", from.display()))
 }

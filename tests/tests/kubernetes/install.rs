@@ -17,7 +17,7 @@ fn one_file() -> Result<()> {
     cluster.wait_ready()?;
     show::start_pods(&cluster)?;
     let pods: Vec<_> =
-        show::pods(&cluster)?.into_iter().filter(|pod| pod.name.starts_with("default/show-")).collect();
+        cluster.running_pods()?.into_iter().filter(|pod| pod.name.starts_with("default/show-")).collect();
     let families = cluster.families().list().len();
     ensure!(pods.iter().all(|pod| pod.addresses.len() == families), "not every family: {pods:?}");
     println!("{}", show::until_reached(&cluster, &pods)?);

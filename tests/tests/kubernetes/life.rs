@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::kubernetes::{Cluster, LivingPod, Network};
-use manx_tests::lab::wait;
+use manx_tests::lab::{netns, wait};
 use serde_json::{Value, json};
 
-use super::ground::{Ground, PATIENCE, TOOLBOX, all_answer, netns_of, place};
+use super::ground::{Ground, PATIENCE, TOOLBOX, all_answer};
 use super::{Scenario, shared};
 
 /// The scenarios of this module.
@@ -35,7 +35,7 @@ fn scaled() -> Result<()> {
     let ground = Ground::new(cluster, "scaled", &annotations)?;
     ground.deployment("web", 2, &spread("web"))?;
     let two = ground.ready("web", 2)?;
-    all_answer(&place(&cluster.outside().netns), &two)?;
+    all_answer(&netns::path(&cluster.outside().netns), &two)?;
 
     ground.kubectl(&["scale", "deployment/web", "--replicas=60"])?;
     let sixty = ground.ready("web", 60)?;
@@ -100,11 +100,11 @@ fn holds(block: &str, pod: &LivingPod) -> bool {
 
 /// Every pod is reached from outside, from every node, and from a pod of each node that has one.
 fn all_are_reached(cluster: &Cluster, pods: &[LivingPod]) -> Result<()> {
-    let mut from = vec![place(&cluster.outside().netns)];
+    let mut from = vec![netns::path(&cluster.outside().netns)];
     for node in cluster.nodes() {
-        from.push(place(&node.netns()));
+        from.push(netns::path(&node.netns()));
         if let Some(pod) = pods.iter().find(|pod| pod.node == node.name()) {
-            from.push(netns_of(cluster, pod)?);
+            from.push(cluster.node_by_name(&pod.node)?.netns_of_pod(&pod.uid)?);
         }
     }
     from.iter().try_for_each(|from| all_answer(from, pods))
@@ -188,7 +188,7 @@ fn readiness_follows(ground: &Ground<'_>) -> Result<()> {
         let restarts = &ground.object(name)?["status"]["containerStatuses"][0]["restartCount"];
         ensure!(*restarts == 0, "{name} was restarted {restarts} times");
     }
-    all_answer(&place(&ground.cluster.outside().netns), &[after])
+    all_answer(&netns::path(&ground.cluster.outside().netns), &[after])
 }
 
 /// exec, logs, cp, attach and port-forward.
@@ -229,7 +229,7 @@ fn forwarded(ground: &Ground<'_>, pod: &LivingPod) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let host = ground.cluster.control_plane_host().netns;
     let asked = wait::until("port-forward answers", PATIENCE, || {
-        let answer = manx_tests::lab::netns::enter(&host, || {
+        let answer = netns::enter(&host, || {
             let mut stream = std::net::TcpStream::connect("127.0.0.1:18080")?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
@@ -321,7 +321,7 @@ fn prepared() -> Value {
 
 fn they_are_what_they_should(ground: &Ground<'_>) -> Result<()> {
     let cluster = ground.cluster;
-    let outside = place(&cluster.outside().netns);
+    let outside = netns::path(&cluster.outside().netns);
     all_answer(&outside, &[ground.ready_one("prepared")?])?;
     let noted = ground.kubectl(&["exec", "prepared", "--", "cat", "/notes/first"])?;
     for address in cluster.pod_addresses(&ground.pod("prepared"))? {

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use manx_tests::kubernetes::{Cluster, Family, Node};
-use manx_tests::lab::probe::Stream;
+use manx_tests::kubernetes::{Cluster, Family, LivingPod, Node};
 use manx_tests::lab::{netns, probe, wait};
 use serde_json::{Value, json};
 
+use super::flows::Flows;
 use super::{Scenario, shared};
 
 /// The scenarios of this module.
@@ -21,35 +21,6 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 /// How long a step may take: kubelets try again after some seconds, and this machine has other work.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-
-/// A pod that has a network of its own.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pod {
-    /// `NAMESPACE/NAME`.
-    pub(crate) name: String,
-    pub(crate) node: String,
-    pub(crate) addresses: Vec<IpAddr>,
-}
-
-/// The pods that run and have a network of their own; those that are about to end are left out.
-pub(crate) fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
-    let objects = cluster.objects("pods")?;
-    let lives = |pod: &&Value| {
-        pod["spec"]["hostNetwork"] != true
-            && pod["status"]["phase"] == "Running"
-            && pod["metadata"]["deletionTimestamp"].is_null()
-    };
-    let read = |pod: &Value| {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
-        Pod {
-            name: format!("{}/{}", text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"])),
-            node: text(&pod["spec"]["nodeName"]),
-            addresses: ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect(),
-        }
-    };
-    Ok(objects.iter().filter(lives).map(read).collect())
-}
 
 /// A DaemonSet or Deployment of pods that only exist; `spec` is put over that of its template.
 pub(crate) fn workload(kind: &str, name: &str, replicas: Option<usize>, spec: Value) -> Value {
@@ -69,16 +40,16 @@ pub(crate) fn workload(kind: &str, name: &str, replicas: Option<usize>, spec: Va
 }
 
 /// A pod on every node, by a DaemonSet called `name`, and its pods once all run.
-pub(crate) fn pod_on_every_node(cluster: &Cluster, name: &str) -> Result<Vec<Pod>> {
+pub(crate) fn pod_on_every_node(cluster: &Cluster, name: &str) -> Result<Vec<LivingPod>> {
     cluster.apply(&workload("DaemonSet", name, None, json!({})).to_string())?;
     wait_pods(cluster, name, cluster.nodes().len())
 }
 
 /// Waits until exactly `count` pods whose name begins with `prefix` run, and returns them.
-pub(crate) fn wait_pods(cluster: &Cluster, prefix: &str, count: usize) -> Result<Vec<Pod>> {
+pub(crate) fn wait_pods(cluster: &Cluster, prefix: &str, count: usize) -> Result<Vec<LivingPod>> {
     let mut found = Vec::new();
     wait::until(&format!("{count} pods {prefix} run"), PATIENCE, || {
-        found = pods(cluster)?;
+        found = cluster.running_pods()?;
         found.retain(|pod| pod.name.starts_with(&format!("default/{prefix}-")));
         Ok(found.len() == count && found.iter().all(|pod| !pod.addresses.is_empty()))
     })
@@ -95,14 +66,14 @@ pub(crate) fn delete(cluster: &Cluster, kind: &str, name: &str) -> Result<()> {
 }
 
 /// One echo request from a pod.
-fn ping(cluster: &Cluster, from: &Pod, to: IpAddr) -> Result<bool> {
+fn ping(cluster: &Cluster, from: &LivingPod, to: IpAddr) -> Result<bool> {
     let mut command = cluster.pod_command(&from.name, "ping")?;
     let output = command.args(["-n", "-c", "1", "-W", "1", &to.to_string()]).output()?;
     Ok(output.status.success())
 }
 
 /// Waits until each of `pods` reaches each other one, and the host outside all of them.
-pub(crate) fn reached(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
+pub(crate) fn reached(cluster: &Cluster, pods: &[LivingPod]) -> Result<()> {
     let outside = cluster.netns("outside");
     wait::until("every pod is reached from outside", PATIENCE, || {
         for address in pods.iter().flat_map(|pod| &pod.addresses) {
@@ -116,10 +87,10 @@ pub(crate) fn reached(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
 }
 
 /// Waits until each of `pods` reaches each other one.
-pub(crate) fn reached_inside(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
+pub(crate) fn reached_inside(cluster: &Cluster, pods: &[LivingPod]) -> Result<()> {
     let targets: Vec<(usize, IpAddr)> =
         pods.iter().enumerate().flat_map(|(at, pod)| pod.addresses.iter().map(move |a| (at, *a))).collect();
-    let mut ways: Vec<(&Pod, IpAddr)> = Vec::new();
+    let mut ways: Vec<(&LivingPod, IpAddr)> = Vec::new();
     for (at, from) in pods.iter().enumerate() {
         ways.extend(targets.iter().filter(|(of, _)| *of != at).map(|(_, to)| (from, *to)));
     }
@@ -134,54 +105,6 @@ pub(crate) fn reached_inside(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
         Ok(ways.is_empty())
     })
     .context("a way between pods is closed")
-}
-
-/// Pings every 10 ms that go on while something is done.
-pub(crate) struct Flows(Vec<(String, Stream)>);
-
-impl Flows {
-    /// Starts pings from each of `pods` to the next one, and from the host outside to all.
-    pub(crate) fn start(cluster: &Cluster, pods: &[Pod]) -> Result<Self> {
-        let mut streams = Vec::new();
-        let mut log = 0;
-        let mut file = || {
-            log += 1;
-            cluster.dir().join(format!("flow-{log}"))
-        };
-        for (at, from) in pods.iter().enumerate() {
-            let to = &pods[(at + 1) % pods.len()];
-            for address in &to.addresses {
-                let what = format!("{} on {} to {} on {}", from.name, from.node, to.name, to.node);
-                streams
-                    .push((what, Stream::of(cluster.pod_command(&from.name, "ping")?, *address, &file())?));
-                let outside = Stream::start(&cluster.netns("outside"), *address, &file())?;
-                streams.push((format!("outside to {}", to.name), outside));
-            }
-        }
-        Ok(Self(streams))
-    }
-
-    /// Ends them; fails when one of them lost anything.
-    pub(crate) fn none_lost(self) -> Result<()> {
-        let mut lost = Vec::new();
-        let mut sent = 0;
-        for (what, stream) in self.0 {
-            let count = stream.stop()?;
-            sent += count.sent;
-            ensure!(count.sent > 50, "{what}: only {} pings were sent", count.sent);
-            if !count.lost.is_empty() {
-                lost.push(format!(
-                    "{what}: {} of {}, from number {}",
-                    count.lost.len(),
-                    count.sent,
-                    count.lost[0]
-                ));
-            }
-        }
-        ensure!(lost.is_empty(), "pings were lost:\n{}", lost.join("\n"));
-        println!("{sent} pings, none lost");
-        Ok(())
-    }
 }
 
 /// The blocks by network, with their nodes.
@@ -219,7 +142,7 @@ fn routes(node: &Node<'_>) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
 /// addresses in use as pods have.
 pub(crate) fn consistent(cluster: &Cluster) -> Result<()> {
     wait::until("addresses, blocks and routes agree", PATIENCE, || {
-        let pods = pods(cluster)?;
+        let pods = cluster.running_pods()?;
         let mut addresses = BTreeSet::new();
         for address in pods.iter().flat_map(|pod| &pod.addresses) {
             ensure!(addresses.insert(*address), "{address} has two pods: {pods:?}");
@@ -329,8 +252,8 @@ fn drained() -> Result<()> {
     cluster.apply(&workload("Deployment", "web", Some(6), json!({})).to_string())?;
     cluster.apply(&budget.to_string())?;
     wait_pods(&cluster, "web", 6)?;
-    let staying: Vec<Pod> = far.iter().filter(|pod| pod.node != name).cloned().collect();
-    let flows = Flows::start(&cluster, &staying)?;
+    let staying: Vec<LivingPod> = far.iter().filter(|pod| pod.node != name).cloned().collect();
+    let flows = Flows::around(&cluster, &staying)?;
     cluster.kubectl(&["drain", &name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s"])?;
     let web = wait_pods(&cluster, "web", 6)?;
     ensure!(web.iter().all(|pod| pod.node != name), "{name} was drained and has {web:?}");
@@ -362,12 +285,12 @@ fn rebooted() -> Result<()> {
     let owners = blocks(&cluster)?;
     for numbers in [vec![count], vec![count - 1, count]] {
         let begin = Instant::now();
-        let staying: Vec<Pod> = before
+        let staying: Vec<LivingPod> = before
             .iter()
             .filter(|pod| numbers.iter().all(|n| pod.node != format!("node{n}")))
             .cloned()
             .collect();
-        let flows = if staying.len() > 1 { Some(Flows::start(&cluster, &staying)?) } else { None };
+        let flows = if staying.len() > 1 { Some(Flows::around(&cluster, &staying)?) } else { None };
         numbers.iter().try_for_each(|number| cluster.node(*number).power_off())?;
         numbers.iter().try_for_each(|number| cluster.node(*number).restart())?;
         come_back(&cluster, &numbers)?;
@@ -392,7 +315,7 @@ fn come_back(cluster: &Cluster, numbers: &[usize]) -> Result<()> {
         let node = cluster.node(*number);
         wait::until(&format!("the pods of {} run again", node.name()), PATIENCE, || {
             let (_, local) = routes(&node)?;
-            let pods = pods(cluster)?;
+            let pods = cluster.running_pods()?;
             let own = pods.iter().filter(|pod| pod.node == node.name());
             let own: BTreeSet<String> = own.flat_map(|pod| &pod.addresses).map(ToString::to_string).collect();
             Ok(!own.is_empty() && own == local)

@@ -106,8 +106,6 @@ impl Place {
     pub(crate) fn pod(cluster: &Cluster, object: &Value) -> Result<Self> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).context("a running pod");
         let node = cluster.node_by_name(text("/spec/nodeName")?)?;
-        let pid = manx_tests::kubernetes::cgroup::process_of_pod(&node.cgroup(), text("/metadata/uid")?);
-        let pid = pid.with_context(|| format!("{} has no process", object["metadata"]["name"]))?;
         let ips = object["status"]["podIPs"].as_array().cloned().unwrap_or_default();
         let addresses: Result<Vec<IpAddr>> =
             ips.iter().map(|ip| Ok(ip["ip"].as_str().context("an IP")?.parse()?)).collect();
@@ -115,7 +113,7 @@ impl Place {
             name: text("/metadata/name")?.to_owned(),
             addresses: addresses?,
             node: node.number(),
-            netns: PathBuf::from(format!("/proc/{pid}/ns/net")),
+            netns: node.netns_of_pod(text("/metadata/uid")?)?,
         })
     }
 

@@ -5,13 +5,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use manx_tests::kubernetes::{Cluster, Node, Options, Proxy, cgroup, process};
+use manx_tests::kubernetes::{Cluster, LivingPod, Node, Options, Proxy};
+use manx_tests::lab::process::is_alive;
 use manx_tests::lab::{netns, wait};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::nodes::{self, Flows, PATIENCE, Pod};
+use super::flows::Flows;
+use super::nodes::{self, PATIENCE};
 use super::{Scenario, drop_shared, options, shared};
 
 /// The scenarios of this module.
@@ -66,7 +68,7 @@ fn rolled_out() -> Result<()> {
     let cluster = shared()?;
     let far = nodes::pod_on_every_node(&cluster, "far")?;
     nodes::reached(&cluster, &far)?;
-    let flows = Flows::start(&cluster, &far)?;
+    let flows = Flows::around(&cluster, &far)?;
     tag(&cluster, &image(&cluster)?, "manx:next")?;
     let begin = Instant::now();
     set_agent_image(&cluster, "manx:next")?;
@@ -110,11 +112,11 @@ fn leader_killed(cluster: &Cluster) -> Result<()> {
 /// Kills every process of a pod, its sandbox too; the kubelet starts it anew.
 fn kill_pod(node: &Node<'_>, uid: &str) -> Result<()> {
     let mut killed = 0;
-    while let Some(pid) = cgroup::process_of_pod(&node.cgroup(), uid) {
+    while let Ok(pid) = node.process_of_pod(uid) {
         ensure!(killed < 10, "the pod {uid} goes on starting");
         killed += 1;
         signal::kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-        wait::until("it ends", Duration::from_secs(5), || Ok(!process::is_alive(pid)))?;
+        wait::until("it ends", Duration::from_secs(5), || Ok(!is_alive(pid)))?;
     }
     ensure!(killed > 0, "the pod {uid} has no process on {}", node.name());
     Ok(())
@@ -125,7 +127,7 @@ fn broken_version() -> Result<()> {
     let cluster = shared()?;
     let far = nodes::pod_on_every_node(&cluster, "far")?;
     nodes::reached(&cluster, &far)?;
-    let flows = Flows::start(&cluster, &far)?;
+    let flows = Flows::around(&cluster, &far)?;
     tag(&cluster, "toolbox:1", "manx:broken")?;
     set_agent_image(&cluster, "manx:broken")?;
     let mut stuck = Vec::new();
@@ -202,7 +204,7 @@ struct Local<'a> {
 }
 
 impl<'a> Local<'a> {
-    fn of(cluster: &'a Cluster, pod: &Pod) -> Result<Self> {
+    fn of(cluster: &'a Cluster, pod: &LivingPod) -> Result<Self> {
         let uid =
             cluster.object("pod", &pod.name)?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         Ok(Self { node: cluster.node_by_name(&pod.node)?, uid })
@@ -210,14 +212,11 @@ impl<'a> Local<'a> {
 
     /// A command in its network namespace, once it runs.
     fn command(&self, program: &str) -> Result<Command> {
-        let pid = cgroup::process_of_pod(&self.node.cgroup(), &self.uid).context("it does not run")?;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &pid.to_string(), "--net", "--", program]);
-        Ok(command)
+        self.node.command_in_pod(&self.uid, program)
     }
 
     /// Whether it reaches the first address of each of `others` and has an address itself.
-    fn reaches(&self, others: &[Pod]) -> Result<bool> {
+    fn reaches(&self, others: &[LivingPod]) -> Result<bool> {
         for other in others {
             let address = other.addresses.first().context("no address")?.to_string();
             let output = self.command("ping")?.args(["-n", "-c", "1", "-W", "1", &address]).output()?;
@@ -230,7 +229,7 @@ impl<'a> Local<'a> {
 }
 
 /// Kills the pods of `flap` again and again for the time of an outage; each comes back each time.
-fn flapping(flap: &[Local<'_>], far: &[Pod]) -> Result<usize> {
+fn flapping(flap: &[Local<'_>], far: &[LivingPod]) -> Result<usize> {
     let begin = Instant::now();
     let mut rounds = 0;
     while begin.elapsed() < outage() || rounds == 0 {
@@ -256,7 +255,7 @@ fn outage_of(
     let flap = nodes::pod_on_every_node(cluster, "flap")?;
     nodes::reached(cluster, &far)?;
     let local: Vec<Local<'_>> = flap.iter().map(|pod| Local::of(cluster, pod)).collect::<Result<_>>()?;
-    let flows = Flows::start(cluster, &far)?;
+    let flows = Flows::around(cluster, &far)?;
     away()?;
     let rounds = flapping(&local, &far);
     back()?;
@@ -287,7 +286,7 @@ fn control_plane_hangs() -> Result<()> {
     let control_plane = cluster.control_plane();
     outage_of(&cluster, || control_plane.freeze_apiserver(true), || control_plane.freeze_apiserver(false))?;
     let far = nodes::pod_on_every_node(&cluster, "far")?;
-    let flows = Flows::start(&cluster, &far)?;
+    let flows = Flows::around(&cluster, &far)?;
     for _ in 0..5 {
         control_plane.etcd().signal(Signal::SIGSTOP)?;
         std::thread::sleep(Duration::from_secs(2));
