@@ -1,123 +1,161 @@
 //! `manxctl`: what the pod network is doing, for people. On the PATH as `kubectl-manx` it is also `kubectl manx`.
 //!
 //! It reads the same objects as `kubectl get` and puts them together: what is up, and what is wrong and where. What only
-//! one agent knows, it asks that agent, on its node.
+//! one node knows, it asks that node.
+//!
+//! Each command is a module with its `Options` and `run(options, &Context)`. Its exit status is 0 when all is well, 1 when
+//! something is wrong, and 2 when that could not be found out.
 
 mod agent;
+mod cluster;
 #[cfg(test)]
 mod documented;
+mod explain;
+mod finding;
 mod migrate;
+mod mrt;
+mod name;
+mod peers;
 mod report;
+mod show;
+mod status;
 mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use kube::api::{Api, ListParams};
-use manx_api::{IPBlock, IPPool, NodeNetwork};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::OnceCell;
 
-use report::Cluster;
+use show::Show;
 
 /// What the pod network is doing.
 #[derive(Parser)]
-#[command(name = "manxctl", version)]
+#[command(name = "manxctl", version, max_term_width = 100)]
 struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Nodes, pools and what is wrong; exit status 1 when something is.
-    Status,
+    /// Nodes, pools and what is wrong with what to do; exit status 1 when something is.
+    Status(status::Options),
     /// Every BGP session: where, with whom, its state, and why it last went down.
-    Peers {
-        /// Only the sessions of this node.
-        #[arg(long)]
-        node: Option<String>,
-        /// More about each session: `wide`.
-        #[arg(long, short)]
-        output: Option<Columns>,
-    },
+    Peers(peers::Options),
     /// Why a prefix is where it is, as the agent of this machine sees it.
-    Explain {
-        /// The prefix, such as 10.244.0.0/24.
-        prefix: String,
-        #[command(flatten)]
-        at: agent::Address,
-    },
+    Explain(explain::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
-    Mrt {
-        /// Where to write it.
-        #[arg(long, short)]
-        output: PathBuf,
-        #[command(flatten)]
-        at: agent::Address,
-    },
+    Mrt(mrt::Options),
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
 }
 
-/// How much is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Columns {
-    /// All columns.
-    Wide,
+impl Command {
+    async fn run(self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Self::Status(options) => status::run(options, context).await,
+            Self::Peers(options) => peers::run(options, context).await,
+            Self::Explain(options) => explain::run(options, context).await,
+            Self::Mrt(options) => mrt::run(options, context).await,
+            Self::Migrate(from) => migrate::run(from, context).await,
+        }
+    }
+}
+
+/// Which cluster, and where in it.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Which cluster")]
+pub(crate) struct Connection {
+    /// The kubeconfig file; unset: $KUBECONFIG, else ~/.kube/config, else the service account of this pod.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
+    /// The namespace of pods that are named without one; unset: that of the context.
+    #[arg(long, short, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+    /// The namespace that Manx runs in.
+    #[arg(long, global = true, value_name = "NAME", default_value = "manx-system")]
+    manx_namespace: String,
+}
+
+impl Connection {
+    async fn config(&self) -> Result<kube::Config> {
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        if let Some(path) = &self.kubeconfig {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            return Ok(kube::Config::from_custom_kubeconfig(file, &options).await?);
+        }
+        match self.context {
+            Some(_) => Ok(kube::Config::from_kubeconfig(&options).await?),
+            None => kube::Config::infer().await.context(
+                "no cluster to ask: set KUBECONFIG, say --kubeconfig, or run where a service account is mounted",
+            ),
+        }
+    }
+}
+
+/// What every command gets: the cluster to ask, and how to show what it says.
+pub(crate) struct Context {
+    connection: Connection,
+    /// The terminal; `show.asked(&options.show)` is how this command's output was asked for.
+    pub(crate) show: Show,
+    client: OnceCell<kube::Client>,
+}
+
+impl Context {
+    fn new(connection: Connection) -> Self {
+        Self { connection, show: Show::here(), client: OnceCell::new() }
+    }
+
+    /// A client of the cluster, made when it is first asked for.
+    ///
+    /// # Errors
+    /// When there is no kubeconfig, or none that can be used.
+    pub(crate) async fn client(&self) -> Result<kube::Client> {
+        let made = self
+            .client
+            .get_or_try_init(async || anyhow::Ok(kube::Client::try_from(self.connection.config().await?)?));
+        Ok(made.await?.clone())
+    }
+
+    /// The namespace that Manx runs in.
+    pub(crate) fn manx_namespace(&self) -> &str {
+        &self.connection.manx_namespace
+    }
+
+    /// The namespace of pods that are named without one.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub(crate) async fn namespace(&self) -> Result<String> {
+        match &self.connection.namespace {
+            Some(namespace) => Ok(namespace.clone()),
+            None => Ok(self.client().await?.default_namespace().to_owned()),
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse().command).await {
+    let arguments: Arguments = name::parse();
+    let context = Context::new(arguments.connection);
+    match arguments.command.run(&context).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
     }
-}
-
-async fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::Status => {
-            let cluster = read().await?;
-            write_out(report::status(&cluster).as_bytes())?;
-            let well = report::problems(&cluster).is_empty();
-            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
-        Command::Peers { node, output } => {
-            let wide = output == Some(Columns::Wide);
-            write_out(report::peers(&read().await?, node.as_deref(), wide).as_bytes())?;
-        }
-        Command::Explain { prefix, at } => {
-            write_out(&at.get(&format!("/bgp/explain?prefix={prefix}")).await?)?;
-        }
-        Command::Mrt { output, at } => {
-            let file = at.get("/bgp/mrt").await?;
-            std::fs::write(&output, &file).with_context(|| format!("cannot write {}", output.display()))?;
-        }
-        Command::Migrate(from) => return migrate::run(from).await,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A client of the cluster of the current kubeconfig context.
-pub(crate) async fn client() -> Result<kube::Client> {
-    kube::Client::try_default()
-        .await
-        .context("no cluster to ask: set KUBECONFIG, or run where a service account is mounted")
-}
-
-/// Reads all objects of ours.
-async fn read() -> Result<Cluster> {
-    let client = client().await?;
-    Ok(Cluster {
-        nodes: list::<NodeNetwork>(&client).await?,
-        pools: list::<IPPool>(&client).await?,
-        blocks: list::<IPBlock>(&client).await?,
-    })
 }
 
 /// All objects of a kind of ours.

@@ -6,41 +6,26 @@ use manx_api::{
     condition, is_true,
 };
 
-use crate::table;
-
-/// All that a report is made from.
-#[derive(Debug, Default)]
-pub(crate) struct Cluster {
-    /// Every node that runs an agent.
-    pub(crate) nodes: Vec<NodeNetwork>,
-    /// Every pool.
-    pub(crate) pools: Vec<IPPool>,
-    /// Every claimed block.
-    pub(crate) blocks: Vec<IPBlock>,
-}
+use crate::cluster::Cluster;
+use crate::finding::{self, Finding};
+use crate::show::Page;
+use crate::table::{Cell, Column, Table, column, names, words};
 
 /// Nodes, pools, and what is wrong.
-pub(crate) fn status(cluster: &Cluster) -> String {
-    let mut text = table::render(
-        &["NODE", "IPV4", "IPV6", "ASN", "SESSIONS", "BLOCKS", "READY", "VERSION"],
-        &cluster.nodes.iter().map(node_row).collect::<Vec<_>>(),
-    );
-    text.push('\n');
-    text.push_str(&table::render(
-        &["POOL", "CIDR", "BLOCKS", "USED", "FREE", "READY"],
-        &cluster.pools.iter().map(|pool| pool_row(pool, &cluster.blocks)).collect::<Vec<_>>(),
-    ));
-    let problems = problems(cluster);
-    text.push_str(if problems.is_empty() { "\nnothing is wrong\n" } else { "\nwhat is wrong:\n" });
-    for problem in problems {
-        text.push_str(&format!("- {problem}\n"));
-    }
-    text
+pub(crate) fn status(cluster: &Cluster, page: &Page) -> String {
+    let header = [names("NODE"), column("IPV4"), column("IPV6"), column("ASN"), column("SESSIONS")];
+    let mut nodes = Table::new(header.into_iter().chain(["BLOCKS", "READY", "VERSION"].map(column)));
+    cluster.nodes.iter().for_each(|node| nodes.row(node_row(node).map(Cell::from)));
+    let header = ["CIDR", "BLOCKS", "USED", "FREE", "READY"].map(column);
+    let mut pools = Table::new([names("POOL")].into_iter().chain(header));
+    cluster.pools.iter().for_each(|pool| pools.row(pool_row(pool, &cluster.blocks).map(Cell::from)));
+    let findings = finding::render(&problems(cluster), page);
+    format!("{}\n{}\n{findings}", nodes.render(page), pools.render(page))
 }
 
 /// One line per session, of all nodes or of one; `wide` has more columns.
-pub(crate) fn peers(cluster: &Cluster, node: Option<&str>, wide: bool) -> String {
-    let mut rows = Vec::new();
+pub(crate) fn peers(cluster: &Cluster, node: Option<&str>, wide: bool, page: &Page) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
     for network in cluster.nodes.iter().filter(|network| node.is_none_or(|node| network.name_any() == node)) {
         for session in sessions(network) {
             let mut row = vec![
@@ -60,13 +45,17 @@ pub(crate) fn peers(cluster: &Cluster, node: Option<&str>, wide: bool) -> String
             rows.push(row);
         }
     }
-    let mut header = vec!["NODE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "ACCEPTED", "ADVERTISED"];
+    let mut header: Vec<Column> = vec![names("NODE"), names("PEER")];
+    header.extend(["ADDRESS", "ASN", "STATE", "SINCE", "ACCEPTED", "ADVERTISED"].map(column));
     if wide {
-        header.extend(["ROUTER ID", "HOLD", "FLAPS", "STALE", "LIMITS", "RETRY AT", "RANGE", "CAPABILITIES"]);
-        header.extend(["ERROR AT", "CODE", "DATA"]);
+        let more = ["ROUTER ID", "HOLD", "FLAPS", "STALE", "LIMITS", "RETRY AT", "RANGE", "CAPABILITIES"];
+        header.extend(more.map(column));
+        header.extend(["ERROR AT", "CODE", "DATA"].map(column));
     }
-    header.push("LAST ERROR");
-    table::render(&header, &rows)
+    header.push(words("LAST ERROR"));
+    let mut table = Table::new(header);
+    rows.into_iter().for_each(|row| table.row(row.into_iter().map(Cell::from)));
+    table.render(page)
 }
 
 /// The further columns of `-o wide`.
@@ -98,13 +87,19 @@ fn shown(value: Option<impl ToString>) -> String {
 }
 
 /// One sentence for each thing that is wrong, most local first.
-pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn problems(cluster: &Cluster) -> Vec<Finding> {
     let mut problems = Vec::new();
     for network in &cluster.nodes {
         let name = network.name_any();
         let Some(status) = &network.status else {
-            problems
-                .push(format!("node {name}: its agent has not reported yet; look at the agent's log there"));
+            problems.push(
+                Finding::error(
+                    format!("node {name}"),
+                    "its agent has not reported yet",
+                    "look at the agent's log there",
+                )
+                .see("agent-down"),
+            );
             continue;
         };
         problems.extend(conditions(&format!("node {name}"), &status.conditions));
@@ -113,10 +108,11 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
                 .last_error
                 .as_ref()
                 .map_or_else(|| "no error was seen yet".to_owned(), SessionError::line);
-            problems.push(format!(
-                "node {name}: the session with {} is {:?} since {}: {why}",
+            let what = format!(
+                "the session with {} is {:?} since {}: {why}",
                 session.peer, session.state, session.since.0
-            ));
+            );
+            problems.push(Finding::error(format!("node {name}"), what, "").see("session-down"));
         }
     }
     for pool in &cluster.pools {
@@ -125,10 +121,9 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
     }
     for block in &cluster.blocks {
         if !cluster.nodes.iter().any(|network| network.name_any() == block.spec.node) {
-            problems.push(format!(
-                "block {}: its owner {} has no agent; the controller returns it once the node is gone for good",
-                block.spec.cidr, block.spec.node
-            ));
+            let what = format!("its owner {} has no agent", block.spec.node);
+            let cure = "the controller returns it once the node is gone for good";
+            problems.push(Finding::warning(format!("block {}", block.spec.cidr), what, cure));
         }
     }
     problems
@@ -138,12 +133,13 @@ pub(crate) fn problems(cluster: &Cluster) -> Vec<String> {
 const BAD_WHEN_TRUE: [&str; 3] = ["NearlyFull", "Overlap", "Terminating"];
 
 /// The conditions of one object that say something is wrong.
-fn conditions<'a>(object: &'a str, listed: &'a [Condition]) -> impl Iterator<Item = String> + 'a {
+fn conditions<'a>(object: &'a str, listed: &'a [Condition]) -> impl Iterator<Item = Finding> + 'a {
     listed
         .iter()
         .filter(|condition| BAD_WHEN_TRUE.contains(&condition.type_.as_str()) == (condition.status == "True"))
         .map(move |condition| {
-            format!("{object}: {} ({}): {}", condition.type_, condition.reason, condition.message)
+            let what = format!("{} ({}): {}", condition.type_, condition.reason, condition.message);
+            Finding::error(object, what, "")
         })
 }
 
@@ -151,11 +147,11 @@ fn sessions(network: &NodeNetwork) -> &[Session] {
     network.status.as_ref().map_or(&[], |status| &status.sessions)
 }
 
-fn node_row(network: &NodeNetwork) -> Vec<String> {
+fn node_row(network: &NodeNetwork) -> [String; 8] {
     let nothing = NodeNetworkStatus::default();
     let status = network.status.as_ref().unwrap_or(&nothing);
     let addresses = &network.spec.addresses;
-    vec![
+    [
         network.name_any(),
         addresses.ipv4.map(|address| address.to_string()).unwrap_or_default(),
         addresses.ipv6.map(|address| address.to_string()).unwrap_or_default(),
@@ -167,11 +163,11 @@ fn node_row(network: &NodeNetwork) -> Vec<String> {
     ]
 }
 
-fn pool_row(pool: &IPPool, blocks: &[IPBlock]) -> Vec<String> {
+fn pool_row(pool: &IPPool, blocks: &[IPBlock]) -> [String; 6] {
     let name = pool.name_any();
     let count = blocks.iter().filter(|block| block.spec.pool == name).count();
     let status = pool.status.clone().unwrap_or_default();
-    vec![
+    [
         name,
         pool.spec.cidr.to_string(),
         count.to_string(),
@@ -213,8 +209,8 @@ mod tests {
     #[test]
     fn a_cluster_with_every_session_up_has_nothing_wrong() {
         let cluster = cluster(vec![session("node/node2", SessionState::Established, None)]);
-        assert_eq!(problems(&cluster), Vec::<String>::new());
-        assert!(status(&cluster).ends_with("\nnothing is wrong\n"));
+        assert_eq!(problems(&cluster), Vec::new());
+        assert!(status(&cluster, &Page::plain()).ends_with("\nnothing is wrong\n"));
     }
 
     #[test]
@@ -238,10 +234,8 @@ mod tests {
     fn a_session_that_is_down_is_named_with_its_last_error() {
         let cluster = cluster(vec![session("peer/tor", SessionState::Active, Some("hold timer expired"))]);
         assert_eq!(
-            problems(&cluster),
-            [
-                "node node1: the session with peer/tor is Active since 1970-01-01T00:00:00Z: hold timer expired"
-            ]
+            problems(&cluster)[0].what,
+            "the session with peer/tor is Active since 1970-01-01T00:00:00Z: hold timer expired"
         );
     }
 
@@ -251,10 +245,8 @@ mod tests {
         let cidr: Cidr = "10.244.0.64/26".parse().expect("a CIDR");
         cluster.blocks.push(IPBlock::claim(cidr, "gone", "default"));
         assert_eq!(
-            problems(&cluster),
-            [
-                "block 10.244.0.64/26: its owner gone has no agent; the controller returns it once the node is gone for good"
-            ]
+            (problems(&cluster)[0].object.as_str(), problems(&cluster)[0].what.as_str()),
+            ("block 10.244.0.64/26", "its owner gone has no agent")
         );
     }
 
@@ -262,10 +254,10 @@ mod tests {
     fn peers_can_be_asked_for_one_node() {
         let cluster = cluster(vec![session("node/node2", SessionState::Established, None)]);
         assert_eq!(
-            peers(&cluster, Some("node1"), false).lines().nth(1),
+            peers(&cluster, Some("node1"), false, &Page::plain()).lines().nth(1),
             Some("node1  node/node2  172.30.2.2  64512  Established  1970-01-01T00:00:00Z  2/3       1")
         );
-        assert_eq!(peers(&cluster, Some("node9"), false).lines().count(), 1);
+        assert_eq!(peers(&cluster, Some("node9"), false, &Page::plain()).lines().count(), 1);
     }
     #[test]
     fn wide_shows_what_was_agreed_on_and_the_error_with_its_octets() {
@@ -274,7 +266,7 @@ mod tests {
         one.capabilities = vec!["route refresh".to_owned()];
         let error = one.last_error.as_mut().expect("given");
         (error.code, error.subcode, error.data) = (Some(4), Some(0), "0c".to_owned());
-        let text = peers(&cluster(vec![one]), None, true);
+        let text = peers(&cluster(vec![one]), None, true, &Page::plain());
         let line = text.lines().nth(1).expect("a session");
         for part in ["  90  ", "route refresh", "  4/0  ", "  0c  ", "hold timer expired"] {
             assert!(line.contains(part), "{part:?} in {line:?}");

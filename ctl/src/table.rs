@@ -1,30 +1,199 @@
-//! Columns of text, as wide as their longest cell.
+//! Tables that fit the terminal: columns as wide as their longest cell, and cells shortened where that is too much.
 
-/// Lays out `rows` under `header`, two spaces between columns, no spaces at the end of a line.
-pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
-    let head: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
-    let lines: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut text = String::new();
-    for line in lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
+use crate::show::{Page, Tone};
+
+/// Between two columns.
+const GAP: usize = 2;
+/// No cell is made shorter than this.
+const LEAST: usize = 8;
+
+/// One column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    title: &'static str,
+    cut: Cut,
+    right: bool,
+    wide: bool,
+}
+
+/// Where a cell loses letters when there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Nowhere,
+    Middle,
+    End,
+}
+
+/// A column whose cells are never shortened: states, numbers, addresses.
+pub(crate) const fn column(title: &'static str) -> Column {
+    Column { title, cut: Cut::Nowhere, right: false, wide: false }
+}
+
+/// A column of names: a long one keeps its beginning and its end.
+pub(crate) const fn names(title: &'static str) -> Column {
+    Column { title, cut: Cut::Middle, right: false, wide: false }
+}
+
+/// A column of words: a long cell keeps its beginning.
+pub(crate) const fn words(title: &'static str) -> Column {
+    Column { title, cut: Cut::End, right: false, wide: false }
+}
+
+/// A column of numbers.
+pub(crate) const fn number(title: &'static str) -> Column {
+    Column { title, cut: Cut::Nowhere, right: true, wide: false }
+}
+
+impl Column {
+    /// Only with `-o wide`.
+    pub(crate) const fn wide(self) -> Self {
+        Self { wide: true, ..self }
     }
-    text
+}
+
+/// One cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cell {
+    text: String,
+    tone: Option<Tone>,
+}
+
+impl Cell {
+    /// A cell that says something by its colour too.
+    pub(crate) fn toned(text: impl Into<String>, tone: Tone) -> Self {
+        Self { text: text.into(), tone: Some(tone) }
+    }
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(value: T) -> Self {
+        Self { text: value.to_string(), tone: None }
+    }
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// One without rows.
+    pub(crate) fn new(columns: impl IntoIterator<Item = Column>) -> Self {
+        Self { columns: columns.into_iter().collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row: a cell for each column, those of `-o wide` too.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Lines as long as the page is wide at most, without spaces at their ends.
+    pub(crate) fn render(&self, page: &Page) -> String {
+        let shown: Vec<usize> =
+            (0..self.columns.len()).filter(|&index| page.wide || !self.columns[index].wide).collect();
+        let widths = self.widths(&shown, page.width);
+        let heads: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::toned(column.title, Tone::Strong)).collect();
+        std::iter::once(&heads).chain(&self.rows).map(|row| self.line(row, &shown, &widths, page)).collect()
+    }
+
+    fn line(&self, row: &[Cell], shown: &[usize], widths: &[usize], page: &Page) -> String {
+        let (mut line, mut used, mut owed) = (String::new(), 0, 0);
+        for (&index, &width) in shown.iter().zip(widths) {
+            let Some(cell) = row.get(index) else { continue };
+            let room = page.width.map_or(width, |all| width.min(all.saturating_sub(used + owed)));
+            let text = shorten(&cell.text, room, self.columns[index].cut);
+            let length = text.chars().count();
+            let pad = room.saturating_sub(length);
+            let (before, after) = if self.columns[index].right { (pad, 0) } else { (0, pad) };
+            // Spaces are only written before something, so that none are at the end of the line.
+            owed += before;
+            if length > 0 {
+                line.extend(std::iter::repeat_n(' ', owed));
+                used += owed + length;
+                owed = 0;
+                line.push_str(&cell.tone.map_or_else(|| text.clone(), |tone| page.paint(tone, &text)));
+            }
+            owed += after + GAP;
+        }
+        line.push('\n');
+        line
+    }
+
+    /// As wide as the longest cell; where that is too much, the widest that can be shortened gives first.
+    fn widths(&self, shown: &[usize], limit: Option<usize>) -> Vec<usize> {
+        let length = |index: usize| {
+            let cells =
+                self.rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.chars().count());
+            cells.chain([self.columns[index].title.chars().count()]).max().unwrap_or(0)
+        };
+        let mut widths: Vec<usize> = shown.iter().map(|&index| length(index)).collect();
+        let Some(limit) = limit else { return widths };
+        let gaps = GAP * widths.len().saturating_sub(1);
+        while widths.iter().sum::<usize>() + gaps > limit {
+            let gives = |&at: &usize| {
+                let column = &self.columns[shown[at]];
+                column.cut != Cut::Nowhere && widths[at] > LEAST.max(column.title.chars().count())
+            };
+            let Some(at) = (0..widths.len()).filter(gives).max_by_key(|&at| widths[at]) else { break };
+            widths[at] -= 1;
+        }
+        widths
+    }
+}
+
+/// The text in so many letters, with `…` for what is missing.
+fn shorten(text: &str, room: usize, cut: Cut) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let Some(kept) = room.checked_sub(1) else { return String::new() };
+    let (head, tail) = if cut == Cut::Middle { (kept.div_ceil(2), kept / 2) } else { (kept, 0) };
+    text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn table() -> Table {
+        let mut table = Table::new([names("NODE"), number("N"), column("MORE").wide(), words("WHY")]);
+        table.row(["node1.rack-a.example.com".into(), 5.into(), "m".into(), "hold timer expired".into()]);
+        table.row(["b".into(), 12.into(), "m".into(), Cell::default()]);
+        table
+    }
+
     #[test]
     fn columns_are_as_wide_as_their_longest_cell() {
-        let rows = [vec!["a".to_owned(), "bb".to_owned()], vec!["cccc".to_owned(), String::new()]];
-        assert_eq!(render(&["X", "YYY"], &rows), "X     YYY\na     bb\ncccc\n");
+        assert_eq!(
+            table().render(&Page::plain()),
+            "NODE                       N  WHY\n\
+             node1.rack-a.example.com   5  hold timer expired\n\
+             b                         12\n"
+        );
+        let wide = table().render(&Page { wide: true, ..Page::plain() });
+        assert_eq!(wide.lines().nth(2), Some("b                         12  m"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_shortens_names_in_the_middle_and_words_at_the_end() {
+        let narrow = Page { width: Some(36), ..Page::plain() };
+        assert_eq!(
+            table().render(&narrow),
+            "NODE              N  WHY\n\
+             node1.r…ple.com   5  hold timer exp…\n\
+             b                12\n"
+        );
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_however_narrow_it_is() {
+        for width in 1..60 {
+            let text = table().render(&Page { width: Some(width), ..Page::plain() });
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+        }
     }
 }

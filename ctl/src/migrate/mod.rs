@@ -59,9 +59,6 @@ pub(crate) struct Arguments {
     /// Move pools with tunnels too: their packets are routed as they are from then on.
     #[arg(long)]
     drop_tunnels: bool,
-    /// The namespace of Manx's agents, where they read the passwords of peers.
-    #[arg(long, default_value = "manx-system")]
-    namespace: String,
 }
 
 /// How objects are shown.
@@ -75,10 +72,10 @@ enum Format {
 ///
 /// # Errors
 /// When the cluster cannot be read or written.
-pub(crate) async fn run(from: From) -> Result<ExitCode> {
+pub(crate) async fn run(from: From, context: &crate::Context) -> Result<ExitCode> {
     let From::Calico(arguments) = from;
-    let client = crate::client().await?;
-    let look = Look::new(&client, &arguments).await?;
+    let client = context.client().await?;
+    let look = Look::new(&client, &arguments, context.manx_namespace()).await?;
     if arguments.dry_run || arguments.output.is_some() {
         look.show(arguments.output)?;
     } else {
@@ -93,16 +90,16 @@ pub(crate) async fn run(from: From) -> Result<ExitCode> {
     }
     look.carry_out(&client).await?;
     match arguments.follow {
-        true => follow(&client, &arguments).await,
+        true => follow(&client, &arguments, context.manx_namespace()).await,
         false => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Looks again and again until every node has taken its blocks over.
-async fn follow(client: &Client, arguments: &Arguments) -> Result<ExitCode> {
+async fn follow(client: &Client, arguments: &Arguments, namespace: &str) -> Result<ExitCode> {
     loop {
         tokio::time::sleep(FOLLOW_PAUSE).await;
-        let look = Look::new(client, arguments).await?;
+        let look = Look::new(client, arguments, namespace).await?;
         if look.is_blocked() {
             look.remarks_to_stderr();
             return Ok(ExitCode::FAILURE);
@@ -128,7 +125,7 @@ struct Look {
 }
 
 impl Look {
-    async fn new(client: &Client, arguments: &Arguments) -> Result<Self> {
+    async fn new(client: &Client, arguments: &Arguments, namespace: &str) -> Result<Self> {
         let calico = read::calico(client).await?;
         let networks = crate::list::<NodeNetwork>(client).await?;
         let existing = Existing {
@@ -140,7 +137,7 @@ impl Look {
         };
         let choices = Choices {
             drop_tunnels: arguments.drop_tunnels,
-            namespace: arguments.namespace.clone(),
+            namespace: namespace.to_owned(),
             moved: networks.iter().map(ResourceExt::name_any).collect(),
         };
         Ok(Self::at(Plan::new(&calico, &choices), &existing, &arguments.node))
