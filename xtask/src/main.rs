@@ -7,6 +7,7 @@ mod chart;
 mod chore;
 mod ci;
 mod crds;
+mod errors;
 mod fuzz;
 mod image;
 mod kubernetes;
@@ -42,6 +43,8 @@ cargo xtask COMMAND
   ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, metrics, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale
+  errors [--check]       write docs/errors.md, every message with cause and cure, or fail when it is stale; --list prints
+                         the messages of the code
   manifests [--check]    write deploy/manx.yaml and what else is made of the files under deploy, or fail when stale
   metrics [--check]      write docs/metrics.md and deploy/monitoring/prometheusrule.yaml, or fail when they are stale";
 
@@ -87,6 +90,9 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["crds", "--check"] => crds::check(&root),
         ["manifests"] => manifests::write(&root),
         ["manifests", "--check"] => manifests::check(&root),
+        ["errors"] => errors::write(&root),
+        ["errors", "--check"] => errors::check(&root),
+        ["errors", "--list"] => errors::list(&root),
         ["metrics"] => metrics::write(&root),
         ["metrics", "--check"] => metrics::check(&root),
         [] | ["help" | "-h" | "--help", ..] => {

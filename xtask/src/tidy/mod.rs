@@ -15,8 +15,8 @@ mod words;
 use std::fmt;
 
 use crate::chore::Root;
-use source::Source;
-use tree::Tree;
+pub(crate) use source::Source;
+pub(crate) use tree::Tree;
 
 /// Something that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,371 @@
+//! Finds the messages of a Rust file: by what makes them where that tells (`bail!`, `#[error]`, `warn!` and so on), and
+//! everything else that is a sentence, so that none escapes because a function of its own makes it.
+//!
+//! What is not looked at: tests, documentation and other attributes, `expect` and its like (they tell a fault of ours),
+//! and what is logged below a warning.
+
+use std::fmt;
+
+use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
+
+use super::template::Template;
+use crate::tidy::Source;
+
+/// Where the names stand that BGP gives to errors.
+const NOTIFICATIONS: &str = "bgp/src/wire/notification.rs";
+/// Where the codes of the plugin stand.
+const CODES: &str = "cni/src/spec/error.rs";
+/// What gives objects conditions and Events.
+const REASONS: &str = "agent/";
+
+/// What makes a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// `#[error("…")]`.
+    Error,
+    /// `bail!`, `anyhow!`, `ensure!`, `context`, `with_context`.
+    Context,
+    /// `warn!` and `error!` of the log.
+    Log,
+    /// `eprintln!`.
+    Stderr,
+    /// A rule of a definition, as the API server says it.
+    Rule,
+    /// The reason of a condition or an Event: one word.
+    Reason,
+    /// A name that BGP gives to an error.
+    Notification,
+    /// A code of the plugin.
+    Code,
+    /// `write!` and the like in an `impl Display`.
+    Display,
+    /// A sentence anywhere else.
+    Words,
+}
+
+/// A message of the code.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// What makes it.
+    pub(crate) kind: Kind,
+    /// Where: a path below the workspace's root.
+    pub(crate) path: String,
+    /// Line, from 1.
+    pub(crate) line: usize,
+    /// What it says.
+    pub(crate) template: Template,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Context => "context",
+            Self::Log => "log",
+            Self::Stderr => "stderr",
+            Self::Rule => "rule",
+            Self::Reason => "reason",
+            Self::Notification => "notification",
+            Self::Code => "code",
+            Self::Display => "display",
+            Self::Words => "sentence",
+        })
+    }
+}
+
+/// The messages of one file.
+pub(crate) fn find(source: &Source<'_>) -> Vec<Message> {
+    let mut finder = Finder { path: source.path, found: Vec::new() };
+    finder.walk(&source.tokens, Kind::Words);
+    finder.found
+}
+
+struct Finder<'a> {
+    path: &'a str,
+    found: Vec<Message>,
+}
+
+impl Finder<'_> {
+    /// Looks at tokens, of which plain literals are of this kind.
+    fn walk(&mut self, stream: &TokenStream, kind: Kind) {
+        let tokens: Vec<TokenTree> = stream.clone().into_iter().collect();
+        let mut rest = tokens.as_slice();
+        let mut kind_inside = kind;
+        while let [token, behind @ ..] = rest {
+            rest = behind;
+            match (token, behind) {
+                (hash, [TokenTree::Group(attribute), after @ ..]) if is(hash, '#') => {
+                    rest = self.attribute(attribute, after);
+                }
+                (hash, [bang, TokenTree::Group(_), after @ ..]) if is(hash, '#') && is(bang, '!') => {
+                    rest = after
+                }
+                (TokenTree::Ident(name), [bang, TokenTree::Group(group), after @ ..]) if is(bang, '!') => {
+                    self.invocation(name, group, kind_inside);
+                    rest = after;
+                }
+                (dot, [TokenTree::Ident(name), TokenTree::Group(group), after @ ..]) if is(dot, '.') => {
+                    self.method(name, group, kind_inside);
+                    rest = after;
+                }
+                (TokenTree::Ident(name), [TokenTree::Group(group), ..]) if name == "Self" => self.code(group),
+                (TokenTree::Ident(name), _) if name == "impl" => kind_inside = of_impl(behind, kind),
+                (TokenTree::Group(group), _) => {
+                    self.walk(&group.stream(), kind_inside);
+                    if group.delimiter() == Delimiter::Brace {
+                        kind_inside = kind;
+                    }
+                }
+                (TokenTree::Literal(_), _) => self.literal(token, kind_inside, Template::of_text),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes what `#[error]` says; returns what is behind the attribute, and behind the item that it makes a test.
+    fn attribute<'t>(&mut self, attribute: &Group, after: &'t [TokenTree]) -> &'t [TokenTree] {
+        let tokens: Vec<TokenTree> = attribute.stream().into_iter().collect();
+        match tokens.as_slice() {
+            [TokenTree::Ident(name), TokenTree::Group(group)] if name == "error" => {
+                self.formatted(&group.stream(), Kind::Error, None);
+            }
+            [.., TokenTree::Ident(name)] if name == "test" => return behind_item(after),
+            [TokenTree::Ident(name), TokenTree::Group(group)] if name == "cfg" => {
+                let condition = group.stream().to_string().replace(' ', "");
+                if condition == "test" || condition.starts_with("all(test,") {
+                    return behind_item(after);
+                }
+            }
+            _ => {}
+        }
+        after
+    }
+
+    fn invocation(&mut self, name: &Ident, group: &Group, kind: Kind) {
+        let stream = group.stream();
+        match name.to_string().as_str() {
+            "warn" | "error" => self.formatted(&stream, Kind::Log, Some(Kind::Words)),
+            "bail" | "anyhow" | "ensure" => self.formatted(&stream, Kind::Context, Some(Kind::Words)),
+            "eprintln" | "eprint" => self.formatted(&stream, Kind::Stderr, Some(Kind::Words)),
+            "format" | "format_args" | "write" | "writeln" | "print" | "println" => {
+                self.formatted(&stream, kind, Some(kind));
+            }
+            "info" | "debug" | "trace" | "panic" | "unreachable" | "assert" | "assert_eq" | "assert_ne"
+            | "debug_assert" | "debug_assert_eq" | "debug_assert_ne" | "info_span" | "env" => {}
+            _ => self.walk(&stream, kind),
+        }
+    }
+
+    fn method(&mut self, name: &Ident, group: &Group, kind: Kind) {
+        match name.to_string().as_str() {
+            "context" | "with_context" => self.walk(&group.stream(), Kind::Context),
+            "expect" | "expect_err" => {}
+            _ => self.walk(&group.stream(), kind),
+        }
+    }
+
+    /// The format string of a macro is the first of its arguments that is nothing but a literal; the others are looked
+    /// at as what they are, if at all.
+    fn formatted(&mut self, stream: &TokenStream, kind: Kind, others: Option<Kind>) {
+        let mut looking = true;
+        for argument in arguments(stream) {
+            match argument.as_slice() {
+                [literal @ TokenTree::Literal(_)] if looking && text_of(literal).is_some() => {
+                    looking = false;
+                    self.literal(literal, kind, Template::of_format);
+                }
+                tokens => {
+                    if let Some(kind) = others {
+                        self.walk(&tokens.iter().cloned().collect(), kind);
+                    }
+                }
+            }
+        }
+    }
+
+    fn literal(&mut self, token: &TokenTree, kind: Kind, template: fn(&str) -> Template) {
+        let Some(text) = text_of(token) else { return };
+        let template = template(&text);
+        let kind = match kind {
+            Kind::Words if self.path == NOTIFICATIONS && text.starts_with(char::is_uppercase) => {
+                Kind::Notification
+            }
+            Kind::Words if self.path.starts_with(REASONS) && is_reason(&text) => Kind::Reason,
+            other => other,
+        };
+        if is_message(kind, &template) {
+            self.push(kind, token, template);
+        }
+    }
+
+    /// A code of the plugin, as the file that has them declares it: `Self(11)`.
+    fn code(&mut self, group: &Group) {
+        if let [literal @ TokenTree::Literal(_)] = group.stream().into_iter().collect::<Vec<_>>().as_slice()
+            && self.path == CODES
+        {
+            self.push(Kind::Code, literal, Template::of_text(&format!("code {literal}")));
+        }
+    }
+
+    fn push(&mut self, kind: Kind, token: &TokenTree, template: Template) {
+        let line = token.span().start().line;
+        self.found.push(Message { kind, path: self.path.to_owned(), line, template });
+    }
+}
+
+/// Whether this tells something: what an error's macro is given needs a word, any other literal must be a sentence.
+fn is_message(kind: Kind, template: &Template) -> bool {
+    let words = template.count_words();
+    match kind {
+        Kind::Words | Kind::Display => {
+            template.has_space() && words + template.count_holes().min(1) >= 2 && words >= 1
+        }
+        _ => words >= 1,
+    }
+}
+
+/// Whether this is one word as the reasons of conditions and Events are: `NoAddress`.
+fn is_reason(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(char::is_uppercase)
+        && chars.next().is_some_and(char::is_lowercase)
+        && text.len() > 3
+        && text.chars().all(char::is_alphabetic)
+}
+
+/// What the body of an `impl` makes, given what is behind that word.
+fn of_impl(behind: &[TokenTree], otherwise: Kind) -> Kind {
+    let head = behind.iter().take_while(|token| !is_body(token));
+    let names = head.filter(|token| matches!(token, TokenTree::Ident(name) if name == "Display"));
+    if names.count() > 0 { Kind::Display } else { otherwise }
+}
+
+fn is_body(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace)
+}
+
+fn behind_item(tokens: &[TokenTree]) -> &[TokenTree] {
+    let end = tokens.iter().position(|token| is_body(token) || is(token, ';'));
+    end.map_or(&[], |end| &tokens[end + 1..])
+}
+
+fn is(token: &TokenTree, char: char) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == char)
+}
+
+/// What a literal says, if it is text.
+fn text_of(token: &TokenTree) -> Option<String> {
+    syn::parse2::<syn::LitStr>(token.clone().into()).ok().map(|literal| literal.value())
+}
+
+/// The arguments of a call or macro, each as its tokens.
+fn arguments(stream: &TokenStream) -> Vec<Vec<TokenTree>> {
+    let tokens: Vec<TokenTree> = stream.clone().into_iter().collect();
+    tokens.split(|token| is(token, ',')).map(<[TokenTree]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found_at(path: &str, text: &str) -> Vec<(Kind, String)> {
+        let source = Source::parse(path, text).expect("it parses");
+        find(&source).into_iter().map(|message| (message.kind, message.template.to_string())).collect()
+    }
+
+    fn found(text: &str) -> Vec<(Kind, String)> {
+        found_at("kernel/src/a.rs", text)
+    }
+
+    fn one(kind: Kind, says: &str) -> Vec<(Kind, String)> {
+        vec![(kind, says.to_owned())]
+    }
+
+    #[test]
+    fn errors_of_enums_and_structs_are_found_and_transparent_ones_are_not() {
+        let text = "enum E { #[error(\"the pool {pool} is \\\n     full\")] Full { pool: String }, #[error(transparent)] Io(I) }\n\
+                    #[derive(Error)] #[error(\"{0:?} is none: {}\", text.trim())] struct S(String);";
+        let says = ["the pool {pool} is full", "{…} is none: {…}"];
+        assert_eq!(found(text), says.map(|says| (Kind::Error, says.to_owned())));
+    }
+
+    #[test]
+    fn what_anyhow_is_given_is_found() {
+        for text in [
+            "bail!(\"opening {}\", path)",
+            "return Err(anyhow!(\"opening {}\", path))",
+            "anyhow::ensure!(a == b, \"opening {}\", path)",
+            "read().with_context(|| format!(\"opening {}\", path))?",
+        ] {
+            assert_eq!(found(&format!("fn f() {{ {text}; }}")), one(Kind::Context, "opening {…}"), "{text}");
+        }
+        assert_eq!(found("fn f() { g().context(\"opening\")?; }"), one(Kind::Context, "opening"));
+    }
+
+    #[test]
+    fn warnings_and_errors_of_the_log_are_found_behind_their_fields() {
+        let text = "fn f() { tracing::warn!(%error, pool = name(\"x\"), ?change, \"the {} stays\", what); }";
+        assert_eq!(found(text), one(Kind::Log, "the {…} stays"));
+        assert_eq!(
+            found("fn f() { error!(error, \"gone\"); info!(\"all is well here\"); }"),
+            one(Kind::Log, "gone")
+        );
+    }
+
+    #[test]
+    fn what_stands_inside_other_macros_is_found() {
+        let text = "fn f() { tokio::select! { () = done() => { warn!(\"it ended\"); } x = y => bail!(\"no {x}\"), } }";
+        assert_eq!(found(text), [(Kind::Log, "it ended".to_owned()), (Kind::Context, "no {x}".to_owned())]);
+        assert_eq!(
+            found("fn f() { json!({\"message\": \"must be set\"}); }"),
+            one(Kind::Words, "must be set")
+        );
+    }
+
+    #[test]
+    fn what_display_writes_is_found_and_the_body_behind_it_is_not_display() {
+        let text = "impl fmt::Display for E { fn fmt(&self) { match self { Self::A => f.write_str(\"is away\"), \
+                    Self::B(n) => write!(f, \"has {n} links\") } } }\nfn g() -> &'static str { \"is not here\" }";
+        let kinds: Vec<Kind> = found(text).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, [Kind::Display, Kind::Display, Kind::Words]);
+    }
+
+    #[test]
+    fn sentences_are_found_anywhere_and_single_words_are_not() {
+        assert_eq!(found("const A: &str = \"no {pool} left\";"), one(Kind::Words, "no {{pool}} left"));
+        assert_eq!(found("fn f() { let a = [\"eth0\", \"net/ipv4/x\", \"a, b\", \" \"]; }"), []);
+        assert_eq!(
+            found("fn f() { format!(\"{}/{}\", a, b); format!(\"{name} is\"); }"),
+            one(Kind::Words, "{name} is")
+        );
+    }
+
+    #[test]
+    fn tests_documentation_and_what_only_we_can_break_are_left_out() {
+        for text in [
+            "/// The pool is full.\nfn f() {}",
+            "#[cfg(test)] mod tests { fn f() { bail!(\"it is full\"); } }",
+            "#[test] fn f() { bail!(\"it is full\"); }",
+            "#[cfg(test)] use a::b;",
+            "fn f() { g().expect(\"it is full\"); assert!(a, \"it is full\"); unreachable!(\"it is full\"); }",
+            "#[expect(dead_code, reason = \"it is full\")] fn f() {}",
+            "fn f() { if !(a == \"x\") {} }",
+        ] {
+            assert_eq!(found(text), [], "{text}");
+        }
+        assert_eq!(found("#[cfg(test)] use a::b;\nfn f() { bail!(\"it is full\"); }").len(), 1);
+        assert_eq!(found("#[cfg(test)] fn g() {}\nfn f() { bail!(\"it is full\"); }").len(), 1);
+    }
+
+    #[test]
+    fn reasons_codes_and_names_of_bgp_are_found_where_they_stand() {
+        assert_eq!(
+            found_at("agent/src/a.rs", "fn f() { g(\"NoPool\", \"eth\"); }"),
+            one(Kind::Reason, "NoPool")
+        );
+        let code = "impl Code { pub const IO: Self = Self(5); }";
+        assert_eq!(found_at(CODES, code), one(Kind::Code, "code 5"));
+        let name = "const A: &[(u8, &str)] = &[(6, \"Cease\")];";
+        assert_eq!(found_at(NOTIFICATIONS, name), one(Kind::Notification, "Cease"));
+    }
+}
