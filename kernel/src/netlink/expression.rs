@@ -17,6 +17,8 @@ const NFT_CMP_NEQ: u32 = 1;
 const NFT_CMP_LT: u32 = 2;
 const NFT_CMP_GTE: u32 = 5;
 const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
+const NFTA_META_KEY: u16 = 2;
+const NFTA_META_SREG: u16 = 3;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 
@@ -49,6 +51,10 @@ pub(super) enum Expression {
     AtLeast(Vec<u8>),
     /// Loads the 16 bits of the IPv6 fragment header that begin with the offset; ends the rule if there is none.
     FragmentOffset,
+    /// Loads the number 1.
+    One,
+    /// Has the kernel tell what becomes of the packet from here on, if the register is 1.
+    Follow,
     /// Ends the chain.
     Accept,
     /// Ends the packet.
@@ -62,10 +68,10 @@ impl Expression {
         match self {
             Self::LinkHeader { .. } | Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
             Self::Lookup { .. } => "lookup",
-            Self::OutLink | Self::InLink | Self::Protocol | Self::Family => "meta",
+            Self::OutLink | Self::InLink | Self::Protocol | Self::Family | Self::Follow => "meta",
             Self::IsNotLink(_) | Self::Is { .. } | Self::Below(_) | Self::AtLeast(_) => "cmp",
             Self::FragmentOffset => "exthdr",
-            Self::Accept | Self::Drop => "immediate",
+            Self::Accept | Self::Drop | Self::One => "immediate",
             Self::Masquerade => "masq",
         }
     }
@@ -96,6 +102,15 @@ impl Expression {
             Self::FragmentOffset => {
                 attributes.put_be32(1, NFT_REG_1).put_u8(2, libc::IPPROTO_FRAGMENT as u8);
                 attributes.put_be32(3, 2).put_be32(4, 2);
+            }
+            Self::One => {
+                attributes.put_be32(1, NFT_REG_1).nest(2, |attributes| {
+                    attributes.put(NFTA_DATA_VALUE, &[1]);
+                });
+            }
+            Self::Follow => {
+                attributes.put_be32(NFTA_META_KEY, libc::NFT_META_NFTRACE as u32);
+                attributes.put_be32(NFTA_META_SREG, NFT_REG_1);
             }
             Self::Accept => verdict(attributes, libc::NF_ACCEPT),
             Self::Drop => verdict(attributes, libc::NF_DROP),

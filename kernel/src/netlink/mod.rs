@@ -19,11 +19,13 @@ pub mod inspect;
 #[cfg(feature = "async")]
 pub mod inventory;
 pub mod links;
+pub mod lookup;
 #[cfg(feature = "async")]
 pub mod monitor;
 pub mod mtu;
 pub mod nat;
 mod nftables;
+pub mod nftrace;
 pub mod request;
 pub mod socket;
 

@@ -1,6 +1,7 @@
 //! The part of nf_tables that Manx speaks: transactions, tables, base chains, interval sets and a few expressions,
 //! as netlink messages.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nix::errno::Errno;
@@ -19,7 +20,10 @@ pub(super) const BODY: usize = 4;
 const ELEMENTS: usize = 1000;
 
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_HANDLE: u16 = 4;
+/// The table goes with the socket that made it.
+const NFT_TABLE_F_OWNER: u32 = 2;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -42,6 +46,7 @@ const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_RULE_USERDATA: u16 = 7;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
@@ -138,6 +143,14 @@ impl<'a> Transaction<'a> {
         });
     }
 
+    /// Makes a table that the kernel removes with the socket that sends this.
+    pub(super) fn own_table(&mut self) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, |attributes| {
+            attributes.put_str(NFTA_TABLE_NAME, name).put_be32(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
+        });
+    }
+
     /// Removes the table that has this handle; if none has, the transaction fails with `ENOENT`.
     pub(super) fn no_table_of(&mut self, handle: u64) {
         self.push(libc::NFT_MSG_DELTABLE, 0, |attributes| {
@@ -170,6 +183,20 @@ impl<'a> Transaction<'a> {
         self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
             attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, hook.name());
             filter(attributes, hook);
+        });
+    }
+
+    /// Makes a chain of type `filter` at this hook and priority that accepts what it does not decide.
+    pub(super) fn first(&mut self, chain: &str, hook: u32, priority: i32) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
+            attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
+                attributes
+                    .put_be32(NFTA_HOOK_HOOKNUM, hook)
+                    .put_be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
+            });
+            attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
         });
     }
 
@@ -364,6 +391,37 @@ pub(super) fn get_rules(table: Table<'_>) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_RULE_TABLE, table.name);
     })
+}
+
+/// The comments of the rules of a table, by handle. `family` is as nft says it.
+pub(super) fn comments(
+    socket: &mut Socket,
+    family: &str,
+    table: &str,
+) -> Result<BTreeMap<u64, String>, SocketError> {
+    let number = match family {
+        "ip" => libc::NFPROTO_IPV4,
+        "ip6" => libc::NFPROTO_IPV6,
+        "netdev" => libc::NFPROTO_NETDEV,
+        "bridge" => libc::NFPROTO_BRIDGE,
+        _ => libc::NFPROTO_INET,
+    };
+    let mut request =
+        Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &[number as u8, 0, 0, 0], |attributes| {
+            attributes.put_str(NFTA_RULE_TABLE, table);
+        });
+    let mut comments = BTreeMap::new();
+    socket.visit(&mut request, |rule| {
+        let of_kind =
+            |wanted| rule.attributes(BODY).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let handle = of_kind(NFTA_RULE_HANDLE).and_then(|value| value.first_chunk());
+        // As nft writes a comment: kind 0, length with the final zero, text.
+        let comment = of_kind(NFTA_RULE_USERDATA).filter(|data| data.first() == Some(&0));
+        if let (Some(handle), Some(text)) = (handle, comment.and_then(|data| data.get(2..))) {
+            comments.insert(u64::from_be_bytes(*handle), super::request::read_str(text));
+        }
+    })?;
+    Ok(comments)
 }
 
 /// Asks for the elements of a set.
