@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use manx_agent::look;
 use manx_agent::shell::options::{Command, CommandLine, LogFormat};
 use manx_agent::shell::{install, run, start, uninstall};
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         CommandLine { command: Some(Command::Idle), .. } => {
             start::start("idler", LogFormat::Text, run::until_told_to_end())
         }
+        CommandLine { command: Some(Command::Look(options)), .. } => look::look(&options),
         CommandLine { options: Some(options), .. } => {
             start::start("agent", options.log_format, run::run(options))
         }

@@ -7,6 +7,7 @@
 //! something is wrong, and 2 when that could not be found out.
 
 mod agent;
+mod ask;
 mod cluster;
 #[cfg(test)]
 mod documented;
@@ -38,6 +39,8 @@ use show::Show;
 struct Arguments {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    asking: ask::Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -107,14 +110,15 @@ impl Connection {
 /// What every command gets: the cluster to ask, and how to show what it says.
 pub(crate) struct Context {
     connection: Connection,
+    asking: ask::Asking,
     /// The terminal; `show.asked(&options.show)` is how this command's output was asked for.
     pub(crate) show: Show,
     client: OnceCell<kube::Client>,
 }
 
 impl Context {
-    fn new(connection: Connection) -> Self {
-        Self { connection, show: Show::here(), client: OnceCell::new() }
+    fn new(connection: Connection, asking: ask::Asking) -> Self {
+        Self { connection, asking, show: Show::here(), client: OnceCell::new() }
     }
 
     /// A client of the cluster, made when it is first asked for.
@@ -126,6 +130,14 @@ impl Context {
             .client
             .get_or_try_init(async || anyhow::Ok(kube::Client::try_from(self.connection.config().await?)?));
         Ok(made.await?.clone())
+    }
+
+    /// The nodes, each to be asked what only it knows.
+    ///
+    /// # Errors
+    /// As [`Self::client`], and when the API server does not say which nodes there are.
+    pub(crate) async fn nodes(&self) -> Result<ask::Nodes> {
+        self.asking.nodes(&self.client().await?, self.manx_namespace()).await
     }
 
     /// The namespace that Manx runs in.
@@ -148,7 +160,7 @@ impl Context {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Arguments = name::parse();
-    let context = Context::new(arguments.connection);
+    let context = Context::new(arguments.connection, arguments.asking);
     match arguments.command.run(&context).await {
         Ok(code) => code,
         Err(error) => {

@@ -33,6 +33,8 @@ pub enum Command {
     Uninstall(Uninstall),
     /// Does nothing until told to end: the rest of a DaemonSet's pod whose work is done.
     Idle,
+    /// Answers a question about this node, as manxctl asks it: one line of JSON for each answer.
+    Look(Look),
 }
 
 /// Options of `manx-agent install`.
@@ -73,6 +75,25 @@ pub struct Uninstall {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Options of `manx-agent look`.
+#[derive(Debug, Clone, Args)]
+pub struct Look {
+    /// The question as JSON, such as `{"kernel":{}}`; `-`: it is the first line of standard input.
+    pub question: String,
+    /// End when standard input ends.
+    #[arg(long)]
+    pub attended: bool,
+    /// The name of this node's Node object.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Where the agent has its socket and its record.
+    #[arg(long, value_name = "DIR", default_value = "/run/manx")]
+    pub run_dir: PathBuf,
+    /// Where the agent serves /healthz.
+    #[arg(long, default_value = "127.0.0.1:9179")]
+    pub health_listen: SocketAddr,
 }
 
 /// Options of the agent.

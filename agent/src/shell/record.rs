@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 /// The most that is read of a record; one that grew beyond it is refused rather than believed.
-const RECORD_LIMIT: u64 = 64 << 20;
+pub(crate) const RECORD_LIMIT: u64 = 64 << 20;
 
 /// The run directory, held by this process alone as long as the value lives.
 #[derive(Debug)]
