@@ -84,8 +84,8 @@ impl Keeper {
             "{PLUGIN} is not in {}: `manx-agent install --bin-dir` puts it there",
             self.places.bin_dir.display()
         );
-        let found = read_bounded(&self.target, LIMIT);
-        let found: Option<Value> = found.ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let text = read_bounded(&self.target, LIMIT).ok().flatten();
+        let found: Option<Value> = text.as_ref().and_then(|bytes| serde_json::from_slice(bytes).ok());
         let fitted = template.fit(found.as_ref(), |plugin| self.has(plugin));
         self.known.missing.clone_from(&fitted.missing);
         if found.as_ref() == Some(&fitted.list) {
@@ -102,7 +102,7 @@ impl Keeper {
                 return Ok(Some(allowed_at));
             }
             self.write(&fitted)?;
-            self.note_restored(found.is_some(), now);
+            self.note_restored(text.is_some(), now);
         } else {
             self.write(&fitted)?;
             let path = self.target.display();
