@@ -35,6 +35,9 @@ pub(crate) struct Finding {
     /// The heading of docs/operate.md with more, as its anchor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) see: Option<&'static str>,
+    /// The nodes that it concerns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nodes: Vec<String>,
 }
 
 impl Finding {
@@ -63,12 +66,30 @@ impl Finding {
         what: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        Self { weight, object: object.into(), what: what.into(), cure: cure.into(), see: None }
+        Self {
+            weight,
+            object: object.into(),
+            what: what.into(),
+            cure: cure.into(),
+            see: None,
+            nodes: Vec::new(),
+        }
     }
 
     /// With the heading of docs/operate.md that has more, as its anchor.
     pub(crate) fn see(self, anchor: &'static str) -> Self {
         Self { see: Some(anchor), ..self }
+    }
+
+    /// With a node that it concerns.
+    pub(crate) fn on(mut self, node: impl Into<String>) -> Self {
+        self.nodes.push(node.into());
+        self
+    }
+
+    /// Whether it has to do with that node.
+    pub(crate) fn concerns(&self, node: &str) -> bool {
+        self.nodes.iter().any(|one| one == node)
     }
 }
 

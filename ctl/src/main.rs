@@ -8,6 +8,7 @@
 
 mod agent;
 mod ask;
+mod blocks;
 mod cluster;
 #[cfg(test)]
 mod documented;
@@ -16,8 +17,9 @@ mod finding;
 mod migrate;
 mod mrt;
 mod name;
+mod nodes;
 mod peers;
-mod report;
+mod pools;
 mod show;
 mod status;
 mod table;
@@ -47,10 +49,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Nodes, pools and what is wrong with what to do; exit status 1 when something is.
+    /// What is there, what is wrong and what to do; exit status 1 when something is.
     Status(status::Options),
+    /// Every node as a router, and the agent on it.
+    Nodes(nodes::Options),
     /// Every BGP session: where, with whom, its state, and why it last went down.
     Peers(peers::Options),
+    /// Every pool, and how full it is.
+    Pools(pools::Options),
+    /// Which node has which block, how full it is, and since when.
+    Blocks(blocks::Options),
     /// Why a prefix is where it is, as the agent of this machine sees it.
     Explain(explain::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
@@ -64,6 +72,9 @@ impl Command {
     async fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
             Self::Status(options) => status::run(options, context).await,
+            Self::Nodes(options) => nodes::run(options, context).await,
+            Self::Pools(options) => pools::run(options, context).await,
+            Self::Blocks(options) => blocks::run(options, context).await,
             Self::Peers(options) => peers::run(options, context).await,
             Self::Explain(options) => explain::run(options, context).await,
             Self::Mrt(options) => mrt::run(options, context).await,
