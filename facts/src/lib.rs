@@ -14,6 +14,7 @@ pub mod bgp;
 pub mod kernel;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod record;
 
 use serde::de::DeserializeOwned;
@@ -33,6 +34,10 @@ pub enum Question {
     Pod(pod::PodQuestion),
     /// What the agent's BGP speaker knows.
     Bgp(bgp::BgpQuestion),
+    /// What passes of a flow of probes; it goes on.
+    Watch(probe::WatchQuestion),
+    /// The same, where probes are sent out of a pod of this node.
+    Probe(probe::ProbeQuestion),
 }
 
 /// A question with the type of its answers.

@@ -6,6 +6,7 @@ mod links;
 mod node;
 mod page;
 mod pod;
+mod probe;
 mod record;
 mod routes;
 mod settings;
@@ -97,6 +98,8 @@ async fn answer<W: Write>(question: Question, place: &Look, lines: &mut Lines<W>
         Question::Kernel(question) => lines.ok(&kernel::look(&question)),
         Question::Record(_) => lines.ok(&record::look(&place.run_dir)),
         Question::Pod(question) => lines.ok(&pod::look(&question, &place.run_dir)),
+        Question::Watch(question) => probe::watch(&question, place, lines).await,
+        Question::Probe(question) => probe::probe(&question, place, lines).await,
         Question::Bgp(_) => lines.error("not answered yet"),
     }
 }

@@ -4,7 +4,7 @@
 //! (Linux 5.12). Nothing else of nf_tables is changed, and other packets take no notice but for one comparison.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::libc;
 
@@ -170,6 +170,12 @@ impl Follower {
 impl AsFd for Follower {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+}
+
+impl AsRawFd for Follower {
+    fn as_raw_fd(&self) -> RawFd {
+        self.events.as_raw_fd()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use manx_facts::probe::{Flow, Protocol};
 use nix::errno::Errno;
@@ -83,6 +83,12 @@ impl Capture {
     }
 }
 
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl AsRawFd for Capture {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -93,8 +99,11 @@ impl AsRawFd for Capture {
 /// filter; packets begin with their IP header.
 fn filter(flow: &Flow) -> Vec<SockFilter> {
     let ipv4 = flow.source.is_ipv4();
-    let (ethertype, protocol_at, icmp) =
-        if ipv4 { (libc::ETH_P_IP, 9, libc::IPPROTO_ICMP) } else { (libc::ETH_P_IPV6, 6, libc::IPPROTO_ICMPV6) };
+    let (ethertype, protocol_at, icmp) = if ipv4 {
+        (libc::ETH_P_IP, 9, libc::IPPROTO_ICMP)
+    } else {
+        (libc::ETH_P_IPV6, 6, libc::IPPROTO_ICMPV6)
+    };
     let icmp = icmp.cast_unsigned();
     let mut steps = vec![
         Step::Load(LOAD_SHORT, LINK_PROTOCOL),

@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use manx_facts::probe::{Flow, Kind, Lookup, Protocol, Seen, Sight, Translation, Verdict, Way, WatchQuestion};
+use manx_facts::probe::{
+    Flow, Kind, Lookup, Protocol, Seen, Sight, Translation, Verdict, WatchQuestion, Way,
+};
 use manx_kernel::names::Mac;
 use manx_kernel::netlink::conntrack::{self, Tuple};
 use manx_kernel::netlink::lookup::{self, Packet};
-use manx_kernel::netlink::nftrace::{self, Decision, Follower, Mark, Sign};
+use manx_kernel::netlink::nftrace::{Decision, Follower, Mark, Sign};
 use manx_kernel::netlink::socket::Socket;
 use manx_kernel::netns::NetNs;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -45,7 +49,7 @@ impl Place {
         let mut route = Socket::route().map_err(|error| error.to_string())?;
         let links = links::links(&mut route).map_err(|error| format!("links: {error}"))?;
         Ok(Self {
-            capture: AsyncFd::new(capture).map_err(|error| format!("no packet socket: {error}"))?,
+            capture: readable(capture).map_err(|error| format!("no packet socket: {error}"))?,
             route,
             links: links.into_iter().map(|link| (link.index, link.name)).collect(),
         })
@@ -101,7 +105,7 @@ impl Eyes {
         };
         let follower = Follower::start(&format!("manx-trace-{}", std::process::id()), &marks(&flow));
         let follower = follower.map_err(|error| error.to_string());
-        let follower = match follower.and_then(|it| AsyncFd::new(it).map_err(|error| error.to_string())) {
+        let follower = match follower.and_then(|it| readable(it).map_err(|error| error.to_string())) {
             Ok(follower) => Some(follower),
             Err(why) => {
                 note("decisions of nftables", &why);
@@ -306,6 +310,14 @@ impl Eyes {
     }
 }
 
+fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    #[expect(
+        deprecated,
+        reason = "its unsafe heir asks for a descriptor that stays open: each of ours owns its own"
+    )]
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
 /// What wakes it.
 enum Awake {
     Host(Passed),
@@ -376,8 +388,7 @@ fn marks(flow: &Flow) -> Vec<Mark> {
     let protocol = flow.ip_number();
     let port = |offset| Sign::Is { offset, octets: flow.source_port().to_be_bytes().to_vec() };
     let signed = Sign::Is { offset: packet::SHORT_HEADER, octets: flow.mark.to_be_bytes().to_vec() };
-    let numbered =
-        |offset| Sign::From { offset, first: flow.first_sequence(), span: flow.sequences() };
+    let numbered = |offset| Sign::From { offset, first: flow.first_sequence(), span: flow.sequences() };
     let window = Sign::Is { offset: 14, octets: flow.window().to_be_bytes().to_vec() };
     let signs = match flow.protocol {
         // Of both ways.

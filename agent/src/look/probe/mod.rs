@@ -56,7 +56,7 @@ pub(super) async fn probe<W: Write>(
 
 fn open<W: Write>(question: &WatchQuestion, place: &Look, lines: &mut Lines<W>) -> io::Result<Option<Eyes>> {
     match Eyes::open(question, place) {
-        Ok((eyes, blind)) => {
+        Ok((mut eyes, blind)) => {
             for why in blind {
                 lines.ok(&Sight::Blind(why))?;
             }

@@ -114,7 +114,8 @@ pub(super) fn recognise(flow: &Flow, packet: &[u8]) -> Option<Known> {
     let (from, to) = (ip.source_addr(), ip.destination_addr());
     let content = ip.payload().payload;
     let number = ip.payload_ip_number().0;
-    let of = |(probe, kind, from_port, to_port)| Known { probe, kind, from, to, from_port, to_port, size, ttl };
+    let of =
+        |(probe, kind, from_port, to_port)| Known { probe, kind, from, to, from_port, to_port, size, ttl };
     match (number, flow.protocol) {
         (1 | 58, _) => echo(flow, content).or_else(|| error(flow, content)).map(of),
         (17, Protocol::Udp) => datagram(flow, content, to).map(of),

@@ -19,7 +19,8 @@ const PATIENCE: [Duration; 3] =
 const SIZES_PATIENCE: Duration = Duration::from_millis(400);
 /// What links and tunnels take, largest first.
 const SIZES: [u16; 18] = [
-    8950, 4000, 1500, 1492, 1480, 1476, 1472, 1460, 1450, 1440, 1430, 1420, 1410, 1400, 1380, 1350, 1300, 1280,
+    8950, 4000, 1500, 1492, 1480, 1476, 1472, 1460, 1450, 1440, 1430, 1420, 1410, 1400, 1380, 1350, 1300,
+    1280,
 ];
 /// As a pod's own packets have it.
 const TTL: u8 = 64;
@@ -98,7 +99,8 @@ struct Round<'a, W> {
 impl<W: Write> Round<'_, W> {
     /// From here on to the backend that was chosen: another connection could be led to another one.
     fn to_backend(&mut self) {
-        if let Some(translation) = self.eyes.translation.as_ref().filter(|translation| translation.chooses()) {
+        if let Some(translation) = self.eyes.translation.as_ref().filter(|translation| translation.chooses())
+        {
             self.target = translation.backend;
             if self.flow.protocol != Protocol::Icmp {
                 self.port = translation.backend_port;
