@@ -14,6 +14,7 @@ mod cluster;
 mod documented;
 mod explain;
 mod finding;
+mod ipam;
 mod migrate;
 mod mrt;
 mod name;
@@ -59,6 +60,9 @@ enum Command {
     Pools(pools::Options),
     /// Which node has which block, how full it is, and since when.
     Blocks(blocks::Options),
+    /// Who has an address, and whether everybody agrees about all of them.
+    #[command(subcommand)]
+    Ipam(ipam::Command),
     /// Why a prefix is where it is, as the agent of this machine sees it.
     Explain(explain::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
@@ -75,6 +79,7 @@ impl Command {
             Self::Nodes(options) => nodes::run(options, context).await,
             Self::Pools(options) => pools::run(options, context).await,
             Self::Blocks(options) => blocks::run(options, context).await,
+            Self::Ipam(command) => ipam::run(command, context).await,
             Self::Peers(options) => peers::run(options, context).await,
             Self::Explain(options) => explain::run(options, context).await,
             Self::Mrt(options) => mrt::run(options, context).await,
