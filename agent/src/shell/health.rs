@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over plain HTTP on a local address; and what BGP knows, for this machine only.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::bgp::{BgpPages, PAGES};
 
@@ -22,6 +24,10 @@ use super::bgp::{BgpPages, PAGES};
 const CONNECTIONS: usize = 16;
 /// The longest wait for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long an address may be in use by an agent that was killed a moment ago: the kernel closes its sockets one by one.
+const VACATED: Duration = Duration::from_secs(5);
+/// The pause between two attempts meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
 /// The longest that one connection lives.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
@@ -44,8 +50,21 @@ pub trait Pages: Send + Sync + 'static {
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(address: SocketAddr, pages: Arc<dyn Pages>) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    let listener = bind(address).await.with_context(|| format!("listening on {address}"))?;
     serve_at(listener, pages).await
+}
+
+/// Listens there, once whoever does now has gone.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let end = Instant::now() + VACATED;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// The same, where somebody listens already.
@@ -149,6 +168,18 @@ mod tests {
         let node = Node { obstacles: vec!["no pool selects this node".to_owned()] };
         assert_eq!(respond(&Method::GET, "/healthz", &node).status(), StatusCode::OK);
         assert_eq!(respond(&Method::GET, "/readyz", &node).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_given_up_in_time_is_taken_and_one_that_is_not_is_an_error() {
+        let before = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = before.local_addr().expect("bound");
+        let error = bind(address).await.expect_err("it is in use");
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let binding = tokio::spawn(bind(address));
+        tokio::time::sleep(AGAIN * 3).await;
+        drop(before);
+        binding.await.expect("no panic").expect("it is free");
     }
 
     #[test]
