@@ -108,7 +108,7 @@ impl Sockets {
             return Err(wrong(format!("{path} is the host's own network namespace")));
         }
         let pod = netns.within(Socket::route).map_err(|error| wrong(error.to_string()))?;
-        let no_socket = |error| kernel("no netlink socket can be opened", &error);
+        let no_socket = |error| kernel("the kernel cannot be asked: no netlink socket can be opened", &error);
         Ok(Self { netns, pod: pod.map_err(no_socket)?, host: Socket::route().map_err(no_socket)? })
     }
 }
@@ -148,7 +148,11 @@ fn assign(
     let attachment =
         manx_cni::rpc::Attachment { container: ended.container.clone(), ifname: ended.ifname.clone() };
     tombstone::clear(&config.run_dir, &attachment).map_err(|error| {
-        Error::new(Code::TRY_AGAIN, "an old tombstone cannot be cleared away").details(error.to_string())
+        Error::new(
+            Code::TRY_AGAIN,
+            "an old note about this container (/run/manx/tombstones) cannot be removed",
+        )
+        .details(error.to_string())
     })?;
     let assignment = agent::add(&config.run_dir, request).map_err(|failure| match failure {
         AddFailure::NotAsked(error) | AddFailure::Refused(error) => error,

@@ -28,11 +28,11 @@ pub(crate) fn check(target: &Target, config: &NetConf) -> Result<(), Error> {
     let assignment = agent::check(&config.run_dir, &target.attachment())?;
     let mut differences = Differences::default();
     let Some(assignment) = assignment else {
-        differences.add("the agent has no record of this container");
+        differences.add("the agent has no record of this container: the pod must be started anew");
         return differences.verdict(target);
     };
     let previous = config.previous.clone().unwrap_or_default();
-    let unread = |error: SocketError| kernel("the link cannot be looked at", &error);
+    let unread = |error: SocketError| kernel("the pod's link cannot be read from the kernel", &error);
     let taken_over = assignment.taken_over;
     // It keeps the MTU that the other network gave it, which is on record.
     let (mac, mtu) = if taken_over {

@@ -17,7 +17,9 @@ use crate::agent;
 pub(crate) fn gc(config: &NetConf) -> Result<(), Error> {
     agent::gc(&config.run_dir, GcRequest { network: config.name.clone(), valid: config.valid.clone() })?;
     let valid: BTreeSet<&Attachment> = config.valid.iter().collect();
-    let failed = |error: &dyn std::error::Error| kernel("the links of this node cannot be looked at", error);
+    let failed = |error: &dyn std::error::Error| {
+        kernel("the links of this node cannot be read from the kernel", error)
+    };
     let mut host = Socket::route().map_err(|error| failed(&error))?;
     let ends = inspect::ends(&mut host).map_err(|error| failed(&error))?;
     for end in ends.into_iter().filter(|end| end.group != DOOMED_GROUP) {

@@ -265,7 +265,7 @@ pub enum Op {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
     /// Something of this key exists that was not expected.
-    #[error("something with the same key exists already")]
+    #[error("something with the same destination, metric and table exists already")]
     Exists,
     /// It does not exist (any more).
     #[error("it does not exist")]

@@ -326,7 +326,7 @@ async fn a_replica_that_shares_its_node_leads_only_when_its_figures_can_be_seen(
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let mut controller = scene.controller(&program, &["--metrics-listen", &address]);
-    controller.says(&["metrics are not shown yet"]).await;
+    controller.says(&["metrics are not shown yet: the address cannot be listened on"]).await;
     let leases: Api<Lease> = Api::namespaced(scene.client.clone(), "manx-system");
     assert!(leases.get_opt("manx-controller").await.expect("served").is_none());
     drop(taken);

@@ -112,7 +112,7 @@ impl Owner {
                     error = format!("{error:#}"),
                     ?kind,
                     name,
-                    "what became of an object cannot be written"
+                    "the condition Accepted of an object cannot be written; it is tried again"
                 );
                 failed = true;
             }

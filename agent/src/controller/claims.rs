@@ -64,7 +64,12 @@ fn report(result: anyhow::Result<()>, namespace: &str, name: &str) {
     if let Err(error) = result
         && !matches!(status_of(&error), Some(404 | 409))
     {
-        tracing::warn!(error = format!("{error:#}"), namespace, name, "a claim stays as it is");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            namespace,
+            name,
+            "an IPClaim cannot be changed or removed; it is tried again"
+        );
     }
 }
 

@@ -48,7 +48,10 @@ pub(super) async fn run(client: Client, namespace: String, folder: Option<PathBu
                 LOOK
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "not all objects to begin with can be made yet");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "not all objects of --defaults can be made yet; it is tried again"
+                );
                 let pause = retry;
                 retry = (retry * 2).min(LOOK);
                 pause
@@ -60,7 +63,7 @@ pub(super) async fn run(client: Client, namespace: String, folder: Option<PathBu
 
 fn tell(known: &mut BTreeSet<Complaint>, complaints: BTreeSet<Complaint>) {
     for complaint in complaints.difference(known) {
-        tracing::error!(%complaint, "this of the objects to begin with is not made");
+        tracing::error!(%complaint, "an object of --defaults is wrong and is not made: correct its file");
     }
     *known = complaints;
 }

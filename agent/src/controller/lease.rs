@@ -74,7 +74,7 @@ impl Election {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, lease = %self.name, "the election waits for the API server")
+                    tracing::warn!(%error, lease = %self.name, "the Lease of the leader cannot be read or taken: this replica waits and tries again")
                 }
             }
             tokio::time::sleep(self.timing.retry).await;
@@ -90,10 +90,12 @@ impl Election {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) | Err(_) => return,
                 Ok(Err(error)) if renewed.elapsed() >= self.timing.renew_deadline => {
-                    tracing::error!(%error, lease = %self.name, "leadership is lost: the Lease could not be renewed");
+                    tracing::error!(%error, lease = %self.name, "leadership is lost: the Lease could not be renewed; this replica starts over");
                     return;
                 }
-                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name, "renewing the Lease failed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = %self.name, "the Lease of the leader cannot be renewed; it is tried again")
+                }
             }
         }
     }

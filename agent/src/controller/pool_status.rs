@@ -170,7 +170,7 @@ impl Census {
             return ("Overlap", format!("the pool is not used: it overlaps the older pool {older}"));
         }
         if pool.spec.disabled {
-            return ("Disabled", "the pool gives no new addresses".to_owned());
+            return ("Disabled", "the pool is disabled and gives no new addresses".to_owned());
         }
         if selector.is_some() && !self.nodes.iter().any(selected) {
             return ("NoNode", "nodeSelector selects no node".to_owned());

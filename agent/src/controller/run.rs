@@ -134,7 +134,7 @@ async fn wait_for_port(address: SocketAddr) -> TcpListener {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
             Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::warn!(%error, %address, "metrics are not shown yet");
+                tracing::warn!(%error, %address, "metrics are not shown yet: the address cannot be listened on; it is tried again");
             }
             Err(_) => {}
         }
@@ -285,7 +285,7 @@ impl Leader {
                     error = format!("{error:#}"),
                     pool,
                     ?change,
-                    "the finalizer of a pool stays as it is"
+                    "the finalizer of an IPPool cannot be changed; it is tried again"
                 );
             }
         }
@@ -299,7 +299,7 @@ impl Leader {
             Ok(Some(lease)) => lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string()),
             Ok(None) => None,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), %node, "the sign of life of an agent cannot be read");
+                tracing::warn!(error = format!("{error:#}"), %node, "the Lease of a node's agent cannot be read: the node counts as alive");
                 Some(format!("unreadable at {:?}", Instant::now()))
             }
         };
@@ -419,7 +419,11 @@ impl Leader {
                     self.pace.written(&name, status, Instant::now());
                 }
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), pool = name, "status cannot be written");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        pool = name,
+                        "the status of an IPPool cannot be written; it is tried again"
+                    );
                     self.pace.failed(&name, jitter(&name), Instant::now());
                 }
             }
@@ -430,7 +434,7 @@ impl Leader {
     async fn tell(&self, name: &str, status: &IPPoolStatus) {
         let Some(pool) = self.census.pools.get(name) else { return };
         for (reason, note) in news(pool.status.as_ref(), status) {
-            tracing::warn!(pool = name, reason, note, "a pool needs somebody");
+            tracing::warn!(pool = name, reason, note, "an IPPool needs somebody to look after it");
             let event = Event {
                 type_: EventType::Warning,
                 reason: reason.to_owned(),
@@ -504,6 +508,10 @@ fn report(removed: anyhow::Result<()>, what: &str) {
     if let Err(error) = removed
         && !matches!(status_of(&error), Some(404 | 409))
     {
-        tracing::warn!(error = format!("{error:#}"), what, "what a node left behind cannot be removed");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            what,
+            "what a node left behind cannot be removed; it is tried again"
+        );
     }
 }

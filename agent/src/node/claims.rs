@@ -81,7 +81,7 @@ pub enum ClaimTrouble {
     #[error("node {0} still has its addresses: the pod's end there has not been seen yet")]
     Held(NodeName),
     /// It is on its way out.
-    #[error("it is being deleted: the next one can be made once it is gone")]
+    #[error("it is being deleted, and the next one can be made once it is gone")]
     Deleting,
     /// There is none.
     #[error("it was deleted meanwhile")]

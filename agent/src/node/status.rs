@@ -199,17 +199,19 @@ fn blocked(stats: &Stats) -> Vec<String> {
         Why::Refused => "that the kernel refused",
     };
     let counted = stats.blocked.iter().filter(|(_, count)| **count > 0);
-    counted.map(|(why, count)| format!("{count} routes {}", reason(why))).collect()
+    counted.map(|(why, count)| format!("{count} routes {}: the agent's log names one", reason(why))).collect()
 }
 
 fn conflict(block: &BlockUsage) -> Option<String> {
     match block.standing {
-        Standing::Foreign => {
-            Some(format!("{} belongs to another node, and {} pods here use it", block.block, block.used))
-        }
-        Standing::Vanished => {
-            Some(format!("{} has no owner, and {} pods here use it", block.block, block.used))
-        }
+        Standing::Foreign => Some(format!(
+            "{} belongs to another node, and {} pods here use it: restart them",
+            block.block, block.used
+        )),
+        Standing::Vanished => Some(format!(
+            "{} has no owner, and {} pods here use it: it is claimed again",
+            block.block, block.used
+        )),
         Standing::Claiming | Standing::Remembered | Standing::Owned | Standing::Releasing => None,
     }
 }
@@ -363,7 +365,10 @@ mod tests {
         let status = network(&NodeNetworkStatus::default(), &facts, "1", at(0));
         assert!(!is_true(&status.conditions, "Ready"));
         let routes = manx_api::condition(&status.conditions, "RoutesInstalled").expect("set");
-        assert_eq!(routes.message, "2 routes whose next hop the kernel cannot reach");
+        assert_eq!(
+            routes.message,
+            "2 routes whose next hop the kernel cannot reach: the agent's log names one"
+        );
         let status = network(&status, &Facts::default(), "1", at(9));
         assert!(is_true(&status.conditions, "Ready") && is_true(&status.conditions, "RoutesInstalled"));
     }

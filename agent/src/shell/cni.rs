@@ -72,7 +72,7 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, metrics: M
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting on the allocation socket failed");
+                tracing::warn!(%error, "a call of the plugin cannot be accepted; it is tried again");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -22,7 +22,7 @@ pub fn log_unheard(pod: &PodName) {
     tracing::warn!(
         namespace,
         pod = name,
-        "the API server says nothing of this pod: it starts without its annotations"
+        "the API server has not told of this pod: it starts without its annotations"
     );
 }
 
@@ -104,13 +104,15 @@ pub fn log_bgp(event: &Bgp, metrics: &Metrics) {
 pub fn log_fib(event: &FibEvent) {
     match event {
         FibEvent::Drift { routes, example } => {
-            tracing::warn!(routes, %example, "somebody else removed or changed routes of ours; they are repaired");
+            tracing::warn!(routes, %example, "somebody else removed or changed Manx's routes; they are put back");
         }
         // The plugin makes the link of a pod right after it was told its address.
         FibEvent::Blocked { why: Why::Link, example } => {
             tracing::debug!(%example, "a route waits for its link");
         }
-        FibEvent::Blocked { why, example } => tracing::warn!(?why, %example, "routes cannot be installed"),
+        FibEvent::Blocked { why, example } => {
+            tracing::warn!(?why, %example, "routes cannot be installed: why and example say which")
+        }
         FibEvent::Unblocked { why: Why::Link } => {}
         FibEvent::Unblocked { why } => tracing::info!(?why, "all routes can be installed again"),
         FibEvent::NoNexthopObjects => {
@@ -125,27 +127,30 @@ pub fn log_ipam(event: &Ipam) {
         Ipam::BlockOwned { block } => tracing::info!(%block, "the block is this node's"),
         Ipam::BlockGone { block } => tracing::info!(%block, "the block is not this node's any more"),
         Ipam::Conflict { block, owner: Some(node) } => {
-            tracing::error!(%block, %node, "pods here use a block that belongs to another node");
+            tracing::error!(%block, %node, "pods here use a block that belongs to another node: nobody answers for their addresses, restart them");
         }
         Ipam::Conflict { block, owner: None } => {
             tracing::error!(%block, "pods here use a block that nobody owns; it is claimed again");
         }
         Ipam::ConflictEnded { block } => tracing::info!(%block, "the block is in order again"),
-        Ipam::Exhausted { family } => tracing::error!(%family, "no pool has a free block left"),
+        Ipam::Exhausted { family } => tracing::error!(%family, "no pool has a free block left: add a pool"),
         Ipam::ExhaustedEnded { family } => tracing::info!(%family, "there are free blocks again"),
         Ipam::ClaimsFailing { pool } => {
             tracing::warn!(pool, "blocks cannot be claimed or released: the API server does not confirm");
         }
         Ipam::ClaimsFailingEnded { pool } => tracing::info!(pool, "blocks can be claimed and released again"),
         Ipam::PoolOverlap { pool, with } => {
-            tracing::error!(pool, with, "a pool is not used: it overlaps another")
+            tracing::error!(pool, with, "a pool is not used: it overlaps an older one; delete one of the two")
         }
         Ipam::PoolOverlapEnded { pool } => tracing::info!(pool, "the pool overlaps no other any more"),
         Ipam::AddressConflict { address, holder, found } => {
             tracing::error!(%address, %holder, %found, "two endpoints have one address; the recorded one keeps it");
         }
         Ipam::RecordDamaged { lines } => {
-            tracing::error!(lines, "the record of endpoints has lines that cannot be read");
+            tracing::error!(
+                lines,
+                "the record of endpoints has lines that cannot be read: their pods keep their links, and must be restarted to be known"
+            );
         }
     }
 }

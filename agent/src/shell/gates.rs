@@ -91,7 +91,7 @@ impl Keeper {
         if !unknown.is_empty() {
             let links = unknown.join(", ");
             self.complain(format!(
-                "what may come by these links is not known, their neighbours are gone: {links}"
+                "what may come by these links is not known, since their permanent neighbours were removed: {links}; restart their pods"
             ));
         } else if self.known.error.take().is_some() {
             tracing::info!(links = audit.guarded, "all links of pods are guarded");

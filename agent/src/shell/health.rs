@@ -82,7 +82,7 @@ pub async fn serve_at(listener: TcpListener, pages: Arc<dyn Pages>) -> ! {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting on the health address failed");
+                tracing::warn!(%error, "a request for health or metrics cannot be accepted; it is tried again");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

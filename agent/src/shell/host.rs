@@ -56,7 +56,7 @@ impl Settings {
         if self.news
             && let Err(error) = written.and_then(|bytes| write_whole(&self.path, &bytes))
         {
-            tracing::warn!(%error, "which settings were changed is not recorded: uninstalling leaves them");
+            tracing::warn!(%error, "which settings of the kernel were changed cannot be recorded: uninstalling will leave them");
         }
     }
 
@@ -107,7 +107,11 @@ impl Settings {
                 && let Err(error) = self.set(key, value)
             {
                 let error = format!("{error:#}");
-                tracing::warn!(error, effect = why, "a setting of the kernel stays as it is");
+                tracing::warn!(
+                    error,
+                    effect = why,
+                    "a setting of the kernel cannot be made; the agent goes on without"
+                );
             }
         }
         Ok(())
@@ -125,7 +129,11 @@ impl Settings {
                 && let Err(error) = self.set(&key, "2")
             {
                 let error = format!("{error:#}");
-                tracing::warn!(error, link, "router advertisements may be ignored from now on");
+                tracing::warn!(
+                    error,
+                    link,
+                    "accept_ra of a link cannot be set to 2: the node may lose the IPv6 routes that router advertisements give it"
+                );
             }
         }
     }
@@ -144,12 +152,15 @@ impl Settings {
             if read(&key).is_ok_and(|value| value < before)
                 && let Err(error) = self.write(&key, &before)
             {
-                tracing::warn!(%error, link, "the source check of a link stays as it is");
+                tracing::warn!(%error, link, "rp_filter of a link cannot be set: that of all stays, and the source check of pods' links is loose");
                 return;
             }
         }
         if let Err(error) = self.set(&all, "0") {
-            tracing::warn!(error = format!("{error:#}"), "the source check of pods' links is loose");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "net.ipv4.conf.all.rp_filter cannot be set to 0: the source check of pods' links is loose"
+            );
         }
     }
 }

@@ -34,7 +34,9 @@ pub enum Installed {
 /// When the directory or the plugin cannot be used; the message says what to do. What was there before is there still.
 pub fn install(options: &Install) -> anyhow::Result<Installed> {
     let (dir, plugin) = (&options.bin_dir, &options.plugin);
-    let name = plugin.file_name().with_context(|| format!("{} names no file", plugin.display()))?;
+    let name = plugin
+        .file_name()
+        .with_context(|| format!("{} names no file: --plugin takes the path of a file", plugin.display()))?;
     let target = dir.join(name);
     let fresh = dir.join(format!(".{}.new", name.to_string_lossy()));
     let lock = hold(dir)?;

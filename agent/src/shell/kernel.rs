@@ -184,7 +184,7 @@ impl Owner {
                         settled.get_or_insert_with(|| Instant::now() + SETTLE);
                     }
                     Err(error) => {
-                        tracing::error!(%error, "changes of the kernel cannot be seen; they are found by looking");
+                        tracing::error!(%error, "the kernel's notices of changes cannot be followed: changes are found only by looking now and then");
                         monitor = self.listen_again().await;
                     }
                 },
@@ -325,7 +325,10 @@ impl Owner {
         match error {
             Some(error) if !self.failing => {
                 self.failing = true;
-                tracing::error!(error = events::chain(&error), "the kernel does not answer as it should");
+                tracing::error!(
+                    error = events::chain(&error),
+                    "the kernel's routes cannot be read or written; it is tried again"
+                );
             }
             None if self.failing => {
                 self.failing = false;

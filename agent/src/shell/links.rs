@@ -169,7 +169,7 @@ impl Taker {
         let nameless = nameless.into_iter();
         let nameless: BTreeMap<u32, String> = nameless.map(|end| (end.index, end.name)).collect();
         for (index, name) in nameless.iter().filter(|(index, _)| before.contains(index)) {
-            tracing::warn!(link = name, "removing a link that was left half made");
+            tracing::warn!(link = name, "a link that a plugin left half made is removed");
             if doom(&mut self.socket, *index).is_ok() {
                 let leaving = Leaving { link: name.clone(), addresses: Vec::new() };
                 self.doomed.send(EndpointId::default(), (leaving, Found::Nothing));
@@ -186,7 +186,12 @@ impl Taker {
                 tracing::warn!(link = end.name, way_out, "the hardware address of a pod's link is put right");
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), link = end.name, way_out, "a pod's link is deaf");
+                tracing::error!(
+                    error = chain(&error),
+                    link = end.name,
+                    way_out,
+                    "the hardware address of a pod's link was changed and cannot be put right: nothing that the pod sends arrives"
+                );
             }
         }
     }
@@ -225,7 +230,10 @@ impl Reaper {
         // Listed before any link goes: a guard that is made afterwards is another link's, and not in the list.
         let guards = self.guards();
         if let Err(error) = remove_doomed(&mut self.socket) {
-            tracing::error!(error = chain(&error), "links that were taken down cannot be deleted");
+            tracing::error!(
+                error = chain(&error),
+                "links of pods that ended cannot be deleted; it is tried again"
+            );
             return false;
         }
         let (gone, pending): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)

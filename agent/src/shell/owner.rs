@@ -274,7 +274,9 @@ impl Owner {
     fn look_for_tombstones(&mut self, ports: &Ports) {
         match tombstone::list(ports.run_dir.path()) {
             Ok(ended) => ended.into_iter().for_each(|ended| self.feed(Input::Ended(ended), ports)),
-            Err(error) => tracing::warn!(%error, "the tombstones of the plugin cannot be read"),
+            Err(error) => {
+                tracing::warn!(%error, "the plugin's notes of ended pods cannot be read: their addresses stay in use")
+            }
         }
     }
 
@@ -284,7 +286,7 @@ impl Owner {
             return;
         }
         if let Err(error) = tombstone::clear(ports.run_dir.path(), attachment) {
-            tracing::warn!(%error, container = attachment.container, "a tombstone cannot be removed");
+            tracing::warn!(%error, container = attachment.container, "a note of the plugin about an ended pod cannot be removed");
         }
     }
 

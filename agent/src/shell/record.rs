@@ -114,7 +114,7 @@ impl Record {
         let end = self.file.metadata()?.len();
         self.file.write_all(bytes).inspect_err(|_| {
             if let Err(error) = self.file.set_len(end) {
-                tracing::error!(%error, path = %self.path.display(), "a torn line stays in the record");
+                tracing::error!(%error, path = %self.path.display(), "half a line stays in the record: it will be left out at the next start");
             }
         })
     }

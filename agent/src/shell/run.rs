@@ -208,7 +208,10 @@ impl Outside {
 /// Serves the pages to whoever asks; without them the agent goes on.
 async fn show_others(address: SocketAddr, reports: Arc<Reports>) {
     if let Err(error) = health::serve(address, Arc::new(ForOthers(reports))).await {
-        tracing::error!(error = format!("{error:#}"), "metrics are shown to this machine only");
+        tracing::error!(
+            error = format!("{error:#}"),
+            "--metrics-listen cannot be listened on: metrics are shown to this machine only"
+        );
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) trait Table: Sized {
 impl Table for Nat {
     type Rules = NatRules;
     const RESTORED: &'static str = "NAT rules are in place";
-    const FAILED: &'static str = "NAT rules cannot be put in place";
+    const FAILED: &'static str = "NAT rules cannot be put in place; it is tried again";
 
     fn open() -> Result<Self, SocketError> {
         Self::open()
@@ -52,8 +52,8 @@ impl Table for Nat {
 
 impl Table for Guard {
     type Rules = GuardRules;
-    const RESTORED: &'static str = "pods are kept from BGP again";
-    const FAILED: &'static str = "pods cannot be kept from BGP";
+    const RESTORED: &'static str = "pods are kept from the ports of BGP again";
+    const FAILED: &'static str = "pods cannot be kept from the ports of BGP; it is tried again";
 
     fn open() -> Result<Self, SocketError> {
         Self::open()

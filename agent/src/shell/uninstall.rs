@@ -141,7 +141,7 @@ impl Visit {
 
     fn end(self) -> anyhow::Result<()> {
         for left in &self.left {
-            tracing::warn!("left: {left}");
+            tracing::warn!("not removed: {left}");
         }
         if !self.failed.is_empty() {
             bail!("not everything is removed: {}", self.failed.join("; "));

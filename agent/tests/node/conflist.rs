@@ -100,7 +100,7 @@ fn a_template_that_is_none_is_said_and_read_again_once_it_is_one() {
         let template = std::fs::read_to_string(world.template()).expect("read");
         std::fs::write(world.template(), &template[..40]).expect("written");
         let _agent = world.start();
-        until("it is said", || world.page("readyz").contains("is none: it is no JSON"));
+        until("it is said", || world.page("readyz").contains("cannot be used: it is not JSON"));
         std::fs::write(world.template(), template).expect("written");
         // A notice of any change around it is enough.
         world.add_plugin("another");

@@ -35,10 +35,10 @@ pub enum InventoryError {
     #[error("cannot open a netlink socket")]
     Socket(#[from] io::Error),
     /// The kernel refused a dump.
-    #[error("cannot dump links and addresses")]
+    #[error("cannot read the links and addresses of this node")]
     Dump(#[from] rtnetlink::Error),
     /// The connection ended before its time.
-    #[error("the netlink connection closed during a dump")]
+    #[error("the kernel closed the netlink connection while it was read")]
     Closed,
 }
 

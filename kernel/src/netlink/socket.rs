@@ -74,7 +74,7 @@ pub enum SocketError {
     #[error("the kernel did not answer within {ANSWER_SECONDS} s")]
     NoAnswer,
     /// The table changed during each attempt to dump it.
-    #[error("the table kept changing while it was dumped")]
+    #[error("a table of the kernel kept changing while it was read")]
     Unsteady,
     /// The kernel refused the dump.
     #[error(transparent)]

@@ -62,6 +62,9 @@ struct Other {
     /// message all the same.
     #[serde(default)]
     files: Vec<String>,
+    /// Files or folders below these of which that is not so.
+    #[serde(default)]
+    except: Vec<String>,
     /// The words.
     #[serde(default)]
     says: Vec<String>,
@@ -105,7 +108,7 @@ impl Catalogue {
         for (says, paths) in places.iter().filter(|(_, paths)| paths.len() > 1) {
             complaints.push(format!("{}: {says:?} has more than one entry: leave one", paths.join(", ")));
         }
-        let met: Vec<&Message> = messages.iter().filter(|message| !self.is_other_file(message)).collect();
+        let met: Vec<&Message> = messages.iter().filter(|message| self.needs_entry(message)).collect();
         let said: BTreeSet<String> = met.iter().map(|message| message.template.key()).collect();
         for (says, paths) in places.iter().filter(|(says, _)| !said.contains(*says)) {
             complaints.push(format!(
@@ -120,6 +123,13 @@ impl Catalogue {
                 complaints.push(missing(message));
             }
         }
+        complaints.extend(messages.iter().filter(|message| is_without_cure(message)).map(|message| {
+            let Message { path, line, template, .. } = message;
+            format!(
+                "{path}:{line}: a finding without a cure: {template:?}: say in it what to do",
+                template = template.to_string()
+            )
+        }));
         complaints.extend(self.unused_files(messages));
         complaints.extend(self.empty());
         complaints
@@ -135,10 +145,18 @@ impl Catalogue {
         entries.chain(others)
     }
 
+    fn needs_entry(&self, message: &Message) -> bool {
+        message.kind != Kind::Finding && !self.is_other_file(message)
+    }
+
     /// Whether this is no message because of the file that it stands in.
     fn is_other_file(&self, message: &Message) -> bool {
         let is_plain = matches!(message.kind, Kind::Words | Kind::Display | Kind::Reason);
-        is_plain && self.others.iter().flat_map(|other| &other.files).any(|place| is_at(message, place))
+        let is_other = |other: &Other| {
+            let at = |places: &[String]| places.iter().any(|place| is_at(message, place));
+            at(&other.files) && !at(&other.except)
+        };
+        is_plain && self.others.iter().any(is_other)
     }
 
     fn unused_files(&self, messages: &[Message]) -> impl Iterator<Item = String> {
@@ -159,6 +177,11 @@ impl Catalogue {
         let others = self.others.iter().filter(|other| other.why.trim().is_empty());
         entries.chain(others.map(|_| format!("{OTHER}: an entry without why: say what the words are")))
     }
+}
+
+/// Whether this is a finding that says nothing of a cure. One that is worth knowing only needs none.
+fn is_without_cure(message: &Message) -> bool {
+    message.cure.as_ref().is_some_and(|cure| cure.needed && cure.texts.is_empty())
 }
 
 fn is_at(message: &Message, place: &str) -> bool {
@@ -193,7 +216,7 @@ parts:
     const OTHERS: &str = "- why: headings\n  files: [ctl/src/report.rs]\n  says: [all is well]\n";
 
     fn message(kind: Kind, path: &str, text: &str) -> Message {
-        Message { kind, path: path.to_owned(), line: 7, template: Template::of_format(text) }
+        Message { kind, path: path.to_owned(), line: 7, template: Template::of_format(text), cure: None }
     }
 
     fn complaints(chapter: &str, messages: &[Message]) -> Vec<String> {

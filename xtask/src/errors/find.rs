@@ -4,6 +4,7 @@
 //! What is not looked at: tests, documentation and other attributes, `expect` and its like (they tell a fault of ours),
 //! and what is logged below a warning.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
@@ -37,6 +38,8 @@ pub(crate) enum Kind {
     Notification,
     /// A code of the plugin.
     Code,
+    /// What `manxctl` finds wrong, which it says with the cure.
+    Finding,
     /// `write!` and the like in an `impl Display`.
     Display,
     /// A sentence anywhere else.
@@ -54,6 +57,19 @@ pub(crate) struct Message {
     pub(crate) line: usize,
     /// What it says.
     pub(crate) template: Template,
+    /// What it says to do, if it is made together with that.
+    pub(crate) cure: Option<Cure>,
+}
+
+/// What a finding says to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cure {
+    /// Whether there must be one: a note needs none, and one that is not written here is somewhere else.
+    pub(crate) needed: bool,
+    /// The cure; where it depends, each of them.
+    pub(crate) texts: Vec<String>,
+    /// The heading of docs/operate.md with more, as its anchor.
+    pub(crate) see: Option<String>,
 }
 
 impl fmt::Display for Kind {
@@ -67,6 +83,7 @@ impl fmt::Display for Kind {
             Self::Reason => "reason",
             Self::Notification => "notification",
             Self::Code => "code",
+            Self::Finding => "finding",
             Self::Display => "display",
             Self::Words => "sentence",
         })
@@ -75,7 +92,7 @@ impl fmt::Display for Kind {
 
 /// The messages of one file.
 pub(crate) fn find(source: &Source<'_>) -> Vec<Message> {
-    let mut finder = Finder { path: source.path, found: Vec::new() };
+    let mut finder = Finder { path: source.path, found: Vec::new(), names: BTreeMap::new() };
     finder.walk(&source.tokens, Kind::Words);
     finder.found
 }
@@ -83,6 +100,8 @@ pub(crate) fn find(source: &Source<'_>) -> Vec<Message> {
 struct Finder<'a> {
     path: &'a str,
     found: Vec<Message>,
+    /// What the names of a function stand for, as it was last said.
+    names: BTreeMap<String, Vec<TokenTree>>,
 }
 
 impl Finder<'_> {
@@ -109,6 +128,19 @@ impl Finder<'_> {
                     rest = after;
                 }
                 (TokenTree::Ident(name), [TokenTree::Group(group), ..]) if name == "Self" => self.code(group),
+                (
+                    TokenTree::Ident(name),
+                    [one, two, TokenTree::Ident(weight), TokenTree::Group(group), after @ ..],
+                ) if name == "Finding" && is(one, ':') && is(two, ':') && weight != "new" => {
+                    self.finding(group, after);
+                    rest = after;
+                }
+                (TokenTree::Ident(name), [TokenTree::Ident(what), equals, ..])
+                    if name == "let" && is(equals, '=') =>
+                {
+                    let said = behind.iter().skip(2).take_while(|token| !is(token, ';')).cloned().collect();
+                    self.names.insert(what.to_string(), said);
+                }
                 (TokenTree::Ident(name), _) if name == "impl" => kind_inside = of_impl(behind, kind),
                 (TokenTree::Group(group), _) => {
                     self.walk(&group.stream(), kind_inside);
@@ -209,7 +241,39 @@ impl Finder<'_> {
 
     fn push(&mut self, kind: Kind, token: &TokenTree, template: Template) {
         let line = token.span().start().line;
-        self.found.push(Message { kind, path: self.path.to_owned(), line, template });
+        self.found.push(Message { kind, path: self.path.to_owned(), line, template, cure: None });
+    }
+
+    /// `Finding::error(object, what, cure)`, with `.see(anchor)` behind it.
+    fn finding(&mut self, group: &Group, behind: &[TokenTree]) {
+        let arguments = arguments(&group.stream());
+        let [object, what, cure @ ..] = arguments.as_slice() else { return };
+        self.walk(&object.iter().cloned().collect(), Kind::Words);
+        let is_literal =
+            |tokens: &[TokenTree]| tokens.iter().all(|token| matches!(token, TokenTree::Literal(_)));
+        let needed = cure.first().is_some_and(|cure| is_literal(cure));
+        let texts = cure.first().map(|cure| self.aside(cure)).unwrap_or_default();
+        let texts = texts.into_iter().map(|message| message.template.to_string()).collect();
+        let see = match behind {
+            [dot, TokenTree::Ident(name), TokenTree::Group(group), ..] if is(dot, '.') && name == "see" => {
+                group.stream().into_iter().next().and_then(|token| text_of(&token))
+            }
+            _ => None,
+        };
+        let cure = Cure { needed, texts, see };
+        let found = self.aside(what).into_iter();
+        self.found.extend(found.map(|message| Message { cure: Some(cure.clone()), ..message }));
+    }
+
+    /// The messages of some tokens, of which every text is one; of a name, those of what it stands for.
+    fn aside(&self, tokens: &[TokenTree]) -> Vec<Message> {
+        let tokens = match tokens {
+            [TokenTree::Ident(name)] => self.names.get(&name.to_string()).map_or(tokens, Vec::as_slice),
+            tokens => tokens,
+        };
+        let mut finder = Finder { path: self.path, found: Vec::new(), names: BTreeMap::new() };
+        finder.walk(&tokens.iter().cloned().collect(), Kind::Finding);
+        finder.found
     }
 }
 
@@ -226,10 +290,9 @@ fn is_message(kind: Kind, template: &Template) -> bool {
 
 /// Whether this is one word as the reasons of conditions and Events are: `NoAddress`.
 fn is_reason(text: &str) -> bool {
-    let mut chars = text.chars();
-    chars.next().is_some_and(char::is_uppercase)
-        && chars.next().is_some_and(char::is_lowercase)
-        && text.len() > 3
+    text.len() > 3
+        && text.starts_with(char::is_uppercase)
+        && text.contains(char::is_lowercase)
         && text.chars().all(char::is_alphabetic)
 }
 
@@ -355,6 +418,20 @@ mod tests {
         }
         assert_eq!(found("#[cfg(test)] use a::b;\nfn f() { bail!(\"it is full\"); }").len(), 1);
         assert_eq!(found("#[cfg(test)] fn g() {}\nfn f() { bail!(\"it is full\"); }").len(), 1);
+    }
+
+    #[test]
+    fn findings_are_found_with_their_cure() {
+        let text = "fn f() { g(Finding::error(format!(\"the node {n}\"), format!(\"lacks {what}\"), \"load it\").see(\"a\")); }";
+        let source = Source::parse("ctl/src/a.rs", text).expect("it parses");
+        let found = find(&source);
+        let finding = found.iter().find(|message| message.kind == Kind::Finding).expect("a finding");
+        assert_eq!(finding.template.to_string(), "lacks {what}");
+        let cure = Cure { needed: true, texts: vec!["load it".to_owned()], see: Some("a".to_owned()) };
+        assert_eq!(finding.cure, Some(cure));
+        assert_eq!(found.len(), 2, "{found:?}");
+        let text = "fn f() { let what = format!(\"lacks {n}\"); g(Finding::note(\"x\", what)); }";
+        assert!(found_at("ctl/src/a.rs", text).contains(&(Kind::Finding, "lacks {n}".to_owned())));
     }
 
     #[test]

@@ -64,13 +64,15 @@ fn generated(root: &Root) -> anyhow::Result<String> {
         println!("{complaint}");
     }
     anyhow::ensure!(complaints.is_empty(), "{} to do in docs/errors", complaints.len());
+    let findings: Vec<Message> =
+        messages.iter().filter(|message| message.kind == Kind::Finding).cloned().collect();
     let mut counts = BTreeMap::new();
     for message in unique(messages).values() {
         *counts.entry(message.kind).or_insert(0_usize) += 1;
     }
     let told: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!("messages: {}", told.join(", "));
-    Ok(page::page(&catalogue))
+    Ok(page::page(&catalogue, &findings))
 }
 
 /// Each message once, under what it says.
@@ -113,7 +115,13 @@ fn rules(path: &str, schema: &Value, found: &mut Vec<Message>) {
             for rule in fields.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten()
             {
                 let template = Template::of_text(rule["message"].as_str().unwrap_or_default());
-                found.push(Message { kind: Kind::Rule, path: path.to_owned(), line: 1, template });
+                found.push(Message {
+                    kind: Kind::Rule,
+                    path: path.to_owned(),
+                    line: 1,
+                    template,
+                    cure: None,
+                });
             }
             fields.values().for_each(|field| rules(path, field, found));
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, Entry, Part};
+use super::find::Message;
 use super::template::Template;
 
 const INTRODUCTION: &str = "\
@@ -14,12 +15,30 @@ A message is often a chain, `what was tried: why it failed: what the system said
 `manxctl errors 'TEXT'` looks here for whatever you paste. By symptom rather than by message: [operate.md](operate.md).
 ";
 
-/// The whole page.
-pub(crate) fn page(catalogue: &Catalogue) -> String {
+const FINDINGS: &str = "
+## What manxctl finds
+
+`manxctl status`, `check` and `doctor` say what is wrong in such sentences, each with the object before it and the cure behind it.
+
+| it says | cure |
+|---|---|
+";
+
+/// The whole page: the catalogue, and what manxctl finds.
+pub(crate) fn page(catalogue: &Catalogue, findings: &[Message]) -> String {
     let mut text = INTRODUCTION.to_owned();
     for (_, chapter) in &catalogue.chapters {
         let _ = writeln!(text, "\n## {}\n\n{}", chapter.title, chapter.about.trim());
         chapter.parts.iter().for_each(|part| write_part(&mut text, part));
+    }
+    if !findings.is_empty() {
+        text.push_str(FINDINGS);
+    }
+    for finding in findings {
+        let cure = finding.cure.clone().unwrap_or_default();
+        let see = cure.see.map(|anchor| format!(" ([more](operate.md#{anchor}))")).unwrap_or_default();
+        let cures = cure.texts.join("<br>");
+        let _ = writeln!(text, "| {} | {}{see} |", code(&finding.template.to_string()), cell(&cures));
     }
     text
 }
@@ -37,13 +56,16 @@ fn write_part(text: &mut String, part: &Part) {
 
 /// What an entry's messages say, each in code.
 fn says(entry: &Entry) -> String {
-    let shown = entry.says.iter().map(|says| {
-        let shown = Template::of_format(says).to_string().replace("{{", "{").replace("}}", "}");
-        let fence = if shown.contains('`') { "``" } else { "`" };
-        let pad = if shown.contains('`') { " " } else { "" };
-        cell(&format!("{fence}{pad}{}{pad}{fence}", shown.trim()))
-    });
+    let shown = entry.says.iter().map(|says| code(&Template::of_format(says).to_string()));
     shown.collect::<Vec<_>>().join("<br>")
+}
+
+/// A message in code.
+fn code(template: &str) -> String {
+    let shown = template.replace("{{", "{").replace("}}", "}");
+    let fence = if shown.contains('`') { "``" } else { "`" };
+    let pad = if shown.contains('`') { " " } else { "" };
+    cell(&format!("{fence}{pad}{}{pad}{fence}", shown.trim()))
 }
 
 /// On one line, and without ending the cell.

@@ -91,7 +91,10 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
     let seed = match seed() {
         Ok(seed) => seed,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "no randomness for the BGP speaker");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the BGP speaker cannot start: there are no random numbers"
+            );
             return;
         }
     };
@@ -143,7 +146,7 @@ async fn await_blocks(links: &mut Links) {
     let all = tokio::time::timeout(BLOCKS_PATIENCE, report.wait_for(has_all));
     if links.stop.clone().run_until_cancelled(all).await.is_some_and(|all| all.is_err()) {
         tracing::warn!(
-            "links of another network are there, and no block was handed over: BGP starts without"
+            "another network's links are there, and none of its blocks was handed over: BGP starts without (run manxctl migrate)"
         );
     }
 }
@@ -325,7 +328,7 @@ impl Turn {
                 self.conns.insert(conn, (Whose::Peer(peer), entry));
             }
             Err(error) => {
-                tracing::warn!(%peer, %error, "an accepted connection cannot be used");
+                tracing::warn!(%peer, %error, "a connection that a peer opened cannot be used and is closed; the peer dials again");
                 self.speaker.handle(Input::Closed { conn }, Instant::now());
             }
         }
@@ -376,7 +379,7 @@ impl Turn {
                 self.speaker.handle(monitor, Instant::now());
             }
             Err(error) => {
-                tracing::warn!(%address, %error, "the connection to a BMP station cannot be used");
+                tracing::warn!(%address, %error, "the connection to a BMP station cannot be used; it is tried again");
                 self.stations.closed(conn);
             }
         }

@@ -164,7 +164,7 @@ impl Listener {
         let changes: Vec<_> = gone.chain(changed.map(|(peers, key)| (*peers, Some(key)))).collect();
         for (peers, key) in changes {
             if let Err(error) = options::set_key(&self.socket, peers, key) {
-                tracing::error!(%error, %address, peer = %peers.0, "the key of a peer cannot be set");
+                tracing::error!(%error, %address, peer = %peers.0, "the TCP MD5 key of a peer cannot be set: the peer cannot connect to this node");
             }
         }
         self.keys = wanted;
@@ -186,7 +186,7 @@ async fn accept(listener: Arc<TcpListener>, arrivals: mpsc::Sender<TcpStream>) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a BGP connection failed");
+                tracing::warn!(%error, "a BGP connection cannot be accepted; it is tried again");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -99,7 +99,9 @@ fn tell(found: &watch::Sender<Found>, link: &str, state: Result<Neighbor, String
         if changed {
             match &state {
                 Ok(neighbor) => tracing::info!(link, address = %neighbor.address, "found a router"),
-                Err(why) => tracing::warn!(link, why, "no router is known"),
+                Err(why) => {
+                    tracing::warn!(link, why, "no router is known on a link: the session there waits")
+                }
             }
             found.insert(link.to_owned(), state);
         }

@@ -83,7 +83,7 @@ impl BgpPages {
 /// The prefix of `prefix=10.0.0.0/24`, whose slash and colons may be escaped.
 fn prefix_of(query: &str) -> Result<Prefix, String> {
     let given = query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
-    let given = given.ok_or("say which prefix: ?prefix=10.0.0.0/24")?;
+    let given = given.ok_or("the prefix is missing: write ?prefix=10.0.0.0/24")?;
     let given = given.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":").replace("%3a", ":");
     given.parse().map_err(|error| format!("{given:?} is no prefix: {error}"))
 }

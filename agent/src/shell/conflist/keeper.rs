@@ -128,7 +128,8 @@ impl Keeper {
             .map_err(anyhow::Error::from)
             .and_then(|bytes| bytes.context("there is no such file"))
             .with_context(|| format!("reading the template of the conflist, {path}"))?;
-        Template::parse(&bytes).with_context(|| format!("the template of the conflist, {path}, is none"))
+        Template::parse(&bytes)
+            .with_context(|| format!("the template of the conflist, {path}, cannot be used"))
     }
 
     /// Whether the node has this plugin.

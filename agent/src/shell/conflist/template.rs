@@ -15,7 +15,7 @@ const OURS: &str = "manx.dev/plugins";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TemplateError {
     /// It is no JSON.
-    #[error("it is no JSON")]
+    #[error("it is not JSON")]
     NotJson(#[from] serde_json::Error),
     /// A field of it is missing, or of another type.
     #[error("it has no {0}")]
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_template_that_is_none_says_what_is_wrong_with_it() {
         let said = |text: &str| Template::parse(text.as_bytes()).expect_err("refused").to_string();
-        assert_eq!(said("{"), "it is no JSON");
+        assert_eq!(said("{"), "it is not JSON");
         assert_eq!(said(r#"{"name": "a"}"#), "it has no cniVersion");
         assert_eq!(said(r#"{"name": "a", "cniVersion": "1.0.0", "plugins": {}}"#), "it has no plugins");
         let list = |plugins: &str| format!(r#"{{"name": "a", "cniVersion": "1.0.0", "plugins": {plugins}}}"#);

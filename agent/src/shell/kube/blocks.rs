@@ -214,7 +214,7 @@ impl Owner {
             return Ok(());
         };
         if status_of(&error) != Some(409) {
-            tracing::warn!(error = format!("{error:#}"), %block, "claiming a block failed");
+            tracing::warn!(error = format!("{error:#}"), %block, "a block cannot be claimed; it is tried again");
             return Err(ClaimError::Failed);
         }
         self.find_owner(block).await
@@ -243,7 +243,7 @@ impl Owner {
 
     async fn release(&mut self, block: BlockId) -> Result<(), ClaimError> {
         let failed = |error: anyhow::Error| {
-            tracing::warn!(error = format!("{error:#}"), %block, "releasing a block failed");
+            tracing::warn!(error = format!("{error:#}"), %block, "a block cannot be released; it is tried again");
             ClaimError::Failed
         };
         let name = block.name();

@@ -157,7 +157,10 @@ impl Owner {
                 true
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the claims of addresses cannot be listed");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the IPClaims cannot be listed: pods with sticky addresses wait"
+                );
                 false
             }
         }
@@ -181,7 +184,7 @@ impl Owner {
         let api: Api<IPClaim> = Api::namespaced(self.client.clone(), &name.namespace);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let unreachable = |error: anyhow::Error| {
-            tracing::warn!(error = format!("{error:#}"), claim = %key(name), "a claim cannot be written");
+            tracing::warn!(error = format!("{error:#}"), claim = %key(name), "an IPClaim cannot be written: its pod waits");
             ClaimTrouble::Unreachable
         };
         let mut current = self.current(name);

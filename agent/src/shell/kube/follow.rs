@@ -43,7 +43,7 @@ where
             Err(error) => {
                 // That it is away is said once for all kinds.
                 if is_answer(&error) && !std::mem::replace(&mut away, true) {
-                    tracing::warn!(kind, %error, "watching failed; what was seen last holds until it works again");
+                    tracing::warn!(kind, %error, "objects of a kind cannot be watched; what was seen last holds until it works again");
                 }
                 None
             }

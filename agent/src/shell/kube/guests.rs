@@ -95,7 +95,7 @@ impl Host {
                 return;
             }
             Err(error) => {
-                tracing::error!(%error, "a look at the links of another network failed");
+                tracing::error!(%error, "looking at the links of another network failed; it is tried again");
                 self.due = Some(Instant::now() + RETRY);
                 return;
             }

@@ -38,7 +38,7 @@ pub async fn run(api: Api<Lease>, me: NodeName, mut cluster: watch::Receiver<Arc
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(
                         error = format!("{error:#}"),
-                        "the sign of life of this agent cannot be written"
+                        "the Lease of this agent cannot be written: if its Node is gone, its blocks will be given to others"
                     );
                 }
             }

@@ -131,7 +131,11 @@ impl Writer {
             match written {
                 Ok(()) => self.pace.written(&part, body, Instant::now()),
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), ?part, "this node's Node cannot be written");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        ?part,
+                        "a condition or taint of this node's Node cannot be written; it is tried again"
+                    );
                     self.pace.failed(&part, jitter(self.me.as_str()), Instant::now());
                 }
             }

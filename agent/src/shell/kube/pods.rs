@@ -65,7 +65,7 @@ pub fn read_copy(path: &Path) -> Shown {
         None => Ok(Vec::new()),
     });
     let pods = read.unwrap_or_else(|error| {
-        tracing::warn!(%error, path = %path.display(), "the copy of the pods cannot be read");
+        tracing::warn!(%error, path = %path.display(), "the copy of the pods cannot be read: pods start without their annotations until the API server has told them");
         Vec::new()
     });
     Shown { pods: Arc::new(pods.into_iter().collect()), live: true }
@@ -228,7 +228,7 @@ async fn keep_copy(path: PathBuf, mut shown: watch::Receiver<Option<Shown>>) {
         }
         let bytes = serde_json::to_vec(&now.iter().flat_map(|pods| pods.iter()).collect::<Vec<_>>());
         if let Err(error) = bytes.map_err(Into::into).and_then(|bytes| write_whole(&path, &bytes)) {
-            tracing::warn!(%error, path = %path.display(), "the copy of the pods cannot be written");
+            tracing::warn!(%error, path = %path.display(), "the copy of the pods cannot be written: after a restart of the agent, pods' annotations take the API server");
         }
         written = now;
         tokio::time::sleep(COPY_PAUSE).await;

@@ -264,7 +264,7 @@ fn told(written: anyhow::Result<()>, what: &impl Debug) -> bool {
         Ok(()) => true,
         Err(error) => {
             if status_of(&error) != Some(404) {
-                tracing::warn!(error = format!("{error:#}"), object = ?what, "status cannot be written");
+                tracing::warn!(error = format!("{error:#}"), object = ?what, "the status of an object of this node cannot be written; it is tried again");
             }
             false
         }

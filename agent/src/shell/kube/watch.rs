@@ -82,12 +82,12 @@ pub fn read_copy(path: &std::path::Path) -> Option<Cluster> {
     let bytes = match read_bounded(path, COPY_LIMIT) {
         Ok(bytes) => bytes?,
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "the copy of the cluster cannot be read");
+            tracing::warn!(%error, path = %path.display(), "the copy of the cluster cannot be read: the agent waits for the API server");
             return None;
         }
     };
     Cluster::from_bytes(&bytes)
-        .inspect_err(|error| tracing::warn!(%error, "the copy of the cluster is of another version"))
+        .inspect_err(|error| tracing::warn!(%error, "the copy of the cluster is of another version: the agent waits for the API server"))
         .ok()
 }
 
@@ -253,7 +253,7 @@ impl Owner {
         self.not_before = Instant::now() + COPY_PAUSE;
         let written = self.cluster.to_bytes().map_err(std::io::Error::from);
         if let Err(error) = written.and_then(|bytes| write_whole(&self.copy_path, &bytes)) {
-            tracing::warn!(%error, path = %self.copy_path.display(), "the copy of the cluster cannot be written");
+            tracing::warn!(%error, path = %self.copy_path.display(), "the copy of the cluster cannot be written: a restart of the agent will need the API server");
         }
     }
 }

@@ -26,7 +26,10 @@ impl Watcher {
     pub(in crate::shell) fn new(directory: PathBuf) -> Self {
         let notices = Arc::new(Notify::new());
         let inotify = listen(Arc::clone(&notices)).inspect_err(|error| {
-            tracing::warn!(error = format!("{error:#}"), "changes of files are found only by looking");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the directory of objects cannot be watched: changes are found only by looking now and then"
+            );
         });
         let watcher = Self { directory, inotify: inotify.ok(), notices };
         watcher.attach();

@@ -27,7 +27,7 @@ pub async fn run(me: NodeName, path: PathBuf, mut sources: Sources) {
                 Ok(()) => failing = false,
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(error = format!("{error:#}"), path = %path.display(), "the status cannot be written");
+                        tracing::warn!(error = format!("{error:#}"), path = %path.display(), "the file of the status cannot be written; it is tried again");
                     }
                 }
             }
