@@ -62,7 +62,7 @@ pub(crate) struct Message {
 }
 
 /// What a finding says to do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cure {
     /// Whether there must be one: a note needs none, and one that is not written here is somewhere else.
     pub(crate) needed: bool,
@@ -132,19 +132,29 @@ impl Finder<'_> {
                     TokenTree::Ident(name),
                     [one, two, TokenTree::Ident(weight), TokenTree::Group(group), after @ ..],
                 ) if name == "Finding" && is(one, ':') && is(two, ':') && weight != "new" => {
-                    self.finding(group, after);
+                    if kind != Kind::Finding {
+                        self.finding(group, after);
+                    }
                     rest = after;
                 }
                 (TokenTree::Ident(name), [TokenTree::Ident(what), equals, ..])
                     if name == "let" && is(equals, '=') =>
                 {
-                    let said = behind.iter().skip(2).take_while(|token| !is(token, ';')).cloned().collect();
+                    let said: Vec<TokenTree> =
+                        behind.iter().skip(2).take_while(|token| !is(token, ';')).cloned().collect();
+                    // What a finding says is in its expression: a name inside may belong to another finding.
+                    if kind == Kind::Finding {
+                        rest = &behind[2 + said.len()..];
+                    }
                     self.names.insert(what.to_string(), said);
                 }
                 (TokenTree::Ident(name), _) if name == "impl" => kind_inside = of_impl(behind, kind),
                 (TokenTree::Group(group), _) => {
+                    let is_block = group.delimiter() == Delimiter::Brace;
+                    let names = is_block.then(|| self.names.clone());
                     self.walk(&group.stream(), kind_inside);
-                    if group.delimiter() == Delimiter::Brace {
+                    if let Some(names) = names {
+                        self.names = names;
                         kind_inside = kind;
                     }
                 }
@@ -192,6 +202,7 @@ impl Finder<'_> {
         match name.to_string().as_str() {
             "context" | "with_context" => self.walk(&group.stream(), Kind::Context),
             "expect" | "expect_err" => {}
+            "see" if kind == Kind::Finding => {}
             _ => self.walk(&group.stream(), kind),
         }
     }
@@ -430,7 +441,7 @@ mod tests {
         let cure = Cure { needed: true, texts: vec!["load it".to_owned()], see: Some("a".to_owned()) };
         assert_eq!(finding.cure, Some(cure));
         assert_eq!(found.len(), 2, "{found:?}");
-        let text = "fn f() { let what = format!(\"lacks {n}\"); g(Finding::note(\"x\", what)); }";
+        let text = "fn f() { let what = format!(\"lacks {n}\"); if h() { let what = 1; return Finding::note(1, \"a b\"); } g(Finding::note(\"x\", what)); }";
         assert!(found_at("ctl/src/a.rs", text).contains(&(Kind::Finding, "lacks {n}".to_owned())));
     }
 

@@ -8,7 +8,7 @@ mod find;
 mod page;
 mod template;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::Context as _;
@@ -64,8 +64,10 @@ fn generated(root: &Root) -> anyhow::Result<String> {
         println!("{complaint}");
     }
     anyhow::ensure!(complaints.is_empty(), "{} to do in docs/errors", complaints.len());
-    let findings: Vec<Message> =
+    let mut findings: Vec<Message> =
         messages.iter().filter(|message| message.kind == Kind::Finding).cloned().collect();
+    let mut told = BTreeSet::new();
+    findings.retain(|finding| told.insert((finding.template.key(), finding.cure.clone())));
     let mut counts = BTreeMap::new();
     for message in unique(messages).values() {
         *counts.entry(message.kind).or_insert(0_usize) += 1;

@@ -37,7 +37,10 @@ pub(crate) fn page(catalogue: &Catalogue, findings: &[Message]) -> String {
     for finding in findings {
         let cure = finding.cure.clone().unwrap_or_default();
         let see = cure.see.map(|anchor| format!(" ([more](operate.md#{anchor}))")).unwrap_or_default();
-        let cures = cure.texts.join("<br>");
+        let cures = match cure.texts.is_empty() {
+            true => "it depends, and is said with it".to_owned(),
+            false => cure.texts.join("<br>"),
+        };
         let _ = writeln!(text, "| {} | {}{see} |", code(&finding.template.to_string()), cell(&cures));
     }
     text
