@@ -149,7 +149,7 @@ impl fmt::Display for Said<'_> {
 }
 
 /// All communities in the usual notation: standard, extended, large.
-pub(crate) fn communities(attributes: &Attributes) -> Vec<String> {
+pub fn communities(attributes: &Attributes) -> Vec<String> {
     let standard = attributes.communities.iter().map(ToString::to_string);
     let extended = attributes.extended_communities.iter().map(ToString::to_string);
     let large = attributes.large_communities.iter().map(ToString::to_string);
@@ -182,6 +182,34 @@ impl fmt::Display for Explanation {
     }
 }
 
+impl fmt::Display for ImportStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "our own",
+            Self::Accepted(rule) | Self::Discarded(rule) => {
+                return write!(f, "accepted by {}", By(rule.as_deref()));
+            }
+            Self::Rejected(rule) => return write!(f, "rejected by {}", By(rule.as_deref())),
+            Self::AsLoop => "refused: our AS is in its path",
+            Self::ReflectionLoop => "refused: it has been here before",
+            Self::OwnNextHop => "refused: its next hop is ourselves",
+            Self::NextHopOffLink => "refused: its next hop is link-local, the session is not",
+            Self::Leak => "refused: a leak, it is for customers only",
+            Self::Blackhole => "refused: it carries blackhole, which no rule allows this peer",
+        })
+    }
+}
+
+impl Told {
+    /// What decided, in words: the rule that accepts it, or why the peer is not told.
+    pub fn verdict(&self) -> String {
+        match &self.status {
+            ToldStatus::Told { rule, .. } => format!("accepted by {}", By(rule.as_deref())),
+            ToldStatus::Untold(reason) => reason.to_string(),
+        }
+    }
+}
+
 /// The amendments behind a rule.
 struct Amended<'a>(&'a [String]);
 
@@ -210,24 +238,11 @@ impl Explanation {
         writeln!(f, "    received: {}", Said(received))?;
         match &status.import {
             ImportStatus::Local => {}
-            ImportStatus::Accepted(rule) => {
-                writeln!(f, "    accepted by {}{}", By(rule.as_deref()), Amended(amended))?;
+            import @ ImportStatus::Accepted(_) => writeln!(f, "    {import}{}", Amended(amended))?,
+            import @ ImportStatus::Discarded(_) => {
+                writeln!(f, "    {import}{}: its traffic is discarded", Amended(amended))?;
             }
-            ImportStatus::Discarded(rule) => {
-                let amended = Amended(amended);
-                writeln!(f, "    accepted by {}{amended}: its traffic is discarded", By(rule.as_deref()))?;
-            }
-            ImportStatus::Rejected(rule) => writeln!(f, "    rejected by {}", By(rule.as_deref()))?,
-            ImportStatus::AsLoop => writeln!(f, "    refused: our AS is in its path")?,
-            ImportStatus::ReflectionLoop => writeln!(f, "    refused: it has been here before")?,
-            ImportStatus::OwnNextHop => writeln!(f, "    refused: its next hop is ourselves")?,
-            ImportStatus::NextHopOffLink => {
-                writeln!(f, "    refused: its next hop is link-local, the session is not")?;
-            }
-            ImportStatus::Leak => writeln!(f, "    refused: a leak, it is for customers only")?,
-            ImportStatus::Blackhole => {
-                writeln!(f, "    refused: it carries blackhole, which no rule allows this peer")?;
-            }
+            import => writeln!(f, "    {import}")?,
         }
         match used {
             Some(used) if used != received => writeln!(f, "    used: {}", Said(used)),

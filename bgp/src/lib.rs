@@ -72,7 +72,7 @@ pub use config::{
     OriginAttributes, PeerConfig, PeerId, PrefixLimit, RemoteAs, Role,
 };
 pub use event::{Event, FaultAction, PeerState};
-pub use explanation::{Explanation, PathExplanation, Told, ToldStatus, Untold};
+pub use explanation::{Explanation, PathExplanation, Told, ToldStatus, Untold, communities};
 pub use policy::{
     Amendment, AsPathMatch, Changes, CommunityMatch, CommunityValue, CommunityValueError, Policy,
     PrefixMatch, Rule, Source, Subject, Verdict,
@@ -84,4 +84,4 @@ pub use snapshot::{
     FamilyStatus, ImportStatus, LastError, MessageCounts, PathStatus, PeerStatus, RouteStatus, Snapshot,
 };
 pub use speaker::{Direction, Input, Output, Speaker, StopReason};
-pub use wire::{Capability, Community, ErrorCode, ExtendedCommunity, LargeCommunity};
+pub use wire::{Attributes, Capability, Community, ErrorCode, ExtendedCommunity, LargeCommunity};

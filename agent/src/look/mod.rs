@@ -1,6 +1,7 @@
 //! `manx-agent look`: answers one question about this node, in a process of its own, and ends. It works beside an agent
 //! that hangs, or without one. What cannot be read is said in the answer.
 
+mod bgp;
 mod kernel;
 mod links;
 mod node;
@@ -14,6 +15,7 @@ mod settings;
 use std::io::{self, BufRead as _, Read as _, Write};
 use std::process::ExitCode;
 
+use manx_facts::bgp::BgpQuestion;
 use manx_facts::{Question, Reply};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -100,7 +102,14 @@ async fn answer<W: Write>(question: Question, place: &Look, lines: &mut Lines<W>
         Question::Pod(question) => lines.ok(&pod::look(&question, &place.run_dir)),
         Question::Watch(question) => probe::watch(&question, place, lines).await,
         Question::Probe(question) => probe::probe(&question, place, lines).await,
-        Question::Bgp(_) => lines.error("not answered yet"),
+        Question::Bgp(BgpQuestion::Explain(question)) => match bgp::explain(&question, place).await {
+            Ok(explained) => lines.ok(&explained),
+            Err(why) => lines.error(&why),
+        },
+        Question::Bgp(BgpQuestion::Routes(question)) => match bgp::routes(&question, place).await {
+            Ok(routes) => lines.ok(&routes),
+            Err(why) => lines.error(&why),
+        },
     }
 }
 

@@ -14,6 +14,11 @@ use crate::policy::{Amendment, Policy};
 use crate::prefix::{Family, Prefix};
 use crate::snapshot::{ImportStatus, PathStatus, RouteStatus};
 
+/// How many judgements of a prefix for a peer are made in one step.
+const STEP: usize = 2048;
+/// How many prefixes are looked at in one step.
+const LOOKED_AT: u32 = 65536;
+
 /// What the table does not know about a peer.
 pub(crate) trait Names {
     /// The name of a peer, and its import policy for a family.
@@ -28,6 +33,33 @@ impl Rib {
         let known = self.nets.iter().filter(|(_, net)| !net.paths.as_slice().is_empty());
         let sorted: BTreeMap<_, _> = known.map(|(_, net)| (net.prefix, net)).collect();
         sorted.into_values().map(|net| self.route(net, names)).collect()
+    }
+
+    /// Whether anybody, or this speaker itself, said something about a prefix.
+    pub(crate) fn has_path(&self, prefix: &Prefix) -> bool {
+        let found = self.nets.find(prefix).and_then(|id| self.nets.get(id));
+        found.is_some_and(|net| !net.paths.as_slice().is_empty())
+    }
+
+    /// Prefixes with a path that lie in `within`, numbered from `from` on, fewer at once the more peers each of them is
+    /// explained for; and the number from which to go on, unless that were all.
+    pub(crate) fn known(
+        &self,
+        from: u32,
+        within: Option<&Prefix>,
+        peers: usize,
+    ) -> (Vec<Prefix>, Option<u32>) {
+        let most = STEP / (peers + 1) + 1;
+        let (mut found, mut place) = (Vec::new(), from);
+        let end = self.nets.end();
+        let looked_at = end.min(from.saturating_add(LOOKED_AT));
+        while place < looked_at && found.len() < most {
+            let net = self.nets.get(NetId(place)).filter(|net| !net.paths.as_slice().is_empty());
+            found
+                .extend(net.map(|net| net.prefix).filter(|prefix| within.is_none_or(|w| w.contains(prefix))));
+            place += 1;
+        }
+        (found, (place < end).then_some(place))
     }
 
     fn route(&self, net: &Net, names: &impl Names) -> RouteStatus {

@@ -37,6 +37,31 @@ impl Speaker {
         self.core.rib.explain(prefix, &self.peers, peers)
     }
 
+    /// The longest prefix with a path that is this one or holds it.
+    pub fn covering(&self, prefix: &Prefix) -> Option<Prefix> {
+        let wider = (0..=prefix.len()).rev().filter_map(|len| Prefix::masked(prefix.address(), len));
+        wider.into_iter().find(|prefix| self.core.rib.has_path(prefix))
+    }
+
+    /// The explanations of a part of the table: of the prefixes numbered from `from` on that `within` holds, of a bounded
+    /// number; and the number from which to go on, unless that were all. They say what the peers in `told` are told.
+    pub fn part(
+        &self,
+        from: u32,
+        within: Option<&Prefix>,
+        told: impl Fn(&PeerId) -> bool,
+    ) -> (Vec<Explanation>, Option<u32>) {
+        let peers: Vec<_> = self.names.iter().filter(|(name, _)| told(name)).collect();
+        let (prefixes, next) = self.core.rib.known(from, within, peers.len());
+        let explain = |prefix: &Prefix| {
+            let peers = peers.iter();
+            let peers =
+                peers.filter_map(|(name, index)| Some((*name, **index, self.peers.get(index)?.is_up())));
+            self.core.rib.explain(prefix, &self.peers, peers)
+        };
+        (prefixes.iter().map(explain).collect(), next)
+    }
+
     /// The table as an MRT file (RFC 6396): every path of every peer as received. `unix` is the time of day in seconds
     /// since 1970; the result has the size of the table on the wire.
     pub fn mrt(&self, unix: u32) -> Vec<u8> {

@@ -6,6 +6,7 @@
 
 mod conn;
 mod drive;
+mod facts;
 mod listeners;
 mod neighbors;
 mod options;
@@ -36,8 +37,8 @@ use crate::node::fib::Learned;
 use crate::node::intent::BgpIntent;
 
 pub use drive::Sessions;
-pub use pages::{BgpPages, ROOT as PAGES};
-pub use questions::{Asker, NoAnswer, Question, Questions, questions};
+pub use pages::{BgpPages, ROOT as PAGES, RoutesPart};
+pub use questions::{Asker, Explained, NoAnswer, Part, Question, Questions, ToldTo, questions};
 
 /// The way of best routes to the owner of the kernel's routes, some at a time. While it is full the speaker keeps what
 /// there is to tell, and of each route only the newest state.

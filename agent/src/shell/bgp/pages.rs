@@ -1,4 +1,5 @@
-//! What the health address tells of BGP, to this machine only: `/bgp/explain`, `/bgp/mrt`.
+//! What the health address tells of BGP, to this machine only: `/bgp/explain`,
+//! `/bgp/routes`, `/bgp/mrt`.
 
 use std::sync::Arc;
 
@@ -6,10 +7,13 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
-use manx_bgp::Prefix;
+use manx_bgp::{PeerId, Prefix};
+use manx_facts::bgp::{RouteLine, RoutesQuestion, Side};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::questions::Asker;
+use super::facts;
+use super::questions::{Asker, Part, ToldTo};
 
 /// The beginning of all paths that are answered here.
 pub const ROOT: &str = "/bgp/";
@@ -44,8 +48,12 @@ impl BgpPages {
     pub async fn get(&self, uri: &Uri) -> Response<Full<Bytes>> {
         match uri.path() {
             "/bgp/explain" => self.explain(uri.query().unwrap_or_default()).await,
+            "/bgp/routes" => self.routes(uri.query().unwrap_or_default()).await,
             "/bgp/mrt" => self.mrt().await,
-            _ => text(StatusCode::NOT_FOUND, "/bgp/explain?prefix=10.0.0.0/24 /bgp/mrt\n".to_owned()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "/bgp/explain?prefix=10.0.0.0/24 /bgp/routes?side=best /bgp/mrt\n".to_owned(),
+            ),
         }
     }
 
@@ -54,8 +62,38 @@ impl BgpPages {
             Ok(prefix) => prefix,
             Err(why) => return text(StatusCode::BAD_REQUEST, why + "\n"),
         };
-        match self.asker.explain(prefix).await {
+        let explained = match value(query, "covering") {
+            Some(_) => self.asker.explain_covering(prefix).await,
+            None => self.asker.explain(prefix).await,
+        };
+        match explained {
+            Ok(explanation) if value(query, "format").as_deref() == Some("json") => {
+                json(&facts::explained(&explanation))
+            }
             Ok(explanation) => text(StatusCode::OK, explanation.to_string()),
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        }
+    }
+
+    /// A part of a table: `side=best|in|out`, `peer=NAME`, `within=PREFIX`, and `from=NUMBER` with what the part before
+    /// said in `next`.
+    async fn routes(&self, query: &str) -> Response<Full<Bytes>> {
+        let (question, from) = match routes_of(query) {
+            Ok(question) => question,
+            Err(why) => return text(StatusCode::BAD_REQUEST, why + "\n"),
+        };
+        let told = match (question.side, &question.peer) {
+            (Side::Out, Some(peer)) => ToldTo::One(PeerId::from(peer.as_str())),
+            (Side::Out, None) => ToldTo::All,
+            (Side::Best | Side::In, _) => ToldTo::Nobody,
+        };
+        let within = question.within.and_then(|within| Prefix::new(within).ok());
+        match self.asker.part(Part { from, within, told }).await {
+            Ok((explanations, next)) => {
+                let lines = explanations.iter().flat_map(|e| facts::lines(e, question.side));
+                let wanted = |line: &RouteLine| question.peer.is_none() || line.peer == question.peer;
+                json(&RoutesPart { routes: lines.filter(wanted).collect(), next })
+            }
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         }
     }
@@ -80,12 +118,53 @@ impl BgpPages {
     }
 }
 
-/// The prefix of `prefix=10.0.0.0/24`, whose slash and colons may be escaped.
+/// The prefix of `prefix=10.0.0.0/24`.
 fn prefix_of(query: &str) -> Result<Prefix, String> {
-    let given = query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
-    let given = given.ok_or("the prefix is missing: write ?prefix=10.0.0.0/24")?;
-    let given = given.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":").replace("%3a", ":");
+    let given = value(query, "prefix").ok_or("the prefix is missing: write ?prefix=10.0.0.0/24")?;
     given.parse().map_err(|error| format!("{given:?} is no prefix: {error}"))
+}
+
+/// What stands for a name in a query; slashes and colons may be escaped.
+fn value(query: &str, name: &str) -> Option<String> {
+    let of_name = |pair: &str| pair.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+    let given = query.split('&').find_map(of_name)?;
+    Some(given.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":").replace("%3a", ":"))
+}
+
+/// Which part of which table a query asks for, and the number of its first prefix.
+fn routes_of(query: &str) -> Result<(RoutesQuestion, u32), String> {
+    let side = match value(query, "side").as_deref() {
+        None | Some("best") => Side::Best,
+        Some("in") => Side::In,
+        Some("out") => Side::Out,
+        Some(other) => return Err(format!("{other:?} is no table: say side=best, side=in or side=out")),
+    };
+    let within = match value(query, "within") {
+        None => None,
+        Some(given) => {
+            let prefix: Prefix = given.parse().map_err(|error| format!("{given:?} is no prefix: {error}"))?;
+            Some(prefix.into())
+        }
+    };
+    let from = value(query, "from").map_or(Ok(0), |given| given.parse());
+    let from = from.map_err(|error| format!("from= wants a number: {error}"))?;
+    Ok((RoutesQuestion { side, peer: value(query, "peer"), within, most: 0 }, from))
+}
+
+/// A part of a table, and where the next one begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesPart {
+    /// Its routes.
+    pub routes: Vec<RouteLine>,
+    /// For the next part; nothing after the last.
+    pub next: Option<u32>,
+}
+
+fn json<T: Serialize>(answer: &T) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(answer).expect("facts have string keys");
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
@@ -107,6 +186,17 @@ mod tests {
         assert!(plain.is_ok());
         assert!(prefix_of("prefix=10.0.0.1/8").is_err_and(|why| why.contains("10.0.0.1/8")));
         assert!(prefix_of("").is_err_and(|why| why.contains("?prefix=")));
+    }
+
+    #[test]
+    fn a_part_of_a_table_is_asked_for_by_side_peer_and_network() {
+        let (question, from) =
+            routes_of("side=out&peer=node%2Fb&within=10.0.0.0%2F8&from=7").expect("well formed");
+        assert_eq!((question.side, question.peer.as_deref(), from), (Side::Out, Some("node/b"), 7));
+        assert!(question.within.is_some());
+        for (query, wrong) in [("side=up", "side=best"), ("within=x", "no prefix"), ("from=x", "a number")] {
+            assert!(routes_of(query).is_err_and(|why| why.contains(wrong)), "{query}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

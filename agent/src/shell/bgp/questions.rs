@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use manx_bgp::{Explanation, Prefix, Speaker};
+use manx_bgp::{Explanation, PeerId, Prefix, Speaker};
 use tokio::sync::oneshot::channel as once;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Question {
     /// Why a prefix is where it is.
     Explain(Prefix, oneshot::Sender<Box<Explanation>>),
+    /// The same of the longest prefix with a path that holds it.
+    ExplainCovering(Prefix, oneshot::Sender<Box<Explanation>>),
+    /// The explanations of a part of the table.
+    Part(Part, oneshot::Sender<Explained>),
     /// The table as an MRT file (RFC 6396).
     Mrt(oneshot::Sender<Vec<u8>>),
 }
@@ -27,6 +31,14 @@ impl Question {
             Self::Explain(prefix, answer) => {
                 let _gone = answer.send(Box::new(speaker.explain(&prefix)));
             }
+            Self::ExplainCovering(prefix, answer) => {
+                let prefix = speaker.covering(&prefix).unwrap_or(prefix);
+                let _gone = answer.send(Box::new(speaker.explain(&prefix)));
+            }
+            Self::Part(part, answer) => {
+                let told = |peer: &PeerId| part.told.wants(peer);
+                let _gone = answer.send(speaker.part(part.from, part.within.as_ref(), told));
+            }
             // A dump costs time and memory: none is made for who went away while waiting.
             Self::Mrt(answer) if answer.is_closed() => {}
             Self::Mrt(answer) => {
@@ -36,6 +48,41 @@ impl Question {
         }
     }
 }
+
+/// A part of the table, of a bounded size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The number of the first prefix.
+    pub from: u32,
+    /// Only prefixes in this one.
+    pub within: Option<Prefix>,
+    /// Of whom it is said what they are told.
+    pub told: ToldTo,
+}
+
+/// Of whom it is said what they are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToldTo {
+    /// Of nobody.
+    Nobody,
+    /// Of one peer.
+    One(PeerId),
+    /// Of every peer.
+    All,
+}
+
+impl ToldTo {
+    fn wants(&self, peer: &PeerId) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::One(one) => one == peer,
+            Self::All => true,
+        }
+    }
+}
+
+/// Explanations, and the number from which to go on unless those were all.
+pub type Explained = (Vec<Explanation>, Option<u32>);
 
 /// The time of day, counted from 1970.
 pub(super) fn since_1970() -> Duration {
@@ -67,6 +114,22 @@ impl Asker {
     /// When there is no answer in time.
     pub async fn explain(&self, prefix: Prefix) -> Result<Box<Explanation>, NoAnswer> {
         self.ask(|answer| Question::Explain(prefix, answer)).await
+    }
+
+    /// The same of the longest prefix with a path that holds it.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub async fn explain_covering(&self, prefix: Prefix) -> Result<Box<Explanation>, NoAnswer> {
+        self.ask(|answer| Question::ExplainCovering(prefix, answer)).await
+    }
+
+    /// A part of the table. Sessions wait no longer for it than for a few UPDATEs.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub async fn part(&self, part: Part) -> Result<Explained, NoAnswer> {
+        self.ask(|answer| Question::Part(part, answer)).await
     }
 
     /// The table as an MRT file; its size is that of the table.
