@@ -22,6 +22,11 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// The agent there.
+    pub(crate) fn at(uri: Uri) -> Self {
+        Self { uri }
+    }
+
     /// What stands at a path. An answer that is no success becomes an error with the agent's words.
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
         if self.uri.scheme_str() != Some("http") {

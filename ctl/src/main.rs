@@ -8,6 +8,7 @@
 
 mod agent;
 mod ask;
+mod bgp;
 mod blocks;
 mod cluster;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod name;
 mod nodes;
 mod peers;
 mod pools;
+mod routes;
 mod show;
 mod status;
 mod table;
@@ -63,7 +65,11 @@ enum Command {
     /// Who has an address, and whether everybody agrees about all of them.
     #[command(subcommand)]
     Ipam(ipam::Command),
-    /// Why a prefix is where it is, as the agent of this machine sees it.
+    /// Every BGP session, what its last error means and what to do about it.
+    Bgp(bgp::Options),
+    /// The BGP tables of nodes: best routes, what a peer said, what a peer is told.
+    Routes(routes::Options),
+    /// Everything about an address, a pod or a prefix: from its pool to the route on every node, and where that breaks.
     Explain(explain::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
     Mrt(mrt::Options),
@@ -81,6 +87,8 @@ impl Command {
             Self::Blocks(options) => blocks::run(options, context).await,
             Self::Ipam(command) => ipam::run(command, context).await,
             Self::Peers(options) => peers::run(options, context).await,
+            Self::Bgp(options) => bgp::run(options, context).await,
+            Self::Routes(options) => routes::run(options, context).await,
             Self::Explain(options) => explain::run(options, context).await,
             Self::Mrt(options) => mrt::run(options, context).await,
             Self::Migrate(from) => migrate::run(from, context).await,
