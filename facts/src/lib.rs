@@ -11,6 +11,7 @@
 //! ```
 
 pub mod bgp;
+pub mod counters;
 pub mod kernel;
 pub mod node;
 pub mod pod;
@@ -38,6 +39,8 @@ pub enum Question {
     Watch(probe::WatchQuestion),
     /// The same, where probes are sent out of a pod of this node.
     Probe(probe::ProbeQuestion),
+    /// What the agent counts, again and again.
+    Counters(counters::CountersQuestion),
 }
 
 /// A question with the type of its answers.

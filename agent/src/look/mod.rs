@@ -2,6 +2,7 @@
 //! that hangs, or without one. What cannot be read is said in the answer.
 
 mod bgp;
+mod counters;
 mod kernel;
 mod links;
 mod node;
@@ -110,6 +111,7 @@ async fn answer<W: Write>(question: Question, place: &Look, lines: &mut Lines<W>
             Ok(routes) => lines.ok(&routes),
             Err(why) => lines.error(&why),
         },
+        Question::Counters(question) => counters::look(&question, place.health_listen, lines).await,
     }
 }
 
