@@ -23,6 +23,7 @@ mod nodes;
 mod peers;
 mod pools;
 mod routes;
+mod screens;
 mod show;
 mod status;
 mod table;
@@ -73,6 +74,10 @@ enum Command {
     Explain(explain::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
     Mrt(mrt::Options),
+    /// A live view of nodes, sessions, pools and what is wrong, in this terminal.
+    Top(screens::top::Options),
+    /// The same as a page in the browser of this machine, with a map of the network and of every pool's blocks.
+    Ui(screens::ui::Options),
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
@@ -91,6 +96,8 @@ impl Command {
             Self::Routes(options) => routes::run(options, context).await,
             Self::Explain(options) => explain::run(options, context).await,
             Self::Mrt(options) => mrt::run(options, context).await,
+            Self::Top(options) => screens::top::run(options, context).await,
+            Self::Ui(options) => screens::ui::run(options, context).await,
             Self::Migrate(from) => migrate::run(from, context).await,
         }
     }
@@ -162,6 +169,15 @@ impl Context {
     /// As [`Self::client`], and when the API server does not say which nodes there are.
     pub(crate) async fn nodes(&self) -> Result<ask::Nodes> {
         self.asking.nodes(&self.client().await?, self.manx_namespace()).await
+    }
+
+    /// What people call the cluster: the context of the kubeconfig; empty where there is none.
+    pub(crate) fn cluster_name(&self) -> String {
+        if let Some(context) = &self.connection.context {
+            return context.clone();
+        }
+        let file = self.connection.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+        file.ok().and_then(|file| file.current_context).unwrap_or_default()
     }
 
     /// The namespace that Manx runs in.
