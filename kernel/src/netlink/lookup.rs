@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::decode::RTA_VIA;
 use super::request::{Batch, Message, read_ip, read_u32};
 use super::socket::{Socket, SocketError};
 
@@ -104,7 +105,7 @@ fn read(message: &Message<'_>, matched: bool) -> Option<Result<Way, Errno>> {
             libc::RTA_DST => dst = read_ip(value)?,
             libc::RTA_GATEWAY => way.gateway = read_ip(value),
             // struct rtvia: two octets of family, then the address.
-            libc::RTA_VIA => way.gateway = value.get(2..).and_then(read_ip),
+            RTA_VIA => way.gateway = value.get(2..).and_then(read_ip),
             libc::RTA_OIF => way.link = read_u32(value),
             libc::RTA_TABLE => way.table = read_u32(value)?,
             _ => {}
