@@ -24,6 +24,8 @@ use crate::{Context, write_out};
 
 /// What to explain.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  manxctl explain 10.244.0.0/24")]
 pub(crate) struct Options {
     /// An address, a prefix, or a pod as NAME or NAMESPACE/NAME.
     #[arg(value_name = "IP|POD|PREFIX")]

@@ -11,11 +11,13 @@ mod ask;
 mod bgp;
 mod blocks;
 mod cluster;
+mod completion;
 #[cfg(test)]
 mod documented;
 mod explain;
 mod finding;
 mod ipam;
+mod manual;
 mod migrate;
 mod mrt;
 mod name;
@@ -81,6 +83,10 @@ enum Command {
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
+    /// Prints what a shell needs to complete commands and options.
+    Completion(completion::Options),
+    /// Writes the man pages.
+    Manual(manual::Options),
 }
 
 impl Command {
@@ -99,6 +105,8 @@ impl Command {
             Self::Top(options) => screens::top::run(options, context).await,
             Self::Ui(options) => screens::ui::run(options, context).await,
             Self::Migrate(from) => migrate::run(from, context).await,
+            Self::Completion(options) => completion::run(&options),
+            Self::Manual(options) => manual::run(&options),
         }
     }
 }

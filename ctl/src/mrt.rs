@@ -9,6 +9,8 @@ use crate::Context;
 
 /// Whose table, and where to.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  manxctl mrt -o table.mrt && bgpdump -m table.mrt")]
 pub(crate) struct Options {
     /// Where to write it.
     #[arg(long, short, value_name = "FILE")]

@@ -8,19 +8,28 @@ use clap::{CommandFactory, FromArgMatches};
 
 /// The name in the sources of all help.
 const NAME: &str = "manxctl";
+/// The name by which kubectl asks how to complete `kubectl manx`.
+const COMPLETER: &str = "kubectl_complete-manx";
 
 /// Parses the arguments of this process; prints help or what is wrong with them and ends it when need be.
 pub(crate) fn parse<A: CommandFactory + FromArgMatches>() -> A {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if file(arguments.first()) == Some(COMPLETER) {
+        print!("{}", crate::completion::answer(&arguments[1..]));
+        std::process::exit(0);
+    }
     let name = called(arguments.first());
     let matches = named(A::command(), name).get_matches_from(arguments);
     A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
+fn file(program: Option<&OsString>) -> Option<&str> {
+    Path::new(program?).file_stem()?.to_str()
+}
+
 /// By which name we were called.
 pub(crate) fn called(program: Option<&OsString>) -> &'static str {
-    let file = program.and_then(|program| Path::new(program).file_stem()).unwrap_or_default();
-    match file.to_str() {
+    match file(program) {
         Some("kubectl-manx") => "kubectl manx",
         _ => NAME,
     }

@@ -13,6 +13,7 @@ mod image;
 mod kubernetes;
 mod manifests;
 mod manual;
+mod manxctl;
 mod metrics;
 mod run;
 mod setup;
@@ -40,13 +41,14 @@ cargo xtask COMMAND
   fuzz TARGET [SECONDS]  fuzz decode, session, speaker or node (whole ones), for 60 s; keeps what is new in the corpus
   image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE]
                          write the container image to target/image; --test-images writes those that tests need
-  ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, metrics, doc, deny, test
+  ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, metrics, manxctl, doc, deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale
   errors [--check]       write docs/errors.md, every message with cause and cure, or fail when it is stale; --list prints
                          the messages of the code
   manifests [--check]    write deploy/manx.yaml and what else is made of the files under deploy, or fail when stale
-  metrics [--check]      write docs/metrics.md and deploy/monitoring/prometheusrule.yaml, or fail when they are stale";
+  metrics [--check]      write docs/metrics.md and deploy/monitoring/prometheusrule.yaml, or fail when they are stale
+  manxctl [--check]      write docs/manxctl.md out of the help of manxctl, or fail when it is stale";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -95,6 +97,8 @@ fn dispatch(args: &[&str]) -> anyhow::Result<()> {
         ["errors", "--list"] => errors::list(&root),
         ["metrics"] => metrics::write(&root),
         ["metrics", "--check"] => metrics::check(&root),
+        ["manxctl"] => manxctl::write(&root),
+        ["manxctl", "--check"] => manxctl::check(&root),
         [] | ["help" | "-h" | "--help", ..] => {
             println!("{USAGE}");
             Ok(())

@@ -42,6 +42,9 @@ pub(crate) enum From {
 
 /// How.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  manxctl migrate calico --dry-run        # what would go over, and what cannot
+  manxctl migrate calico --node node1")]
 pub(crate) struct Arguments {
     /// Write nothing: show what would be made, and what cannot be taken over.
     #[arg(long)]
