@@ -14,6 +14,7 @@ mod cluster;
 mod completion;
 #[cfg(test)]
 mod documented;
+mod errors;
 mod explain;
 mod finding;
 mod ipam;
@@ -80,6 +81,8 @@ enum Command {
     Top(screens::top::Options),
     /// The same as a page in the browser of this machine, with a map of the network and of every pool's blocks.
     Ui(screens::ui::Options),
+    /// Cause and cure of a message of Manx: paste it.
+    Errors(errors::Options),
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
@@ -104,6 +107,7 @@ impl Command {
             Self::Mrt(options) => mrt::run(options, context).await,
             Self::Top(options) => screens::top::run(options, context).await,
             Self::Ui(options) => screens::ui::run(options, context).await,
+            Self::Errors(options) => errors::run(options, context),
             Self::Migrate(from) => migrate::run(from, context).await,
             Self::Completion(options) => completion::run(&options),
             Self::Manual(options) => manual::run(&options),

@@ -4,15 +4,16 @@
 use std::time::Instant;
 
 use crate::chore::{Root, run};
-use crate::{crds, manifests, manxctl, metrics, run, setup, tidy};
+use crate::{crds, errors, manifests, manxctl, metrics, run, setup, tidy};
 
 type Step = (&'static str, fn(&Root) -> anyhow::Result<()>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("cargo fmt --all --check", fmt),
     ("cargo clippy --workspace --all-targets -- -D warnings", clippy),
     ("cargo xtask tidy", tidy::tidy),
     ("cargo xtask crds --check", crds::check),
+    ("cargo xtask errors --check", errors::check),
     ("cargo xtask manifests --check", manifests::check),
     ("cargo xtask metrics --check", metrics::check),
     ("cargo xtask manxctl --check", manxctl::check),

@@ -41,7 +41,8 @@ cargo xtask COMMAND
   fuzz TARGET [SECONDS]  fuzz decode, session, speaker or node (whole ones), for 60 s; keeps what is new in the corpus
   image [--profile dev|release] [--arch amd64|arm64] [--tag NAME:TAG] [--out FILE]
                          write the container image to target/image; --test-images writes those that tests need
-  ci                     everything that CI runs: fmt, clippy, tidy, crds, manifests, metrics, manxctl, doc, deny, test
+  ci                     everything that CI runs: fmt, clippy, tidy, crds, errors, manifests, metrics, manxctl, doc,
+                         deny, test
   tidy                   check the rules of the project that neither rustc nor clippy knows
   crds [--check]         write deploy/crds and docs/crds.md, or fail when they are stale
   errors [--check]       write docs/errors.md, every message with cause and cure, or fail when it is stale; --list prints
