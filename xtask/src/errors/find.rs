@@ -335,7 +335,8 @@ fn text_of(token: &TokenTree) -> Option<String> {
 /// The arguments of a call or macro, each as its tokens.
 fn arguments(stream: &TokenStream) -> Vec<Vec<TokenTree>> {
     let tokens: Vec<TokenTree> = stream.clone().into_iter().collect();
-    tokens.split(|token| is(token, ',')).map(<[TokenTree]>::to_vec).collect()
+    let arguments = tokens.split(|token| is(token, ','));
+    arguments.filter(|tokens| !tokens.is_empty()).map(<[TokenTree]>::to_vec).collect()
 }
 
 #[cfg(test)]
