@@ -164,12 +164,7 @@ impl Gates {
         let tables = self.handles()?;
         let ends = inspect::ends(&mut self.route)?;
         let mut audit = Audit { swept: self.sweep(&tables, &ends)?, ..Audit::default() };
-        let ours = |end: &&End| {
-            end.up
-                && end.group == LINK_GROUP
-                && end.alias.as_deref().is_some_and(|alias| parse_alias(alias).is_some())
-        };
-        for end in ends.iter().filter(ours) {
+        for end in ends.iter().filter(|end| is_pods(end)) {
             let Some(admission) = self.expected(end)? else {
                 audit.unknown.push(end.name.clone());
                 continue;
@@ -182,6 +177,25 @@ impl Gates {
             }
         }
         Ok(audit)
+    }
+
+    /// How many links of pods there are, and the names of those whose guard is missing or not as it should be. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn unguarded(&mut self) -> Result<(usize, Vec<String>), SocketError> {
+        let ends = inspect::ends(&mut self.route)?;
+        let (mut links, mut open) = (0, Vec::new());
+        for end in ends.iter().filter(|end| is_pods(end)) {
+            links += 1;
+            if let Some(admission) = self.expected(end)?
+                && admitted(&mut self.netfilter, &admission)? == Some(false)
+            {
+                open.push(end.name.clone());
+            }
+        }
+        Ok((links, open))
     }
 
     /// The links that have a table of ours, and the handle of each: one that is made anew has another.
@@ -250,6 +264,12 @@ impl Gates {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether it is the host's end of a pod's link that is in use.
+fn is_pods(end: &End) -> bool {
+    let named = end.alias.as_deref().is_some_and(|alias| parse_alias(alias).is_some());
+    end.up && end.group == LINK_GROUP && named
 }
 
 fn table_name(link: &str) -> String {

@@ -1,0 +1,251 @@
+//! What this machine is and has, for who wants to know whether Manx can live here.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipnetwork::IpNetwork;
+use manx_facts::host::{ApiReached, Configurer, Guards, HostFacts, HostLink, HostQuestion, Room};
+use manx_kernel::names::parse_alias;
+use manx_kernel::netlink::guard::{Gates, tables};
+use manx_kernel::netlink::inspect::{self, End};
+use manx_kernel::netlink::socket::Socket;
+use manx_kernel::sysctl;
+use tokio::time::Instant;
+
+use super::{cnifiles, features, listeners, reach};
+use crate::shell::events::chain;
+
+/// How long the API server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where pods with the machine's network have its settings, since their own place is read-only.
+const SETTINGS: &str = "/host/proc/sys/net";
+/// Settings that somebody may ask for.
+const SHOWN: [&str; 17] = [
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv6/conf/all/disable_ipv6",
+    "net/ipv6/conf/default/disable_ipv6",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/default/rp_filter",
+    "net/ipv4/conf/all/arp_ignore",
+    "net/ipv4/nexthop_compat_mode",
+    "net/ipv4/fib_multipath_hash_policy",
+    "net/ipv6/fib_multipath_hash_policy",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/netfilter/nf_conntrack_max",
+    "net/ipv4/neigh/default/gc_thresh3",
+    "net/ipv6/neigh/default/gc_thresh3",
+    "net/ipv6/route/max_size",
+    "fs/inotify/max_user_instances",
+    "fs/inotify/max_user_watches",
+];
+
+/// Answers. What cannot be found out is said in the answer, and nothing else goes missing for it.
+pub(super) async fn host(question: &HostQuestion) -> HostFacts {
+    sysctl::reach_by(Path::new(SETTINGS));
+    let root = question.root.clone().unwrap_or_default();
+    let mut facts = HostFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trials: if question.trials { features::tried() } else { Vec::new() },
+        settings: SHOWN.iter().filter_map(|key| Some((named(key), sysctl::read(key).ok()?))).collect(),
+        listeners: listeners::listeners(),
+        cni: cnifiles::read(&root),
+        configurers: configurers(&root),
+        room: room(),
+        ..HostFacts::default()
+    };
+    if let Ok(system) = nix::sys::utsname::uname() {
+        facts.name = system.nodename().to_string_lossy().into_owned();
+        facts.kernel_release = system.release().to_string_lossy().into_owned();
+    }
+    facts.uptime = number("/proc/uptime", 0).unwrap_or(0);
+    match links() {
+        Ok((links, guards)) => (facts.links, facts.guards) = (links, guards),
+        Err(error) => facts.unknown.push(format!("links: {error}")),
+    }
+    match guards(&mut facts.guards) {
+        Ok(()) => {}
+        Err(error) => facts.unknown.push(format!("guards of pods' links: {error}")),
+    }
+    facts.reached = reach::all(&question.reach).await;
+    for path in &question.pages {
+        let page = reach::page(path).await;
+        facts.pages.insert(path.clone(), page);
+    }
+    if question.api {
+        facts.api = Some(api().await);
+    }
+    facts.time = now();
+    facts
+}
+
+/// Nanoseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A setting's name as `sysctl` has it. Dots of links' names become slashes there, as it does it itself.
+fn named(key: &str) -> String {
+    key.chars()
+        .map(|letter| match letter {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+/// The whole part of a number of a file of numbers, by its place.
+fn number(path: &str, place: usize) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.split_whitespace().nth(place)?.split('.').next()?.parse().ok()
+}
+
+fn setting(key: &str) -> Option<u64> {
+    sysctl::read(key).ok()?.parse().ok()
+}
+
+/// What runs out: tracked connections, neighbours, open files, and what watches of files are made of.
+fn room() -> Vec<Room> {
+    let of = |what: &str, used: Option<u64>, key: &str| {
+        Some(Room { what: what.to_owned(), used, limit: setting(key)?, setting: named(key) })
+    };
+    let neighbours = |cache: &str| {
+        let text = std::fs::read_to_string(format!("/proc/net/stat/{cache}")).ok()?;
+        u64::from_str_radix(text.lines().nth(1)?.split_whitespace().next()?, 16).ok()
+    };
+    let all = [
+        of(
+            "tracked connections",
+            setting("net/netfilter/nf_conntrack_count"),
+            "net/netfilter/nf_conntrack_max",
+        ),
+        of("IPv4 neighbours", neighbours("arp_cache"), "net/ipv4/neigh/default/gc_thresh3"),
+        of("IPv6 neighbours", neighbours("ndisc_cache"), "net/ipv6/neigh/default/gc_thresh3"),
+        of("open files of the machine", number("/proc/sys/fs/file-nr", 0), "fs/file-max"),
+        of("instances of inotify of one user", None, "fs/inotify/max_user_instances"),
+        of("watches of inotify of one user", None, "fs/inotify/max_user_watches"),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+/// Programs that configure networks, by what they leave in `/run` while they run.
+fn configurers(root: &str) -> Vec<Configurer> {
+    let told = |folder: &str, word: &str| {
+        let files = std::fs::read_dir(format!("{root}{folder}")).into_iter().flatten().flatten();
+        files.map(|entry| entry.path()).any(|path: PathBuf| {
+            std::fs::read_to_string(path).is_ok_and(|text| {
+                let lines = text.lines().map(str::trim_start);
+                lines.filter(|line| !line.starts_with('#')).any(|line| line.contains(word))
+            })
+        })
+    };
+    let all = [
+        ("NetworkManager", "/run/NetworkManager", "/etc/NetworkManager/conf.d", "interface-name:cali"),
+        ("systemd-networkd", "/run/systemd/netif", "/etc/systemd/networkd.conf.d", "ManageForeignRoutes=no"),
+        ("firewalld", "/run/firewalld", "/etc/firewalld/zones", "source address"),
+    ];
+    let here = all.into_iter().filter(|(_, sign, ..)| Path::new(&format!("{root}{sign}")).exists());
+    here.map(|(name, _, folder, word)| Configurer { name: name.to_owned(), told: told(folder, word) })
+        .collect()
+}
+
+/// Links that are not pods' of ours, and of those how many there are of each MTU.
+fn links() -> Result<(Vec<HostLink>, Guards), String> {
+    let mut socket = Socket::route().map_err(|error| chain(&error))?;
+    let ends = inspect::ends(&mut socket).map_err(|error| chain(&error))?;
+    let mut guards = Guards::default();
+    let mut links = Vec::new();
+    for end in ends.iter().filter(|end| end.name != "lo") {
+        if end.alias.as_deref().is_some_and(|alias| parse_alias(alias).is_some()) {
+            *guards.mtus.entry(end.mtu).or_default() += 1;
+        } else {
+            links.push(link(&mut socket, end)?);
+        }
+    }
+    Ok((links, guards))
+}
+
+fn link(socket: &mut Socket, end: &End) -> Result<HostLink, String> {
+    let addresses = inspect::addresses(socket, end.index).map_err(|error| chain(&error))?;
+    let lasting = |address: &&IpNetwork| match address.ip() {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    Ok(HostLink {
+        name: end.name.clone(),
+        mtu: end.mtu,
+        running: end.running,
+        addresses: addresses.iter().filter(lasting).map(ToString::to_string).collect(),
+        rp_filter: sysctl::read(&sysctl::ipv4(&end.name, "rp_filter")).ok(),
+    })
+}
+
+fn guards(guards: &mut Guards) -> Result<(), String> {
+    guards.tables = tables().map_err(|error| chain(&error))?;
+    if let Some(mut gates) = Gates::open().map_err(|error| chain(&error))? {
+        (guards.links, guards.open) = gates.unguarded().map_err(|error| chain(&error))?;
+    }
+    Ok(())
+}
+
+/// Asks the API server for its version, with the credentials of this pod; without any, only for a connection.
+async fn api() -> ApiReached {
+    let begin = Instant::now();
+    let of = |name| std::env::var(name).unwrap_or_default();
+    let address = format!("{}:{}", of("KUBERNETES_SERVICE_HOST"), of("KUBERNETES_SERVICE_PORT"));
+    let asked = tokio::time::timeout(PATIENCE, ask_api()).await;
+    let (version, error) = match asked {
+        Ok(Ok(version)) => (version, None),
+        Ok(Err(error)) => (String::new(), Some(error)),
+        Err(_) => (String::new(), Some(format!("no answer within {} s", PATIENCE.as_secs()))),
+    };
+    let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    ApiReached { address, version, error, millis }
+}
+
+async fn ask_api() -> Result<String, String> {
+    let client = kube::Client::try_default().await.map_err(|error| chain(&error))?;
+    let version = client.apiserver_version().await.map_err(|error| chain(&error))?;
+    Ok(version.git_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_named_as_sysctl_names_it() {
+        assert_eq!(named("net/ipv4/ip_forward"), "net.ipv4.ip_forward");
+        assert_eq!(named("net/ipv4/conf/eth0.5/rp_filter"), "net.ipv4.conf.eth0/5.rp_filter");
+    }
+
+    #[test]
+    fn a_program_that_was_told_to_leave_links_alone_is_known_by_its_file() {
+        let root = tempfile::tempdir().expect("a folder");
+        let place = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(place("run/NetworkManager")).expect("made");
+        std::fs::create_dir_all(place("etc/NetworkManager/conf.d")).expect("made");
+        let text = root.path().display().to_string();
+        let told = |told| vec![Configurer { name: "NetworkManager".to_owned(), told }];
+        assert_eq!(configurers(&text), told(false));
+        let file = place("etc/NetworkManager/conf.d/90-manx.conf");
+        std::fs::write(&file, "# interface-name:cali*\n").expect("written");
+        assert_eq!(configurers(&text), told(false), "a comment is no order");
+        std::fs::write(file, "[keyfile]\nunmanaged-devices+=interface-name:cali*\n").expect("written");
+        assert_eq!(configurers(&text), told(true));
+    }
+
+    #[tokio::test]
+    async fn a_machine_answers_whatever_it_lacks() {
+        let root = tempfile::tempdir().expect("a folder");
+        let question =
+            HostQuestion { root: Some(root.path().display().to_string()), ..HostQuestion::default() };
+        let facts = host(&question).await;
+        assert!(!facts.kernel_release.is_empty() && facts.time > 0 && facts.uptime > 0);
+        assert!(facts.settings.contains_key("net.ipv4.ip_forward"));
+        assert!(facts.room.iter().any(|room| room.what.contains("open files")));
+    }
+}
