@@ -66,6 +66,8 @@ pub struct HostFacts {
     pub guards: Guards,
     /// Folders of configurations of container networks.
     pub cni: Option<CniFiles>,
+    /// The configuration of kube-proxy, as its page `/configz` tells it; `None` if none answers.
+    pub kube_proxy: Option<String>,
     /// Programs that configure networks beside us.
     pub configurers: Vec<Configurer>,
     /// What there is of things that run out.

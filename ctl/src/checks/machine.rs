@@ -164,7 +164,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
             let who = program.map_or_else(|| "a program".to_owned(), |program| format!("the program {program}"));
             let what = format!("port {} is taken by {who} at {}", listener.port, listener.address);
             match listener.port {
-                port if i32::from(port) == i32::try_from(listen_port).unwrap_or(179) => findings.push(Finding::error(
+                port if port == listen_port => findings.push(Finding::error(
                     node,
                     what,
                     "stop it, or give Manx other `listenAddresses` or another `listenPort` in the BGPConfiguration",
