@@ -154,6 +154,23 @@ pub(crate) enum Away {
 }
 
 impl Nodes {
+    /// The nodes of pods that have the program in them and are not agents.
+    pub(crate) fn of_pods(api: Api<Pod>, pods: &[Pod]) -> Self {
+        let node = |pod: &Pod| Some((pod.spec.as_ref()?.node_name.clone()?, Some(Agent::of(pod))));
+        Self { way: Way::Exec(api), agents: pods.iter().filter_map(node).collect(), patience: Duration::ZERO }
+    }
+
+    /// This machine alone, under no name.
+    pub(crate) fn here() -> Self {
+        let agents = BTreeMap::from([(String::new(), Some(Agent::default()))]);
+        Self { way: Way::Command(Vec::new()), agents, patience: Duration::ZERO }
+    }
+
+    /// The same, with at least this much time for an answer.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: self.patience.max(patience), ..self }
+    }
+
     /// The names of all nodes.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.agents.keys().map(String::as_str)

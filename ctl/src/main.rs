@@ -10,8 +10,11 @@ mod agent;
 mod ask;
 mod bgp;
 mod blocks;
+mod check;
+mod checks;
 mod cluster;
 mod completion;
+mod doctor;
 #[cfg(test)]
 mod documented;
 mod errors;
@@ -83,6 +86,10 @@ enum Command {
     Ui(screens::ui::Options),
     /// Cause and cure of a message of Manx: paste it.
     Errors(errors::Options),
+    /// Whether Manx can be installed: on the nodes of a cluster, or on this machine.
+    Check(check::Options),
+    /// What is wrong with a running Manx and its nodes, and what to do; exit status 1 when something is.
+    Doctor(doctor::Options),
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
@@ -108,6 +115,8 @@ impl Command {
             Self::Top(options) => screens::top::run(options, context).await,
             Self::Ui(options) => screens::ui::run(options, context).await,
             Self::Errors(options) => errors::run(options, context),
+            Self::Check(options) => check::run(options, context).await,
+            Self::Doctor(options) => doctor::run(options, context).await,
             Self::Migrate(from) => migrate::run(from, context).await,
             Self::Completion(options) => completion::run(&options),
             Self::Manual(options) => manual::run(&options),

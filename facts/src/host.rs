@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Ask, Question};
+
 /// Asks for [`HostFacts`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -23,6 +25,14 @@ pub struct HostQuestion {
     /// Pages of the agent's loopback address that shall be fetched, such as `/metrics`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<String>,
+}
+
+impl Ask for HostQuestion {
+    type Answer = HostFacts;
+
+    fn question(&self) -> Question {
+        Question::Host(self.clone())
+    }
 }
 
 /// Somebody to reach by TCP.
@@ -62,7 +72,7 @@ pub struct HostFacts {
     pub listeners: Option<Vec<Listener>>,
     /// Links that are not pods' of ours, loopback left out.
     pub links: Vec<HostLink>,
-    /// Pods' links of ours, and those that are not guarded.
+    /// The guards of pods' links of ours.
     pub guards: Guards,
     /// Folders of configurations of container networks.
     pub cni: Option<CniFiles>,
@@ -167,7 +177,7 @@ pub struct Guards {
     pub links: usize,
     /// Those of which the kernel takes more than the pod may send.
     pub open: Vec<String>,
-    /// Pods' links that end at another MTU than most of the machine's uplinks, with theirs.
+    /// How many pods' links there are of each MTU.
     pub mtus: BTreeMap<u32, usize>,
     /// Tables of nftables of ours besides those of links, as `nft` names them.
     pub tables: Vec<String>,

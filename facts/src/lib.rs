@@ -12,6 +12,7 @@
 
 pub mod bgp;
 pub mod counters;
+pub mod host;
 pub mod kernel;
 pub mod node;
 pub mod pod;
@@ -41,6 +42,8 @@ pub enum Question {
     Probe(probe::ProbeQuestion),
     /// What the agent counts, again and again.
     Counters(counters::CountersQuestion),
+    /// What the machine is and has, and whom it reaches.
+    Host(host::HostQuestion),
 }
 
 /// A question with the type of its answers.

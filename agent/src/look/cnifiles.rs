@@ -40,9 +40,9 @@ fn names(folder: &Path) -> Vec<String> {
 
 fn file(folder: &Path, file: String) -> ConfFile {
     let text = crate::shell::record::read_bounded(&folder.join(&file), LIMIT);
-    let parsed = text
-        .map_err(|error| format!("{error:#}"))
-        .and_then(|bytes| serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|error| error.to_string()));
+    let parsed = text.map_err(|error| format!("{error:#}")).and_then(|bytes| {
+        serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|error| error.to_string())
+    });
     let list: Value = match parsed {
         Ok(list) => list,
         Err(error) => return ConfFile { file, error: Some(error), ..ConfFile::default() },
@@ -94,8 +94,11 @@ mod tests {
         std::fs::write(folder.join("30-x.conflist"), "{").expect("written");
         std::fs::write(folder.join("calico-kubeconfig"), "token").expect("written");
         let found = read(&root.path().display().to_string()).expect("a folder");
-        let shown: Vec<_> =
-            found.files.iter().map(|file| (file.file.as_str(), file.name.as_str(), file.plugins.join("+"))).collect();
+        let shown: Vec<_> = found
+            .files
+            .iter()
+            .map(|file| (file.file.as_str(), file.name.as_str(), file.plugins.join("+")))
+            .collect();
         assert_eq!(
             shown,
             [

@@ -36,9 +36,9 @@ const MTU: u32 = 1500;
 /// Tries everything. Nothing of it is left afterwards.
 pub(super) fn tried() -> Vec<Trial> {
     let thread = std::thread::Builder::new().name("trials".to_owned()).spawn(all);
-    let tried = thread.map_err(|error| error.to_string()).and_then(|thread| {
-        thread.join().map_err(|_| "the thread of the trials panicked".to_owned())
-    });
+    let tried = thread
+        .map_err(|error| error.to_string())
+        .and_then(|thread| thread.join().map_err(|_| "the thread of the trials panicked".to_owned()));
     tried.unwrap_or_else(|error| vec![Trial { feature: Feature::Namespaces, error: Some(error) }])
 }
 

@@ -1,6 +1,6 @@
 //! What this machine is and has, for who wants to know whether Manx can live here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,11 +13,14 @@ use manx_kernel::netlink::socket::Socket;
 use manx_kernel::sysctl;
 use tokio::time::Instant;
 
-use super::{cnifiles, features, listeners, reach};
+use super::{cnifiles, features, listeners, page, reach};
 use crate::shell::events::chain;
+use crate::shell::options::Look;
 
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Where kube-proxy tells how it is set.
+const KUBE_PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 /// Where pods with the machine's network have its settings, since their own place is read-only.
 const SETTINGS: &str = "/host/proc/sys/net";
 /// Settings that somebody may ask for.
@@ -42,8 +45,10 @@ const SHOWN: [&str; 17] = [
 ];
 
 /// Answers. What cannot be found out is said in the answer, and nothing else goes missing for it.
-pub(super) async fn host(question: &HostQuestion) -> HostFacts {
-    sysctl::reach_by(Path::new(SETTINGS));
+pub(super) async fn host(question: &HostQuestion, place: &Look) -> HostFacts {
+    if Path::new(SETTINGS).is_dir() {
+        sysctl::reach_by(Path::new(SETTINGS));
+    }
     let root = question.root.clone().unwrap_or_default();
     let mut facts = HostFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -70,14 +75,23 @@ pub(super) async fn host(question: &HostQuestion) -> HostFacts {
     }
     facts.reached = reach::all(&question.reach).await;
     for path in &question.pages {
-        let page = reach::page(path).await;
-        facts.pages.insert(path.clone(), page);
+        facts.pages.insert(path.clone(), text_of(place.health_listen, path).await);
     }
+    facts.kube_proxy = text_of(KUBE_PROXY, "/configz").await.ok();
     if question.api {
         facts.api = Some(api().await);
     }
     facts.time = now();
     facts
+}
+
+/// What a page says, or why it says nothing.
+async fn text_of(at: SocketAddr, path: &str) -> Result<String, String> {
+    let page = page::get(at, path).await?;
+    match page.status {
+        200 => Ok(page.text()),
+        other => Err(format!("{other}: {}", page.text())),
+    }
 }
 
 /// Nanoseconds since 1970.
@@ -243,7 +257,14 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let question =
             HostQuestion { root: Some(root.path().display().to_string()), ..HostQuestion::default() };
-        let facts = host(&question).await;
+        let look = Look {
+            question: String::new(),
+            attended: false,
+            node_name: None,
+            run_dir: "/nonexistent".into(),
+            health_listen: "127.0.0.1:1".parse().expect("an address"),
+        };
+        let facts = host(&question, &look).await;
         assert!(!facts.kernel_release.is_empty() && facts.time > 0 && facts.uptime > 0);
         assert!(facts.settings.contains_key("net.ipv4.ip_forward"));
         assert!(facts.room.iter().any(|room| room.what.contains("open files")));

@@ -18,10 +18,9 @@ pub(super) fn listeners() -> Option<Vec<Listener>> {
     let mut found = parse(&table("tcp").ok()?);
     found.extend(parse(&table("tcp6").unwrap_or_default()));
     let programs = if found.is_empty() { BTreeMap::new() } else { programs() };
-    let named = found.into_iter().map(|(inode, listener)| Listener {
-        program: programs.get(&inode).cloned(),
-        ..listener
-    });
+    let named = found
+        .into_iter()
+        .map(|(inode, listener)| Listener { program: programs.get(&inode).cloned(), ..listener });
     let mut listeners: Vec<_> = named.collect();
     listeners.sort();
     Some(listeners)
@@ -90,8 +89,10 @@ mod tests {
              3: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 80 1 0 100 0 0 10 0\n"
         );
         let found = parse(&table);
-        let shown: Vec<_> =
-            found.iter().map(|(inode, listener)| (*inode, listener.address.to_string(), listener.port)).collect();
+        let shown: Vec<_> = found
+            .iter()
+            .map(|(inode, listener)| (*inode, listener.address.to_string(), listener.port))
+            .collect();
         assert_eq!(shown, [(77, "0.0.0.0".to_owned(), 179), (78, "127.0.0.1".to_owned(), 9179)]);
     }
 
@@ -108,10 +109,8 @@ mod tests {
     #[test]
     fn the_program_that_listens_is_found_by_its_socket() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let inode = std::fs::read_link(format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&listener)
-        ));
+        let inode =
+            std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener)));
         let inode = inode.expect("a link").to_string_lossy().replace("socket:[", "").replace(']', "");
         assert!(programs().contains_key(&inode.parse().expect("a number")));
     }

@@ -3,12 +3,17 @@
 
 mod bgp;
 mod counters;
+mod cnifiles;
+mod features;
+mod host;
 mod kernel;
 mod links;
+mod listeners;
 mod node;
 mod page;
 mod pod;
 mod probe;
+mod reach;
 mod record;
 mod routes;
 mod settings;
@@ -112,6 +117,7 @@ async fn answer<W: Write>(question: Question, place: &Look, lines: &mut Lines<W>
             Err(why) => lines.error(&why),
         },
         Question::Counters(question) => counters::look(&question, place.health_listen, lines).await,
+        Question::Host(question) => lines.ok(&host::host(&question, place).await),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use manx_bgp::wire::{Dialect, Framer, Message, decode};
 use manx_facts::host::{Outcome, Reach, Reached};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -17,10 +17,6 @@ const AT_ONCE: usize = 32;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a speaker may take until its OPEN, which it sends as soon as it takes a connection.
 const HEAR: Duration = Duration::from_secs(4);
-/// Where the agent of this machine answers.
-const AGENT: &str = "127.0.0.1:9179";
-/// The most that is read of a page.
-const PAGE: u64 = 8 << 20;
 
 /// Reaches all of them, in their order.
 pub(super) async fn all(reach: &[Reach]) -> Vec<Reached> {
@@ -87,32 +83,10 @@ fn heard(message: &Message) -> Outcome {
     }
 }
 
-/// A page of the agent of this machine.
-pub(super) async fn page(path: &str) -> Result<String, String> {
-    match timeout(HEAR, fetch(path)).await {
-        Ok(Ok(page)) => Ok(page),
-        Ok(Err(error)) => Err(format!("the agent at {AGENT}: {error}")),
-        Err(_) => Err(format!("the agent at {AGENT} does not answer")),
-    }
-}
-
-async fn fetch(path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(AGENT).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {AGENT}\r\n\r\n").as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(PAGE).read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split_whitespace().nth(1).unwrap_or("nothing");
-    match status {
-        "200" => Ok(body.to_owned()),
-        other => Err(io::Error::other(format!("{other}: {}", body.trim_end()))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use manx_bgp::wire::{Open, encode};
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -132,7 +106,9 @@ mod tests {
     }
 
     fn message(message: &Message) -> Vec<u8> {
-        encode(message, &Dialect::BEFORE_OPEN).expect("encoded")
+        let mut octets = Vec::new();
+        encode(message, &Dialect::BEFORE_OPEN, &mut octets).expect("encoded");
+        octets
     }
 
     #[tokio::test]
@@ -140,11 +116,10 @@ mod tests {
         let open = Open {
             asn: manx_bgp::Asn(65000),
             hold_secs: 90,
-            router_id: manx_bgp::RouterId::new(0xc000_0201).expect("an id"),
+            router_id: manx_bgp::RouterId::new(std::net::Ipv4Addr::new(192, 0, 2, 1)).expect("an id"),
             capabilities: Vec::new(),
         };
-        let expected =
-            Outcome::Open { as_number: 65000, router_id: "192.0.2.1".to_owned(), hold_time: 90 };
+        let expected = Outcome::Open { as_number: 65000, router_id: "192.0.2.1".to_owned(), hold_time: 90 };
         assert_eq!(reached(message(&Message::Open(open)), true).await, expected);
     }
 

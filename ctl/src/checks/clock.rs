@@ -14,13 +14,13 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
     offsets.sort_unstable();
     // Between two the earlier: neither is more right.
     let Some(&usual) = offsets.get((offsets.len().max(1) - 1) / 2) else { return Vec::new() };
-    let mut findings: Vec<Finding> = facts
-        .nodes
-        .iter()
-        .filter_map(|(name, node)| judge(name, node.clock? - usual))
-        .collect();
+    let mut findings: Vec<Finding> =
+        facts.nodes.iter().filter_map(|(name, node)| judge(name, node.clock? - usual)).collect();
     if findings.is_empty() && usual.abs() >= ERROR {
-        findings.push(Finding::note("this machine", format!("its clock differs by {} from that of the nodes", seconds(usual))));
+        findings.push(Finding::note(
+            "this machine",
+            format!("its clock differs by {} from that of the nodes", seconds(usual)),
+        ));
     }
     findings
 }

@@ -21,12 +21,10 @@ fn meaning(feature: Feature) -> (&'static str, Weight, &'static str) {
             Error,
             "`modprobe veth`, and name it in /etc/modules-load.d; a kernel with CONFIG_VETH",
         ),
-        Feature::Ipv6 => (
-            "there is no IPv6, so there will be no pods with IPv6",
-            Note,
-            "",
-        ),
-        Feature::PodLink => ("a pod's link cannot be set up", Error, "the words of the kernel say what is missing"),
+        Feature::Ipv6 => ("there is no IPv6, so there will be no pods with IPv6", Note, ""),
+        Feature::PodLink => {
+            ("a pod's link cannot be set up", Error, "the words of the kernel say what is missing")
+        }
         Feature::Netdev => (
             "what pods send cannot be guarded at their links",
             Warning,
@@ -47,16 +45,12 @@ fn meaning(feature: Feature) -> (&'static str, Weight, &'static str) {
             Warning,
             "`modprobe nft_masq`; a kernel with CONFIG_NFT_MASQ and CONFIG_NF_TABLES_IPV6",
         ),
-        Feature::NextHops => (
-            "there are no next-hop objects: changed ways take longer with many routes",
-            Note,
-            "",
-        ),
-        Feature::Ipv4OverIpv6 => (
-            "IPv4 cannot be routed over IPv6 next hops: peers by `interface` carry no IPv4",
-            Note,
-            "",
-        ),
+        Feature::NextHops => {
+            ("there are no next-hop objects: changed ways take longer with many routes", Note, "")
+        }
+        Feature::Ipv4OverIpv6 => {
+            ("IPv4 cannot be routed over IPv6 next hops: peers by `interface` carry no IPv4", Note, "")
+        }
         Feature::Rules => (
             "there are no routing rules: pods with several networks will not work",
             Warning,
@@ -111,7 +105,9 @@ pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
                 "",
             ));
         }
-        if let Some(ignore) = host.settings.get("net.ipv4.conf.all.arp_ignore").filter(|value| is_at_least(value, 8)) {
+        if let Some(ignore) =
+            host.settings.get("net.ipv4.conf.all.arp_ignore").filter(|value| is_at_least(value, 8))
+        {
             findings.push(Finding::error(
                 node,
                 format!("it answers no ARP at all (net.ipv4.conf.all.arp_ignore = {ignore})"),
@@ -133,15 +129,24 @@ pub(super) fn settings_of_a_router(facts: &Facts) -> Vec<Finding> {
         for (setting, value, effect) in [
             ("net.ipv4.ip_forward", "1", "the node forwards no IPv4"),
             ("net.ipv6.conf.all.forwarding", "1", "the node forwards no IPv6"),
-            ("net.ipv4.conf.all.rp_filter", "0", "the source check of pods' links is loose, or strict on uplinks"),
+            (
+                "net.ipv4.conf.all.rp_filter",
+                "0",
+                "the source check of pods' links is loose, or strict on uplinks",
+            ),
         ] {
             if let Some(found) = host.settings.get(setting).filter(|found| *found != value) {
-                findings.push(Finding::error(node, format!("{effect} ({setting} = {found}, not {value})"), cure));
+                findings.push(Finding::error(
+                    node,
+                    format!("{effect} ({setting} = {found}, not {value})"),
+                    cure,
+                ));
             }
         }
         for setting in ["net.ipv4.fib_multipath_hash_policy", "net.ipv6.fib_multipath_hash_policy"] {
             if is(host, setting, "0") {
-                let what = format!("flows between two pods all take the same one of several ways ({setting} = 0)");
+                let what =
+                    format!("flows between two pods all take the same one of several ways ({setting} = 0)");
                 findings.push(Finding::warning(node, what, cure));
             }
         }
@@ -161,7 +166,8 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
             if program.is_some_and(|program| program.starts_with("manx-")) {
                 continue;
             }
-            let who = program.map_or_else(|| "a program".to_owned(), |program| format!("the program {program}"));
+            let who =
+                program.map_or_else(|| "a program".to_owned(), |program| format!("the program {program}"));
             let what = format!("port {} is taken by {who} at {}", listener.port, listener.address);
             match listener.port {
                 port if port == listen_port => findings.push(Finding::error(
@@ -209,15 +215,22 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
             };
             let before = file.file.as_str() < "10-manx.conflist";
             let what = format!("/etc/cni/net.d/{} {of}", file.file);
-            let cure = "remove the other network first, or move in from it (docs/migrate-calico.md); then the file";
+            let cure =
+                "remove the other network first, or move in from it (docs/migrate-calico.md); then the file";
             findings.push(match before {
-                true => Finding::error(node, format!("{what} and sorts before 10-manx.conflist, so that it wins"), cure),
+                true => Finding::error(
+                    node,
+                    format!("{what} and sorts before 10-manx.conflist, so that it wins"),
+                    cure,
+                ),
                 false => Finding::warning(node, format!("{what}; 10-manx.conflist will win over it"), cure),
             });
         }
         let mut seen = std::collections::BTreeSet::new();
         for link in host.links.iter().filter(|link| link.name != "tunl0" || !link.addresses.is_empty()) {
-            let Some((_, network)) = SIGNS.iter().find(|(sign, _)| link.name.starts_with(sign)) else { continue };
+            let Some((_, network)) = SIGNS.iter().find(|(sign, _)| link.name.starts_with(sign)) else {
+                continue;
+            };
             if seen.insert(*network) {
                 findings.push(Finding::error(
                     node,
@@ -317,7 +330,9 @@ pub(super) fn room(facts: &Facts) -> Vec<Finding> {
                 format!("raise {} in /etc/sysctl.d, or find who takes them", room.setting),
             ));
         }
-        if let Some(value) = host.settings.get("fs.inotify.max_user_instances").filter(|value| !is_at_least(value, INSTANCES)) {
+        if let Some(value) =
+            host.settings.get("fs.inotify.max_user_instances").filter(|value| !is_at_least(value, INSTANCES))
+        {
             findings.push(Finding::note(
                 node,
                 format!("fs.inotify.max_user_instances is {value}: little for a node of many pods; 8192 is usual there"),

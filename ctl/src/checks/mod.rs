@@ -1,26 +1,29 @@
 //! What can be wrong with machines, a cluster and a running Manx, as one list of checks. Each is pure: facts in, findings
 //! out. `manxctl check` asks those that make sense before anything is installed, `manxctl doctor` all of them.
 
-pub(crate) mod cluster;
 mod clock;
+pub(crate) mod cluster;
+pub(crate) mod gather;
 mod machine;
 mod network;
 mod proxy;
-mod reached;
+pub(crate) mod reached;
 mod running;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::process::ExitCode;
 
 use ipnetwork::IpNetwork;
 use manx_api::{BGPConfiguration, BGPPeer, IPPool};
 use manx_facts::host::HostFacts;
 use serde::Serialize;
 
-use crate::finding::{Finding, Weight, well};
-pub(crate) use running::Manx;
+use crate::finding::{Finding, Weight, exit_code, render, well};
+use crate::show::{Page, Tone};
+pub(crate) use running::{LeaseSeen, Manx, PodSeen};
 
 /// All that checks look at.
 #[derive(Debug, Default)]
@@ -139,7 +142,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("kube-proxy", When::Always, Scope::Cluster, proxy::proxy),
     check("clocks", When::Always, Scope::Cluster, clock::clocks),
     check("the API server from each node", When::Always, Scope::Cluster, reached::api),
-    check("nodes reach nodes", When::Running, Scope::Cluster, reached::nodes),
+    check("nodes reach nodes", When::Always, Scope::Cluster, reached::nodes),
     check("peers answer", When::Before, Scope::Cluster, reached::peers),
     check("agents", When::Running, Scope::Cluster, running::agents),
     check("versions", When::Running, Scope::Cluster, running::versions),
@@ -182,13 +185,42 @@ impl Verdicts {
             let findings = (check.look)(facts);
             Verdict { check: check.name, well: well(&findings), findings }
         });
-        let away = facts.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.host.as_ref().err()?.clone())));
+        let away = facts
+            .nodes
+            .iter()
+            .filter_map(|(name, node)| Some((name.clone(), node.host.as_ref().err()?.clone())));
         let here = facts.nodes.iter().filter(|(_, node)| node.host.is_ok());
         Self {
             checks: checks.collect(),
             away: away.collect(),
             nodes: here.map(|(name, _)| name.clone()).collect(),
         }
+    }
+
+    /// 0 when nothing is wrong, 1 when something is, 2 when no node could be asked.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        if self.nodes.is_empty() { ExitCode::from(2) } else { exit_code(&self.findings()) }
+    }
+
+    /// For people: check by check, then what was found.
+    pub(crate) fn text(&self, page: &Page) -> String {
+        let mut text = String::new();
+        for verdict in &self.checks {
+            let wrong = verdict.findings.iter().filter(|finding| finding.weight > Weight::Note).count();
+            let (tone, word) = match wrong {
+                0 => (Tone::Good, "ok   ".to_owned()),
+                _ => (Tone::Bad, "wrong".to_owned()),
+            };
+            text.push_str(&format!("{}  {}\n", page.paint(tone, &word), verdict.check));
+        }
+        let asked = self.nodes.len() + self.away.len();
+        text.push_str(&format!("\n{} of {asked} nodes answered", self.nodes.len()));
+        match self.away.is_empty() {
+            true => text.push('\n'),
+            false => text
+                .push_str(&format!("; away: {}\n", self.away.keys().cloned().collect::<Vec<_>>().join(", "))),
+        }
+        text + "\n" + &render(&self.findings(), page)
     }
 
     /// All findings, those that are the same on several nodes put together.

@@ -18,7 +18,11 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter_map(|(name, node)| {
             let why = node.host.as_ref().err()?;
-            Some(Finding::error(format!("node {name}"), format!("it does not answer: {why}"), "everything below leaves it out"))
+            Some(Finding::error(
+                format!("node {name}"),
+                format!("it does not answer: {why}"),
+                "everything below leaves it out",
+            ))
         })
         .collect();
     findings.extend(facts.cluster.refused.iter().map(|refused| {
@@ -26,7 +30,11 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
     }));
     findings.extend(super::machines(facts).flat_map(|(node, host)| {
         host.unknown.iter().map(move |unknown| {
-            Finding::warning(&node, format!("it could not find out: {unknown}"), "the words of the kernel say why")
+            Finding::warning(
+                &node,
+                format!("it could not find out: {unknown}"),
+                "the words of the kernel say why",
+            )
         })
     }));
     findings
@@ -41,7 +49,9 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
     };
     networks
         .iter()
-        .map(|(network, sign)| Finding::error(sign.clone(), format!("{network} is this cluster's network"), cure(network)))
+        .map(|(network, sign)| {
+            Finding::error(sign.clone(), format!("{network} is this cluster's network"), cure(network))
+        })
         .collect()
 }
 
@@ -83,7 +93,11 @@ pub(super) fn mtu(facts: &Facts) -> Vec<Finding> {
     findings.extend(of_mtu.range(..1280).flat_map(|(mtu, nodes)| {
         nodes.iter().map(move |node| {
             let name = node.split(' ').next().unwrap_or_default();
-            Finding::error(format!("node {name}"), format!("an MTU of {mtu} carries no IPv6"), "at least 1280 (RFC 8200 §5)")
+            Finding::error(
+                format!("node {name}"),
+                format!("an MTU of {mtu} carries no IPv6"),
+                "at least 1280 (RFC 8200 §5)",
+            )
         })
     }));
     findings
@@ -103,7 +117,9 @@ pub(super) fn families(facts: &Facts) -> Vec<Finding> {
                 findings.push(Finding::error(
                     &object,
                     format!("it has no {family} InternalIP, and a pool gives its pods {family}"),
-                    format!("the kubelet's --node-ip with an address of each family, or no {family} pool for it"),
+                    format!(
+                        "the kubelet's --node-ip with an address of each family, or no {family} pool for it"
+                    ),
                 ));
             }
         }
@@ -142,7 +158,10 @@ pub(super) fn overlaps(facts: &Facts) -> Vec<Finding> {
             );
         }
         for other in pools[index + 1..].iter().filter(|other| overlap(cidr, network(other))) {
-            add(format!("{cidr} overlaps {} of the pool {}", network(other), other.name_any()), "pools must be apart");
+            add(
+                format!("{cidr} overlaps {} of the pool {}", network(other), other.name_any()),
+                "pools must be apart",
+            );
         }
         for (name, node) in &facts.nodes {
             for address in node.addresses.iter().filter(|address| cidr.contains(**address)) {
@@ -159,8 +178,13 @@ pub(super) fn overlaps(facts: &Facts) -> Vec<Finding> {
             );
         }
         for peer in &facts.cluster.peers {
-            if let Some(address) = peer.spec.peer_ip.as_ref().map(|peer| peer.ip).filter(|address| cidr.contains(*address)) {
-                add(format!("{cidr} has the address {address} of the peer {} in it", peer.name_any()), "take another network for pods");
+            if let Some(address) =
+                peer.spec.peer_ip.as_ref().map(|peer| peer.ip).filter(|address| cidr.contains(*address))
+            {
+                add(
+                    format!("{cidr} has the address {address} of the peer {} in it", peer.name_any()),
+                    "take another network for pods",
+                );
             }
         }
     }
@@ -175,7 +199,8 @@ fn foreign(facts: &Facts, pool: IpNetwork) -> BTreeMap<String, IpNetwork> {
         for link in &host.links {
             // Other networks' own links are named elsewhere; a kube-ipvs0 has Services' addresses.
             let addresses = link.addresses.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
-            for address in addresses.filter(|address| !is_node(node, address.ip()) && overlap(pool, *address)) {
+            for address in addresses.filter(|address| !is_node(node, address.ip()) && overlap(pool, *address))
+            {
                 found.entry(format!("the link {}", link.name)).or_insert(address);
             }
         }

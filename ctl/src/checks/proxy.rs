@@ -25,7 +25,8 @@ impl Proxy {
             let found = names.iter().find_map(|name| value.get(name)).and_then(Value::as_str);
             found.unwrap_or_default().to_owned()
         };
-        let local = ["detectLocal", "DetectLocal"].iter().find_map(|name| config.get(name)).unwrap_or(&Value::Null);
+        let local =
+            ["detectLocal", "DetectLocal"].iter().find_map(|name| config.get(name)).unwrap_or(&Value::Null);
         let mut cluster = field(config, ["clusterCIDR", "ClusterCIDR"]);
         if cluster.is_empty() {
             let listed = ["ClusterCIDRs", "clusterCIDRs"].iter().find_map(|name| local.get(name)?.as_array());

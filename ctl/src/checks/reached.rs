@@ -20,7 +20,8 @@ const PEER: &str = "peer/";
 /// The peers that a node shall reach.
 pub(crate) fn peers_of(facts: &Facts, node: &str) -> Vec<Reach> {
     let Some(seen) = facts.nodes.get(node) else { return Vec::new() };
-    let peers = facts.cluster.peers.iter().filter(|peer| selects(peer.spec.node_selector.as_ref(), &seen.labels));
+    let peers =
+        facts.cluster.peers.iter().filter(|peer| selects(peer.spec.node_selector.as_ref(), &seen.labels));
     peers
         .filter_map(|peer| {
             let at = peer.spec.peer_ip.as_ref()?;
@@ -33,8 +34,9 @@ pub(crate) fn peers_of(facts: &Facts, node: &str) -> Vec<Reach> {
 /// The other nodes that a node shall reach: those that follow it in their order, and after the last the first again.
 pub(crate) fn nodes_of(facts: &Facts, node: &str) -> Vec<Reach> {
     let port = facts.cluster.configuration.as_ref().map_or(PORT, |object| object.spec.listen_port);
-    let after = facts.nodes.range::<str, _>((std::ops::Bound::Excluded(node), std::ops::Bound::Unbounded));
-    let others = after.chain(facts.nodes.range::<str, _>(..node)).take(NEIGHBOURS);
+    let (after, before): (Vec<_>, Vec<_>) =
+        facts.nodes.iter().filter(|(name, _)| *name != node).partition(|(name, _)| name.as_str() > node);
+    let others = after.into_iter().chain(before).take(NEIGHBOURS);
     let reach = others.flat_map(|(name, seen)| {
         seen.addresses.iter().map(move |address| Reach {
             name: format!("{NODE}{name}"),
@@ -48,7 +50,9 @@ pub(crate) fn nodes_of(facts: &Facts, node: &str) -> Vec<Reach> {
 
 fn all<'a>(facts: &'a Facts, kind: &'a str) -> impl Iterator<Item = (String, &'a str, &'a Reached)> {
     machines(facts).flat_map(move |(node, host)| {
-        host.reached.iter().filter_map(move |reached| Some((node.clone(), reached.reach.name.strip_prefix(kind)?, reached)))
+        host.reached
+            .iter()
+            .filter_map(move |reached| Some((node.clone(), reached.reach.name.strip_prefix(kind)?, reached)))
     })
 }
 
@@ -58,7 +62,9 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
     for (node, other, reached) in all(facts, NODE) {
         let (address, port) = (reached.reach.address, reached.reach.port);
         let what = match &reached.outcome {
-            Outcome::Timeout => format!("it does not reach {address} of {other}: nobody answers at port {port}"),
+            Outcome::Timeout => {
+                format!("it does not reach {address} of {other}: nobody answers at port {port}")
+            }
             Outcome::Error(error) => format!("it does not reach {address} of {other}: {error}"),
             Outcome::Refused => {
                 // The machine is there; that its agent is not is found elsewhere.
@@ -103,7 +109,9 @@ fn judge(node: &str, at: &str, peer: Option<&BGPPeer>, outcome: &Outcome) -> Opt
             format!("{at} does not answer"),
             "is the address right, does the way lead there, does a firewall take port 179?",
         ),
-        Outcome::Refused => finding(format!("nobody listens as {at}"), "start the router's BGP, or correct `peerIP`"),
+        Outcome::Refused => {
+            finding(format!("nobody listens as {at}"), "start the router's BGP, or correct `peerIP`")
+        }
         Outcome::Closed => finding(
             format!("{at} takes the connection and closes it without an OPEN"),
             "tell the router of this node: its address as a neighbour, or a range that holds it",
@@ -116,7 +124,9 @@ fn judge(node: &str, at: &str, peer: Option<&BGPPeer>, outcome: &Outcome) -> Opt
             format!("{at} refuses with NOTIFICATION {code}/{subcode}"),
             "tell the router of this node, or look at its log for why",
         ),
-        Outcome::Error(error) => finding(format!("{at}: {error}"), "is that the address of a router that speaks BGP?"),
+        Outcome::Error(error) => {
+            finding(format!("{at}: {error}"), "is that the address of a router that speaks BGP?")
+        }
         Outcome::Connected => None,
     }
 }

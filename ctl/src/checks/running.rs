@@ -67,7 +67,13 @@ pub(super) fn agents(facts: &Facts) -> Vec<Finding> {
         .manx
         .unknown
         .iter()
-        .map(|unknown| Finding::warning("the API server", unknown.clone(), "ask with the rights that docs/check.md lists"))
+        .map(|unknown| {
+            Finding::warning(
+                "the API server",
+                unknown.clone(),
+                "ask with the rights that docs/check.md lists",
+            )
+        })
         .collect();
     let agents: BTreeMap<&str, &PodSeen> = of(facts, "manx-agent").map(|pod| (&*pod.node, pod)).collect();
     for node in facts.nodes.keys() {
@@ -108,11 +114,14 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
             images.entry(&pod.image).or_default().insert(&pod.node);
         }
         if images.len() > 1 {
-            let shown: Vec<String> = images.iter().map(|(image, nodes)| format!("{image} on {}", count(nodes.len()))).collect();
+            let shown: Vec<String> =
+                images.iter().map(|(image, nodes)| format!("{image} on {}", count(nodes.len()))).collect();
             findings.push(Finding::warning(
                 component,
                 format!("several images run: {}", shown.join(", ")),
-                format!("a roll-out goes on or hangs: `kubectl -n manx-system rollout status` of {component}"),
+                format!(
+                    "a roll-out goes on or hangs: `kubectl -n manx-system rollout status` of {component}"
+                ),
             ));
         }
     }
@@ -140,7 +149,8 @@ pub(super) fn controller(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::error(object, what, cure).see("no-controller"));
     }
     match &facts.manx.lease {
-        None => findings.push(Finding::error(object, "nobody has ever led", "its log says why").see("no-controller")),
+        None => findings
+            .push(Finding::error(object, "nobody has ever led", "its log says why").see("no-controller")),
         Some(lease) if lease.age > lease.lasts.saturating_mul(2) => {
             let what = format!("nobody leads: {} renewed the Lease {} s ago", lease.holder, lease.age);
             findings.push(Finding::error(object, what, "its log says why").see("no-controller"));
@@ -173,7 +183,8 @@ pub(super) fn guards(facts: &Facts) -> Vec<Finding> {
         }
         if !guards.tables.iter().any(|table| table == "inet manx") {
             findings.push(
-                Finding::error(node, "the table inet manx is gone: pods reach the ports of BGP", cure).see("guards-vanish"),
+                Finding::error(node, "the table inet manx is gone: pods reach the ports of BGP", cure)
+                    .see("guards-vanish"),
             );
         }
     })
@@ -182,15 +193,19 @@ pub(super) fn guards(facts: &Facts) -> Vec<Finding> {
 /// The numbers of a page of metrics, by their names with labels.
 fn metrics(page: &str) -> BTreeMap<&str, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| {
-        let (name, value) = line.rsplit_once(' ')?;
-        Some((name, value.parse().ok()?))
-    })
-    .collect()
+    lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name, value.parse().ok()?))
+        })
+        .collect()
 }
 
 /// What each agent says of itself, in numbers; agents without such a page are found elsewhere.
-fn pages<'a>(facts: &'a Facts, look: impl Fn(&str, &BTreeMap<&str, f64>, &mut Vec<Finding>) + 'a) -> Vec<Finding> {
+fn pages<'a>(
+    facts: &'a Facts,
+    look: impl Fn(&str, &BTreeMap<&str, f64>, &mut Vec<Finding>) + 'a,
+) -> Vec<Finding> {
     each(facts, |node, host, findings| {
         if let Some(Ok(page)) = host.pages.get("/metrics") {
             look(node, &metrics(page), findings);
@@ -202,14 +217,25 @@ fn pages<'a>(facts: &'a Facts, look: impl Fn(&str, &BTreeMap<&str, f64>, &mut Ve
 pub(super) fn gauges(facts: &Facts) -> Vec<Finding> {
     let mut findings = each(facts, |node, host, findings| {
         if let Some(Err(why)) = host.pages.get("/metrics") {
-            findings.push(Finding::error(node, format!("its agent does not tell how it is: {why}"), "").see("agent-down"));
+            findings.push(
+                Finding::error(node, format!("its agent does not tell how it is: {why}"), "")
+                    .see("agent-down"),
+            );
         }
     });
     findings.extend(pages(facts, |node, numbers, findings| {
         for (metric, what, anchor) in [
             ("manx_nat_in_place", "the rules that masquerade are not in place", "source-address-is-wrong"),
-            ("manx_guard_in_place", "the rules that keep pods from the ports of BGP are not in place", "guards-vanish"),
-            ("manx_cni_conflist_in_place", "the conflist is not in place: the runtime starts no pods by Manx", "node-notready"),
+            (
+                "manx_guard_in_place",
+                "the rules that keep pods from the ports of BGP are not in place",
+                "guards-vanish",
+            ),
+            (
+                "manx_cni_conflist_in_place",
+                "the conflist is not in place: the runtime starts no pods by Manx",
+                "node-notready",
+            ),
             ("manx_fib_in_sync", "the kernel has not every route that it should have", "no-route"),
         ] {
             if numbers.get(metric) == Some(&0.0) {

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use manx_api::{BGPPeer, IPPool};
+use manx_api::{BGPPeer, IPPool, PeerAsn};
 use manx_facts::host::{
-    ApiReached, CniFiles, ConfFile, Configurer, Feature, HostFacts, HostLink, Listener, Outcome, Reach, Reached, Room,
-    Trial,
+    ApiReached, CniFiles, ConfFile, Configurer, Feature, HostFacts, HostLink, Listener, Outcome, Reach,
+    Reached, Room, Trial,
 };
 
-use super::running::{LeaseSeen, PodSeen};
 use super::*;
 
 fn pool(cidr: &str) -> IPPool {
@@ -20,7 +19,13 @@ fn pool(cidr: &str) -> IPPool {
 }
 
 fn link(name: &str, address: &str, mtu: u32) -> HostLink {
-    HostLink { name: name.to_owned(), mtu, running: true, addresses: vec![address.to_owned()], rp_filter: None }
+    HostLink {
+        name: name.to_owned(),
+        mtu,
+        running: true,
+        addresses: vec![address.to_owned()],
+        rp_filter: None,
+    }
 }
 
 /// A machine on which all is well, and a running agent.
@@ -112,7 +117,8 @@ fn broken(wrong: impl FnOnce(&mut Facts)) -> Facts {
 #[track_caller]
 fn finds(look: fn(&Facts) -> Vec<Finding>, facts: &Facts, words: &[&str]) {
     assert_eq!(look(&well()), Vec::new(), "on what is well");
-    let found: Vec<String> = look(facts).iter().map(|finding| format!("{}: {}", finding.object, finding.what)).collect();
+    let found: Vec<String> =
+        look(facts).iter().map(|finding| format!("{}: {}", finding.object, finding.what)).collect();
     assert_eq!(found.len(), words.len(), "{found:#?}");
     for (found, words) in found.iter().zip(words) {
         assert!(found.contains(words), "{words:?} is not in {found:?}");
@@ -128,7 +134,8 @@ fn nothing_is_found_on_what_is_well() {
 
 #[test]
 fn a_node_that_is_away_is_named_with_the_reason() {
-    let facts = broken(|facts| facts.nodes.get_mut("b").expect("a node").host = Err("no route to host".to_owned()));
+    let facts =
+        broken(|facts| facts.nodes.get_mut("b").expect("a node").host = Err("no route to host".to_owned()));
     finds(network::answers, &facts, &["node b: it does not answer: no route to host"]);
     assert_eq!(Verdicts::of(&facts, |_| true).away["b"], "no route to host");
 }
@@ -139,7 +146,11 @@ fn what_a_kernel_cannot_do_is_named_with_its_words() {
         let error = Some("Operation not supported".to_owned());
         machine(facts).trials = vec![Trial { feature: Feature::Netdev, error }];
     });
-    finds(machine::features, &facts, &["node b: what pods send cannot be guarded at their links (Operation not"]);
+    finds(
+        machine::features,
+        &facts,
+        &["node b: what pods send cannot be guarded at their links (Operation not"],
+    );
 }
 
 #[test]
@@ -166,7 +177,8 @@ fn whoever_has_the_port_of_bgp_is_named() {
     let facts = broken(|facts| {
         let address = "0.0.0.0".parse().expect("an address");
         let listener = |port, program: &str| Listener { port, address, program: Some(program.to_owned()) };
-        machine(facts).listeners = Some(vec![listener(179, "bird"), listener(9180, "x"), listener(9181, "y")]);
+        machine(facts).listeners =
+            Some(vec![listener(179, "bird"), listener(9180, "x"), listener(9181, "y")]);
     });
     finds(machine::ports, &facts, &["port 179 is taken by the program bird at 0.0.0.0", "port 9180"]);
 }
@@ -174,11 +186,12 @@ fn whoever_has_the_port_of_bgp_is_named() {
 #[test]
 fn the_port_of_the_configuration_is_the_one_that_must_be_free() {
     let facts = broken(|facts| {
-        let mut configuration = manx_api::BGPConfiguration::example();
+        let mut configuration = BGPConfiguration::example();
         configuration.spec.listen_port = 1179;
         facts.cluster.configuration = Some(configuration);
         let address = "0.0.0.0".parse().expect("an address");
-        machine(facts).listeners = Some(vec![Listener { port: 179, address, program: Some("bird".to_owned()) }]);
+        machine(facts).listeners =
+            Some(vec![Listener { port: 179, address, program: Some("bird".to_owned()) }]);
     });
     finds(machine::ports, &facts, &[]);
 }
@@ -193,12 +206,20 @@ fn another_network_is_known_by_its_file_and_by_its_links() {
     };
     let facts = broken(|facts| {
         let host = machine(facts);
-        host.cni = Some(CniFiles { files: vec![file("05-x.conflist"), file("20-x.conflist")], ..CniFiles::default() });
+        host.cni = Some(CniFiles {
+            files: vec![file("05-x.conflist"), file("20-x.conflist")],
+            ..CniFiles::default()
+        });
         host.links.push(link("flannel.1", "10.9.0.0/32", 1450));
         host.links.push(link("cali0123", "fe80::1/64", 1450));
         host.links.push(link("cali4567", "fe80::1/64", 1450));
     });
-    let words = ["sorts before 10-manx.conflist, so that it wins", "will win over it", "links of flannel", "links of Calico"];
+    let words = [
+        "sorts before 10-manx.conflist, so that it wins",
+        "will win over it",
+        "links of flannel",
+        "links of Calico",
+    ];
     finds(machine::networks, &facts, &words);
 }
 
@@ -225,8 +246,11 @@ fn a_runtime_that_looks_elsewhere_is_named() {
 fn a_program_that_was_not_told_to_leave_ours_alone_is_named() {
     let facts = broken(|facts| {
         let program = |name: &str, told| Configurer { name: name.to_owned(), told };
-        machine(facts).configurers =
-            vec![program("NetworkManager", false), program("systemd-networkd", true), program("firewalld", false)];
+        machine(facts).configurers = vec![
+            program("NetworkManager", false),
+            program("systemd-networkd", true),
+            program("firewalld", false),
+        ];
     });
     finds(machine::configurers, &facts, &["NetworkManager", "firewalld"]);
 }
@@ -234,12 +258,21 @@ fn a_program_that_was_not_told_to_leave_ours_alone_is_named() {
 #[test]
 fn what_is_nearly_used_up_is_named_before_it_is() {
     let facts = broken(|facts| {
-        let room = |used, what: &str| Room { what: what.to_owned(), used, limit: 100, setting: "x".to_owned() };
-        machine(facts).room =
-            vec![room(Some(79), "files"), room(Some(80), "connections"), room(Some(99), "neighbours"), room(None, "z")];
+        let room =
+            |used, what: &str| Room { what: what.to_owned(), used, limit: 100, setting: "x".to_owned() };
+        machine(facts).room = vec![
+            room(Some(79), "files"),
+            room(Some(80), "connections"),
+            room(Some(99), "neighbours"),
+            room(None, "z"),
+        ];
         machine(facts).settings.insert("fs.inotify.max_user_instances".to_owned(), "16".to_owned());
     });
-    finds(machine::room, &facts, &["80 of 100 connections", "99 of 100 neighbours", "max_user_instances is 16"]);
+    finds(
+        machine::room,
+        &facts,
+        &["80 of 100 connections", "99 of 100 neighbours", "max_user_instances is 16"],
+    );
     let weights: Vec<_> = machine::room(&facts).iter().map(|finding| finding.weight).collect();
     assert_eq!(weights, [Weight::Warning, Weight::Error, Weight::Note]);
 }
@@ -247,12 +280,20 @@ fn what_is_nearly_used_up_is_named_before_it_is() {
 #[test]
 fn the_node_with_another_mtu_than_most_is_named() {
     let facts = broken(|facts| {
-        let third = Seen { host: Ok(Box::new(host(3))), addresses: vec!["172.30.0.3".parse().expect("an address")], ..Seen::default() };
+        let third = Seen {
+            host: Ok(Box::new(host(3))),
+            addresses: vec!["172.30.0.3".parse().expect("an address")],
+            ..Seen::default()
+        };
         facts.nodes.insert("c".to_owned(), third);
         machine(facts).links[0].mtu = 1400;
         machine(facts).links.push(link("docker0", "172.17.0.1/16", 9000));
     });
-    finds(network::mtu, &facts, &["node b: the MTU of its uplink (eth0) is 1400, while that of most is 1500"]);
+    finds(
+        network::mtu,
+        &facts,
+        &["node b: the MTU of its uplink (eth0) is 1400, while that of most is 1500"],
+    );
 }
 
 #[test]
@@ -306,16 +347,28 @@ fn proxied(config: serde_json::Value) -> Facts {
 fn what_kube_proxy_takes_for_pods_must_be_pods() {
     use serde_json::json;
     let page = |config| proxied(json!({"kubeproxy.config.k8s.io": config}));
-    finds(proxy::proxy, &page(json!({"Mode": "nftables", "DetectLocalMode": "ClusterCIDR", "ClusterCIDR": "10.244.0.0/16"})), &[]);
-    finds(proxy::proxy, &page(json!({"Mode": "iptables", "DetectLocalMode": "InterfaceNamePrefix",
-        "DetectLocal": {"InterfaceNamePrefix": "cali"}})), &[]);
+    finds(
+        proxy::proxy,
+        &page(json!({"Mode": "nftables", "DetectLocalMode": "ClusterCIDR", "ClusterCIDR": "10.244.0.0/16"})),
+        &[],
+    );
+    finds(
+        proxy::proxy,
+        &page(json!({"Mode": "iptables", "DetectLocalMode": "InterfaceNamePrefix",
+        "DetectLocal": {"InterfaceNamePrefix": "cali"}})),
+        &[],
+    );
     let facts = page(json!({"DetectLocalMode": "NodeCIDR"}));
     finds(proxy::proxy, &facts, &["detectLocalMode: NodeCIDR"]);
     let facts = page(json!({"detectLocalMode": "BridgeInterface"}));
     finds(proxy::proxy, &facts, &["detectLocalMode: BridgeInterface"]);
-    let facts = page(json!({"mode": "nftables", "detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "cali"}}));
+    let facts = page(
+        json!({"mode": "nftables", "detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "cali"}}),
+    );
     finds(proxy::proxy, &facts, &["kube-proxy of v1.32.6 in nftables mode writes no rules"]);
-    let facts = page(json!({"mode": "iptables", "detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}}));
+    let facts = page(
+        json!({"mode": "iptables", "detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}}),
+    );
     finds(proxy::proxy, &facts, &["takes links that begin with \"veth\""]);
     let facts = page(json!({"detectLocalMode": "ClusterCIDR", "clusterCIDR": "10.200.0.0/16,fd00::/48"}));
     finds(proxy::proxy, &facts, &["the pool pods (10.244.0.0/16) is outside of kube-proxy's clusterCIDR"]);
@@ -332,7 +385,11 @@ fn a_clock_that_differs_from_most_is_named() {
         })
     };
     finds(clock::clocks, &at([50, 2_500, 90]), &["node b: its clock is 2.4 s behind that of most"]);
-    finds(clock::clocks, &at([7_000, 7_100, -60_000]), &["node c: its clock is 67.0 s ahead of that of most"]);
+    finds(
+        clock::clocks,
+        &at([7_000, 7_100, -60_000]),
+        &["node c: its clock is 67.0 s ahead of that of most"],
+    );
     finds(clock::clocks, &at([90_000, 90_100, 90_200]), &["this machine: its clock differs by 90.1 s"]);
     finds(clock::clocks, &at([500, 1_000, 1_900]), &[]);
 }
@@ -350,13 +407,15 @@ fn reached(name: &str, outcome: Outcome) -> Facts {
     })
 }
 
-use manx_api::PeerAsn;
-
 #[test]
 fn a_peer_that_does_not_answer_as_it_should_is_named() {
     let open = |as_number| Outcome::Open { as_number, router_id: "192.0.2.1".to_owned(), hold_time: 90 };
     finds(reached::peers, &reached("peer/tor", open(65000)), &[]);
-    finds(reached::peers, &reached("peer/tor", open(65001)), &["says that it is of AS 65001, and the BGPPeer says 65000"]);
+    finds(
+        reached::peers,
+        &reached("peer/tor", open(65001)),
+        &["says that it is of AS 65001, and the BGPPeer says 65000"],
+    );
     for (outcome, words) in [
         (Outcome::Timeout, "does not answer"),
         (Outcome::Refused, "nobody listens as the peer tor at 192.0.2.1 port 179"),
@@ -371,7 +430,11 @@ fn a_peer_that_does_not_answer_as_it_should_is_named() {
 
 #[test]
 fn a_node_that_does_not_reach_another_is_named() {
-    finds(reached::nodes, &reached("node/a", Outcome::Timeout), &["node b: it does not reach 192.0.2.1 of a"]);
+    finds(
+        reached::nodes,
+        &reached("node/a", Outcome::Timeout),
+        &["node b: it does not reach 192.0.2.1 of a"],
+    );
     finds(reached::nodes, &reached("node/a", Outcome::Refused), &[]);
     let facts = well();
     assert_eq!(reached::nodes_of(&facts, "b").len(), 1);
@@ -382,9 +445,14 @@ fn a_node_that_does_not_reach_another_is_named() {
 fn a_node_that_does_not_reach_the_api_server_is_named() {
     let facts = broken(|facts| {
         let error = Some("invalid peer certificate: Expired".to_owned());
-        machine(facts).api = Some(ApiReached { address: "10.96.0.1:443".to_owned(), error, ..ApiReached::default() });
+        machine(facts).api =
+            Some(ApiReached { address: "10.96.0.1:443".to_owned(), error, ..ApiReached::default() });
     });
-    finds(reached::api, &facts, &["does not reach the API server at 10.96.0.1:443: invalid peer certificate: Expired"]);
+    finds(
+        reached::api,
+        &facts,
+        &["does not reach the API server at 10.96.0.1:443: invalid peer certificate: Expired"],
+    );
     let facts = broken(|facts| machine(facts).api.as_mut().expect("given").millis = 5_000);
     finds(reached::api, &facts, &["takes 5000 ms"]);
 }
@@ -398,7 +466,11 @@ fn a_node_without_an_agent_that_serves_is_named() {
         (pod.ready, pod.waits) = (false, Some("CrashLoopBackOff".to_owned()));
         pod.restarted = Some((600, "OOMKilled".to_owned()));
     });
-    finds(running::agents, &facts, &["does not run: CrashLoopBackOff", "started anew 10 min ago (OOMKilled)"]);
+    finds(
+        running::agents,
+        &facts,
+        &["does not run: CrashLoopBackOff", "started anew 10 min ago (OOMKilled)"],
+    );
 }
 
 #[test]
