@@ -7,7 +7,7 @@ use manx_facts::host::HostQuestion;
 
 use crate::Context;
 use crate::checks::{Facts, Verdicts, When, cluster, gather, reached};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Part};
 use crate::show::Output;
 
 /// How it is shown.
@@ -34,11 +34,10 @@ pub(crate) async fn run(options: Options, context: &Context) -> Result<ExitCode>
 /// When the API server is away, or Manx is not installed.
 pub(crate) async fn facts(context: &Context) -> Result<Facts> {
     let client = context.client().await?;
-    let objects = Cluster::read(context).await?;
+    let objects = Cluster::read(context, &Part::ALL).await?;
     let progress = context.show.progress("reading the cluster");
     let mut facts = cluster::read(&client, None).await?;
-    facts.manx = gather::manx(&client, context.manx_namespace()).await;
-    facts.manx.objects = objects;
+    facts.manx = gather::manx(objects);
     let nodes = context.nodes().await?.with_patience(gather::PATIENCE);
     progress.say("asking the nodes");
     let question = |facts: &Facts, name: &str| HostQuestion {

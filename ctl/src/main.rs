@@ -14,6 +14,7 @@ mod check;
 mod checks;
 mod cluster;
 mod completion;
+mod diags;
 mod doctor;
 #[cfg(test)]
 mod documented;
@@ -90,6 +91,8 @@ enum Command {
     Check(check::Options),
     /// What is wrong with a running Manx and its nodes, and what to do; exit status 1 when something is.
     Doctor(doctor::Options),
+    /// Everything that tells how the pod network is, in one file without secrets.
+    Diags(diags::Options),
     /// Moves in from another network without restarting pods; docs/migrate-calico.md tells how.
     #[command(subcommand)]
     Migrate(migrate::From),
@@ -116,6 +119,7 @@ impl Command {
             Self::Ui(options) => screens::ui::run(options, context).await,
             Self::Errors(options) => errors::run(options, context),
             Self::Check(options) => check::run(options, context).await,
+            Self::Diags(options) => diags::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Migrate(from) => migrate::run(from, context).await,
             Self::Completion(options) => completion::run(&options),

@@ -1,17 +1,17 @@
-//! Asks the nodes what checks look at, and reads what is known of a running Manx.
+//! Asks the nodes what checks look at, and picks what is known of a running Manx.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use manx_api::Timestamp;
 use manx_facts::host::{HostFacts, HostQuestion};
 
-use super::{Facts, LeaseSeen, Manx, PodSeen};
+use super::{Facts, Manx, PodSeen};
 use crate::ask::{Away, Nodes};
+use crate::cluster::Cluster;
 use crate::show::Progress;
 
 /// Nodes asked at once.
@@ -62,45 +62,16 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Reads pods and Lease of a running Manx.
-pub(crate) async fn manx(client: &kube::Client, namespace: &str) -> Manx {
-    let mut manx = Manx::default();
-    let ours = ListParams::default().labels("app.kubernetes.io/part-of=manx");
-    match Api::<Pod>::namespaced(client.clone(), namespace).list(&ours).await {
-        Ok(pods) => {
-            let living = pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-            manx.pods = living.map(pod).collect();
-        }
-        Err(error) => manx.unknown.push(format!("the pods in {namespace} cannot be listed: {error}")),
-    }
-    match Api::<Lease>::namespaced(client.clone(), namespace).get_opt("manx-controller").await {
-        Ok(found) => manx.lease = found.and_then(|lease| lease_of(&lease)),
-        Err(error) => {
-            manx.unknown.push(format!("the Lease of the controller cannot be read: {error}"));
-            // It is not known that nobody leads.
-            manx.lease = Some(LeaseSeen::default());
-        }
-    }
-    manx
-}
-
-fn lease_of(lease: &Lease) -> Option<LeaseSeen> {
-    let spec = lease.spec.as_ref()?;
-    let renewed = spec.renew_time.as_ref()?.0.as_millisecond();
-    Some(LeaseSeen {
-        holder: spec.holder_identity.clone().filter(|holder| !holder.is_empty())?,
-        age: (now() - renewed) / 1000,
-        lasts: spec.lease_duration_seconds.unwrap_or(15).into(),
-    })
+/// What is known of a running Manx.
+pub(crate) fn manx(objects: Cluster) -> Manx {
+    let living = objects.workers.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    Manx { pods: living.map(pod).collect(), objects, now: Timestamp::now() }
 }
 
 /// What matters of a pod.
 fn pod(pod: &Pod) -> PodSeen {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
-    let conditions = status.conditions.iter().flatten();
-    let ready =
-        conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let containers =
         || status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let last = containers().filter_map(ended).min_by_key(|(ago, _)| *ago);
@@ -108,21 +79,10 @@ fn pod(pod: &Pod) -> PodSeen {
         name: pod.name_any(),
         component: pod.labels().get("app.kubernetes.io/name").cloned().unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
-        ready,
-        waits: containers().find_map(waits),
         restarts: containers().map(|container| container.restart_count).sum(),
         restarted: last,
         image: spec.containers.into_iter().next().and_then(|container| container.image).unwrap_or_default(),
     }
-}
-
-fn waits(container: &ContainerStatus) -> Option<String> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let reason = waiting.reason.clone().unwrap_or_default();
-    Some(match &waiting.message {
-        Some(message) => format!("{reason}: {message}"),
-        None => reason,
-    })
 }
 
 /// Seconds since a container ended last, and why it did.

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::finding::{Finding, Weight, exit_code, render, well};
 use crate::show::{Page, Tone};
-pub(crate) use running::{LeaseSeen, Manx, PodSeen};
+pub(crate) use running::{Manx, PodSeen};
 
 /// All that checks look at.
 #[derive(Debug, Default)]
@@ -144,14 +144,13 @@ pub(crate) const CHECKS: &[Check] = &[
     check("the API server from each node", When::Always, Scope::Cluster, reached::api),
     check("nodes reach nodes", When::Always, Scope::Cluster, reached::nodes),
     check("peers answer", When::Before, Scope::Cluster, reached::peers),
-    check("agents", When::Running, Scope::Cluster, running::agents),
+    check("pods of Manx run on", When::Running, Scope::Cluster, running::restarts),
     check("versions", When::Running, Scope::Cluster, running::versions),
-    check("controller", When::Running, Scope::Cluster, running::controller),
     check("guards", When::Running, Scope::Machine, running::guards),
     check("routes, NAT and conflist as they should be", When::Running, Scope::Machine, running::gauges),
     check("what others undo", When::Running, Scope::Machine, running::counters),
     check("MTU of pods' links", When::Running, Scope::Machine, running::pods_mtu),
-    check("nodes, sessions, pools and blocks", When::Running, Scope::Cluster, running::objects),
+    check("agents, controller, sessions, pools and blocks", When::Running, Scope::Cluster, running::objects),
 ];
 
 /// What a check came to.

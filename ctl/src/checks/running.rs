@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use manx_api::Timestamp;
+
 use super::{Facts, Seen, each, machines};
 use crate::cluster::Cluster;
 use crate::finding::Finding;
-use crate::report;
+use crate::status::findings;
 
 /// Seconds within which a restart is worth a word.
 const RECENT: i64 = 3600;
@@ -19,10 +21,8 @@ pub(crate) struct Manx {
     pub(crate) objects: Cluster,
     /// Its pods.
     pub(crate) pods: Vec<PodSeen>,
-    /// Who leads.
-    pub(crate) lease: Option<LeaseSeen>,
-    /// Why pods or Lease are not known.
-    pub(crate) unknown: Vec<String>,
+    /// When they were read.
+    pub(crate) now: Timestamp,
 }
 
 /// A pod of ours.
@@ -34,10 +34,6 @@ pub(crate) struct PodSeen {
     pub(crate) component: String,
     /// Its node; empty while it has none.
     pub(crate) node: String,
-    /// Whether it is Ready.
-    pub(crate) ready: bool,
-    /// Why a container of it does not run.
-    pub(crate) waits: Option<String>,
     /// Restarts of its containers.
     pub(crate) restarts: i32,
     /// Seconds since the last of them, and why it was.
@@ -46,59 +42,16 @@ pub(crate) struct PodSeen {
     pub(crate) image: String,
 }
 
-/// The Lease of the controllers.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LeaseSeen {
-    /// Who holds it.
-    pub(crate) holder: String,
-    /// Seconds since it was renewed.
-    pub(crate) age: i64,
-    /// Seconds for which it holds.
-    pub(crate) lasts: i64,
-}
-
 fn of<'a>(facts: &'a Facts, component: &'a str) -> impl Iterator<Item = &'a PodSeen> {
     facts.manx.pods.iter().filter(move |pod| pod.component == component)
 }
 
-/// Nodes without an agent that serves, and agents that start again and again.
-pub(super) fn agents(facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = facts
-        .manx
-        .unknown
-        .iter()
-        .map(|unknown| {
-            Finding::warning(
-                "the API server",
-                unknown.clone(),
-                "ask with the rights that docs/check.md lists",
-            )
-        })
-        .collect();
-    let agents: BTreeMap<&str, &PodSeen> = of(facts, "manx-agent").map(|pod| (&*pod.node, pod)).collect();
-    for node in facts.nodes.keys() {
-        let object = format!("node {node}");
-        let (what, cure) = match agents.get(node.as_str()) {
-            None => (
-                "no agent's pod is on it".to_owned(),
-                "`kubectl -n manx-system describe daemonset manx-agent`: a node selector, a quota, an admission that refuses",
-            ),
-            Some(pod) if !pod.ready => (
-                match &pod.waits {
-                    Some(waits) => format!("its agent's pod {} does not run: {waits}", pod.name),
-                    None => format!("its agent's pod {} is not Ready: no pods start there", pod.name),
-                },
-                "`kubectl -n manx-system describe pod` of it, and its log",
-            ),
-            Some(_) => continue,
-        };
-        findings.push(Finding::error(object, what, cure).see("agent-down"));
-    }
-    findings.extend(facts.manx.pods.iter().filter_map(restarts));
-    findings
+/// Pods of ours that start again and again.
+pub(super) fn restarts(facts: &Facts) -> Vec<Finding> {
+    facts.manx.pods.iter().filter_map(restarted).collect()
 }
 
-fn restarts(pod: &PodSeen) -> Option<Finding> {
+fn restarted(pod: &PodSeen) -> Option<Finding> {
     let (ago, why) = pod.restarted.as_ref().filter(|(ago, _)| *ago < RECENT)?;
     let what = format!("it was started anew {} min ago ({why}), {} times in all", ago / 60, pod.restarts);
     let cure = format!("`kubectl -n manx-system logs -p {}`", pod.name);
@@ -137,27 +90,6 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
 
 fn count(nodes: usize) -> String {
     if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
-}
-
-/// A controller that leads.
-pub(super) fn controller(facts: &Facts) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let object = "the controller";
-    if !of(facts, "manx-controller").any(|pod| pod.ready) {
-        let what = "none of its pods is Ready: blocks of dead nodes do not return, and the status of pools stands still";
-        let cure = "`kubectl -n manx-system describe deployment manx-controller`";
-        findings.push(Finding::error(object, what, cure).see("no-controller"));
-    }
-    match &facts.manx.lease {
-        None => findings
-            .push(Finding::error(object, "nobody has ever led", "its log says why").see("no-controller")),
-        Some(lease) if lease.age > lease.lasts.saturating_mul(2) => {
-            let what = format!("nobody leads: {} renewed the Lease {} s ago", lease.holder, lease.age);
-            findings.push(Finding::error(object, what, "its log says why").see("no-controller"));
-        }
-        Some(_) => {}
-    }
-    findings
 }
 
 /// Links that are not guarded, and tables that are gone.
@@ -318,7 +250,11 @@ pub(super) fn pods_mtu(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// What the objects say: conditions, sessions, pools and blocks.
+/// What the objects say: agents, controller, conditions, sessions, pools and blocks.
 pub(super) fn objects(facts: &Facts) -> Vec<Finding> {
-    report::problems(&facts.manx.objects)
+    let objects = &facts.manx.objects;
+    let unread = objects.unread.iter().map(|unread| {
+        Finding::warning("the API server", unread.clone(), "ask with the rights that docs/check.md lists")
+    });
+    findings(objects, facts.manx.now).into_iter().chain(unread).collect()
 }

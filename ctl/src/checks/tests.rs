@@ -69,6 +69,16 @@ fn host(number: u8) -> HostFacts {
     }
 }
 
+/// Objects that tell of nothing wrong: a pool that gives addresses.
+fn objects() -> crate::cluster::Cluster {
+    let mut pool = pool("10.244.0.0/16");
+    let mut status = manx_api::IPPoolStatus::default();
+    let then = manx_api::Timestamp::UNIX_EPOCH;
+    manx_api::set_condition(&mut status.conditions, "Ready", true, "Well", "", None, then);
+    pool.status = Some(status);
+    crate::cluster::Cluster { pools: vec![pool], ..crate::cluster::Cluster::default() }
+}
+
 /// Two nodes on which all is well.
 fn well() -> Facts {
     let seen = |number: u8| Seen {
@@ -82,7 +92,6 @@ fn well() -> Facts {
         name: format!("{component}-{node}"),
         component: component.to_owned(),
         node: node.to_owned(),
-        ready: true,
         image: "manx:0.1.0".to_owned(),
         ..PodSeen::default()
     };
@@ -96,7 +105,7 @@ fn well() -> Facts {
         },
         manx: Manx {
             pods: vec![pod("manx-agent", "a"), pod("manx-agent", "b"), pod("manx-controller", "a")],
-            lease: Some(LeaseSeen { holder: "x".to_owned(), age: 2, lasts: 15 }),
+            objects: objects(),
             ..Manx::default()
         },
     }
@@ -458,19 +467,9 @@ fn a_node_that_does_not_reach_the_api_server_is_named() {
 }
 
 #[test]
-fn a_node_without_an_agent_that_serves_is_named() {
-    let facts = broken(|facts| facts.manx.pods.retain(|pod| pod.node != "b"));
-    finds(running::agents, &facts, &["node b: no agent's pod is on it"]);
-    let facts = broken(|facts| {
-        let pod = &mut facts.manx.pods[1];
-        (pod.ready, pod.waits) = (false, Some("CrashLoopBackOff".to_owned()));
-        pod.restarted = Some((600, "OOMKilled".to_owned()));
-    });
-    finds(
-        running::agents,
-        &facts,
-        &["does not run: CrashLoopBackOff", "started anew 10 min ago (OOMKilled)"],
-    );
+fn a_pod_of_ours_that_was_started_anew_is_named() {
+    let facts = broken(|facts| facts.manx.pods[1].restarted = Some((600, "OOMKilled".to_owned())));
+    finds(running::restarts, &facts, &["started anew 10 min ago (OOMKilled)"]);
 }
 
 #[test]
@@ -482,14 +481,12 @@ fn several_versions_are_named() {
 }
 
 #[test]
-fn a_controller_that_does_not_lead_is_named() {
-    let facts = broken(|facts| facts.manx.lease.as_mut().expect("given").age = 40);
-    finds(running::controller, &facts, &["nobody leads: x renewed the Lease 40 s ago"]);
+fn what_objects_tell_is_told_too() {
     let facts = broken(|facts| {
-        facts.manx.lease = None;
-        facts.manx.pods.retain(|pod| pod.component == "manx-agent");
+        facts.manx.objects.pools.clear();
+        facts.manx.objects.unread.push("Leases may not be read".to_owned());
     });
-    finds(running::controller, &facts, &["none of its pods is Ready", "nobody has ever led"]);
+    finds(running::objects, &facts, &["pools: there is none", "Leases may not be read"]);
 }
 
 #[test]
