@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_api::{IPPool, selects};
+use manx_api::{BlockSource, IPPool, selects};
 use manx_facts::host::HostLink;
 
 use super::{Facts, Seen};
@@ -123,6 +123,13 @@ pub(super) fn families(facts: &Facts) -> Vec<Finding> {
                 ));
             }
         }
+        findings.extend(without_cidr(facts, node).map(|pool| {
+            Finding::error(
+                &object,
+                format!("it has no podCIDR inside of the pool {pool}, which takes its blocks from there"),
+                "--allocate-node-cidrs and --cluster-cidr of the controller manager, or blockSource: Claim",
+            )
+        }));
         if node.host.is_ok() && !node.addresses.is_empty() && uplinks(node).is_empty() {
             let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
             findings.push(Finding::error(
@@ -133,6 +140,16 @@ pub(super) fn families(facts: &Facts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Pools that take a node's blocks from what Kubernetes gave it for pods, which is nothing of theirs.
+fn without_cidr<'a>(facts: &'a Facts, node: &'a Seen) -> impl Iterator<Item = String> + 'a {
+    let pools = facts.cluster.pools.iter().filter(|pool| pool.spec.block_source == BlockSource::NodePodCIDRs);
+    let pools =
+        pools.filter(|pool| facts.cluster.asked && selects(pool.spec.node_selector.as_ref(), &node.labels));
+    pools
+        .filter(|pool| !node.pod_cidrs.iter().any(|cidr| network(pool).contains(cidr.ip())))
+        .map(|pool| pool.name_any())
 }
 
 fn network(pool: &IPPool) -> IpNetwork {

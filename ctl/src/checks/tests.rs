@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manx_api::{BGPPeer, IPPool, PeerAsn};
+use manx_api::{BGPPeer, BlockSource, IPPool, PeerAsn};
 use manx_facts::host::{
     ApiReached, CniFiles, ConfFile, Configurer, Feature, HostFacts, HostLink, Listener, Outcome, Reach,
     Reached, Room, Trial,
@@ -314,6 +314,16 @@ fn a_node_without_an_address_of_a_pools_family_is_named() {
     finds(network::families, &facts, &["node b: it has no IPv6 InternalIP"]);
     let facts = broken(|facts| machine(facts).links.clear());
     finds(network::families, &facts, &["node b: no link of the machine has its InternalIP 172.30.0.2"]);
+}
+
+#[test]
+fn a_node_without_a_pod_cidr_for_the_pool_that_needs_one_is_named() {
+    let facts = broken(|facts| {
+        facts.cluster.pools[0].spec.block_source = BlockSource::NodePodCIDRs;
+        facts.nodes.get_mut("a").expect("a node").pod_cidrs =
+            vec!["10.244.1.0/24".parse().expect("a network")];
+    });
+    finds(network::families, &facts, &["node b: it has no podCIDR inside of the pool pods"]);
 }
 
 #[test]
