@@ -2,8 +2,8 @@
 //! that hangs, or without one. What cannot be read is said in the answer.
 
 mod bgp;
-mod counters;
 mod cnifiles;
+mod counters;
 mod features;
 mod host;
 mod kernel;
