@@ -162,8 +162,7 @@ fn fragments(says: &str) -> Vec<String> {
 fn find(fragments: &[String], line: &str) -> Option<((usize, usize), usize)> {
     let letters =
         fragments.iter().flat_map(|fragment| fragment.chars()).filter(|char| char.is_alphabetic()).count();
-    let single = !fragments.iter().any(|fragment| fragment.trim().contains(' '));
-    if letters < TELLING && line.trim() != fragments.concat().trim() || single && fragments.len() > 1 {
+    if letters < TELLING && line.trim() != fragments.concat().trim() {
         return None;
     }
     let (mut at, mut start) = (0, None);
@@ -172,7 +171,11 @@ fn find(fragments: &[String], line: &str) -> Option<((usize, usize), usize)> {
         start.get_or_insert(begin);
         at = end;
     }
-    Some(((start?, at), letters))
+    let start = start?;
+    // A word alone, as in `opening {path}`, tells something only where a part of a chain begins with it.
+    let single = fragments.len() > 1 && !fragments.iter().any(|fragment| fragment.trim().contains(' '));
+    let begins = fragments[0].is_empty() || line[..start].is_empty() || line[..start].ends_with(": ");
+    (!single || begins && !fragments[0].is_empty()).then_some(((start, at), letters))
 }
 
 /// The next place at which this stands and is no part of a longer word.
@@ -252,6 +255,12 @@ mod tests {
     fn parts_of_a_chain_are_found_in_their_order() {
         let chain = "the agent cannot go on: listening on 127.0.0.1:9179: Address already in use";
         assert_eq!(says(chain), ["the {name} cannot go on", "listening on {address}"]);
+    }
+
+    #[test]
+    fn a_word_alone_is_found_where_a_part_of_a_chain_begins() {
+        assert_eq!(says("opening /run/manx/agent.lock: Read-only file system"), ["opening {path}"]);
+        assert_eq!(says("while opening the door"), [""; 0]);
     }
 
     #[test]
