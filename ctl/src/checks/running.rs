@@ -150,8 +150,12 @@ pub(super) fn gauges(facts: &Facts) -> Vec<Finding> {
     let mut findings = each(facts, |node, host, findings| {
         if let Some(Err(why)) = host.pages.get("/metrics") {
             findings.push(
-                Finding::error(node, format!("its agent does not tell how it is: {why}"), "")
-                    .see("agent-down"),
+                Finding::error(
+                    node,
+                    format!("its agent does not tell how it is: {why}"),
+                    "look at the log of its agent, which is away, hangs or has another --health-listen",
+                )
+                .see("agent-down"),
             );
         }
     });
