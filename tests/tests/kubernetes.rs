@@ -12,6 +12,8 @@ use manx_tests::kubernetes::{self, Cluster, Options};
 
 #[path = "kubernetes/deaths.rs"]
 mod deaths;
+#[path = "kubernetes/eyes.rs"]
+mod eyes;
 #[path = "kubernetes/families.rs"]
 mod families;
 #[path = "kubernetes/flows.rs"]
@@ -50,7 +52,7 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 12] = [
+const SCENARIOS: [&[(&str, Scenario)]; 13] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
@@ -58,6 +60,7 @@ const SCENARIOS: [&[(&str, Scenario)]; 12] = [
     traffic::SCENARIOS,
     services::SCENARIOS,
     ports::SCENARIOS,
+    eyes::SCENARIOS,
     families::SHARED,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,

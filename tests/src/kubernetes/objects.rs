@@ -25,6 +25,20 @@ impl Cluster {
         command
     }
 
+    /// manxctl as an administrator, where the API server is: the program that is in the image.
+    ///
+    /// # Errors
+    /// When the image was not built beside this program.
+    pub fn manxctl_command(&self) -> Result<Command> {
+        let target = format!("{}-unknown-linux-musl/debug/manxctl", std::env::consts::ARCH);
+        let exe = std::env::current_exe()?;
+        let program = exe.ancestors().map(|dir| dir.join(&target)).find(|path| path.is_file());
+        let program = program.context("no manxctl is built: `cargo xtask image --profile dev` does")?;
+        let mut command = netns::command(&self.netns("cp"), program);
+        command.arg("--kubeconfig").arg(self.kubeconfig());
+        Ok(command)
+    }
+
     /// Runs kubectl and returns what it printed.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = netns::run(self.kubectl_command().args(args))?;
