@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Chain, Report};
+use super::{Chain, Report, Told, Way};
 use crate::finding;
 use crate::show::{Page, Tone};
-use crate::table::{Cell, Table, column, names, words};
 
 /// All of it.
 pub(super) fn report(report: &Report, page: &Page) -> String {
@@ -35,7 +34,16 @@ fn chain(chain: &Chain, page: &Page, text: &mut String) {
     }
     if let (Some(node), Some(announced)) = (&chain.node, chain.announced) {
         line(format!("\n{node} announces {announced}"));
-        line(told(chain, page).trim_end().to_owned());
+        for (peers, told) in groups(&chain.told, |told| &told.peer, same_told) {
+            let peers = peers.join(", ");
+            if told.told {
+                line(page.wrap(&peers, "  to ", "     "));
+                line(page.wrap(&told.attributes, "    says    ", "            "));
+                line(page.wrap(&told.by, "    by      ", "            "));
+            } else {
+                line(page.wrap(&format!("{peers}: {}", told.by), "  not to ", "    "));
+            }
+        }
     }
     if chain.nodes.is_empty() {
         return;
@@ -44,42 +52,37 @@ fn chain(chain: &Chain, page: &Page, text: &mut String) {
         Some(node) => format!("\nhow other nodes reach {node}"),
         None => "\nwhat nodes have of it".to_owned(),
     });
-    let mut table = Table::new([names("NODE"), column("BGP"), words("WHY"), column("KERNEL")]);
-    for way in &chain.nodes {
-        table.row([
-            way.node.clone().into(),
-            way.bgp.clone().into(),
-            way.why.clone().into(),
-            way.kernel.clone().into(),
-        ]);
-    }
-    line(table.render(page).trim_end().to_owned());
-    for way in &chain.nodes {
+    for (nodes, way) in groups(&chain.nodes, |way| &way.node, same_way) {
+        line(page.wrap(&nodes.join(", "), "  ", "  "));
+        let why = if way.why.is_empty() { String::new() } else { format!(" ({})", way.why) };
+        line(page.wrap(&format!("{}{why}", way.bgp), "    BGP     ", "            "));
         for other in &way.others {
-            line(page.wrap(&format!("{}: path of {other}", way.node), "  ", "    "));
+            line(page.wrap(other, "    not     ", "            "));
         }
+        line(page.wrap(&way.kernel, "    kernel  ", "            "));
     }
 }
 
-/// Peers that are told the same are one line.
-fn told(chain: &Chain, page: &Page) -> String {
-    let mut groups: Vec<(Vec<&str>, &super::Told)> = Vec::new();
-    for told in &chain.told {
-        let same = |(_, other): &&mut (Vec<&str>, &super::Told)| {
-            other.told == told.told && other.attributes == told.attributes && other.by == told.by
-        };
-        match groups.iter_mut().find(same) {
-            Some((peers, _)) => peers.push(&told.peer),
-            None => groups.push((vec![&told.peer], told)),
+/// Those that are the same but for their names, which stand together: in a large cluster most are.
+fn groups<'a, T>(
+    all: &'a [T],
+    name: impl Fn(&'a T) -> &'a String,
+    same: impl Fn(&T, &T) -> bool,
+) -> Vec<(Vec<&'a str>, &'a T)> {
+    let mut groups: Vec<(Vec<&str>, &T)> = Vec::new();
+    for one in all {
+        match groups.iter_mut().find(|(_, other)| same(one, other)) {
+            Some((names, _)) => names.push(name(one)),
+            None => groups.push((vec![name(one)], one)),
         }
     }
-    let mut table = Table::new([words("TO"), words("ATTRIBUTES"), words("BY")]);
-    for (peers, told) in groups {
-        let attributes = match told.told {
-            true => Cell::from(&told.attributes),
-            false => Cell::toned("not told", Tone::Doubtful),
-        };
-        table.row([peers.join(", ").into(), attributes, told.by.clone().into()]);
-    }
-    table.render(page)
+    groups
+}
+
+fn same_told(one: &Told, other: &Told) -> bool {
+    (one.told, &one.attributes, &one.by) == (other.told, &other.attributes, &other.by)
+}
+
+fn same_way(one: &Way, other: &Way) -> bool {
+    (&one.bgp, &one.why, &one.kernel, &one.others) == (&other.bgp, &other.why, &other.kernel, &other.others)
 }

@@ -184,12 +184,13 @@ fn the_whole_chain_of_a_pod_is_told_and_nothing_is_wrong() {
          \x20 link     cali12345 (index 9), up, MTU 1500\n\
          \x20 route    10.244.1.5 dev cali12345\n\
          \nnode2 announces 10.244.1.0/26\n\
-         TO                      ATTRIBUTES                                       BY\n\
-         node/node1, node/node3  next hop 172.30.0.12, empty AS path, origin IGP  accepted by rule nodes/blocks\n\
+         \x20 to node/node1, node/node3\n\
+         \x20   says    next hop 172.30.0.12, empty AS path, origin IGP\n\
+         \x20   by      accepted by rule nodes/blocks\n\
          \nhow other nodes reach node2\n\
-         NODE   BGP                                          WHY            KERNEL\n\
-         node1  10.244.1.0/26 of node/node2 via 172.30.0.12  the only path  10.244.1.0/26 via 172.30.0.12 dev eth0\n\
-         node3  10.244.1.0/26 of node/node2 via 172.30.0.12  the only path  10.244.1.0/26 via 172.30.0.12 dev eth0\n\
+         \x20 node1, node3\n\
+         \x20   BGP     10.244.1.0/26 of node/node2 via 172.30.0.12 (the only path)\n\
+         \x20   kernel  10.244.1.0/26 via 172.30.0.12 dev eth0\n\
          \nnothing is wrong\n"
     );
 }
@@ -201,7 +202,7 @@ fn a_node_that_is_away_is_named_and_the_rest_is_told() {
     gathered.targets[0].tables.remove("node3");
     let text = text(&gathered);
     assert!(text.contains("node node3 is away: no answer in time"), "{text}");
-    assert!(text.contains("node1  10.244.1.0/26 of node/node2"), "{text}");
+    assert!(text.contains("BGP     10.244.1.0/26 of node/node2"), "{text}");
     assert_eq!(wrong(&gathered), ["node node3: it was not asked, so what is said leaves it out"]);
 }
 

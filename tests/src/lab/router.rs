@@ -158,7 +158,8 @@ impl Router {
         self.dir.join("bird.ctl")
     }
 
-    fn birdc(&self, words: &[&str]) -> Result<String> {
+    /// Runs a command of BIRD's operator and returns what it says.
+    pub fn birdc(&self, words: &[&str]) -> Result<String> {
         let output = netns::run(Command::new("birdc").arg("-s").arg(self.bird_socket()).args(words))?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().filter(|line| !line.starts_with("BIRD 2")).map(|line| format!("{line}\n")).collect())

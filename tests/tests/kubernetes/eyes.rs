@@ -144,6 +144,7 @@ fn explained() -> Result<()> {
     person.until(&["bgp"], 0, &["Established", "nothing is wrong"])?;
 
     wrong_route(&cluster, &person, &address)?;
+    shut_session(&cluster, &person)?;
     without_kubelet(&cluster, &person)
 }
 
@@ -167,6 +168,21 @@ fn wrong_route(cluster: &Cluster, person: &Person<'_>, address: &str) -> Result<
     );
     node.run(&["ip", "route", "del", &to])?;
     named?;
+    person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
+}
+
+/// A session that an operator of the router shut is named, with what its last error means.
+fn shut_session(cluster: &Cluster, person: &Person<'_>) -> Result<()> {
+    let router = cluster.router();
+    router.birdc(&["disable", "node2", "\"moving racks\""])?;
+    let session = person.until(
+        &["bgp", "--node", "node2"],
+        1,
+        &["Cease/Administrative Shutdown", "moving racks", "an operator shut the session down on the peer"],
+    );
+    let chain = person.until(&["explain", "eyes/web"], 1, &["not to peer/tor-node2: no session is up"]);
+    router.birdc(&["enable", "node2"])?;
+    session.and(chain)?;
     person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
 }
 
