@@ -39,3 +39,38 @@ fn read<T: Default>(what: &str, result: Result<T, SocketError>, unread: &mut Vec
         T::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use manx_facts::kernel::{RouteKind, TABLE_LOCAL, TABLE_MAIN};
+
+    use super::*;
+
+    #[test]
+    fn the_namespace_of_this_process_is_read_whole() {
+        let kernel = look(&KernelQuestion::default());
+        assert_eq!(kernel.unread, Vec::<String>::new());
+        let lo = kernel.link_named("lo").expect("every namespace has it");
+        assert_eq!((lo.index, &lo.kind), (1, &None));
+        assert!(kernel.addresses.iter().all(|address| kernel.link(address.link).is_some()));
+        assert!(kernel.rules.iter().any(|rule| !rule.ipv6 && rule.table == TABLE_MAIN));
+        assert!(kernel.setting("net/ipv4/ip_forward").is_some() && kernel.ipv4("lo", "rp_filter").is_some());
+        if lo.up {
+            let own = kernel.route_in(TABLE_LOCAL, Ipv4Addr::LOCALHOST.into()).expect("a route to itself");
+            assert_eq!((own.kind, own.hops.first().map(|hop| hop.link)), (RouteKind::Local, Some(1)));
+        }
+    }
+
+    #[test]
+    fn routes_can_be_asked_for_around_an_address_and_are_bounded() {
+        let around = vec![IpAddr::from(Ipv4Addr::LOCALHOST).into()];
+        let some = look(&KernelQuestion { around, most_routes: 0 });
+        assert!(some.routes.iter().all(|route| route.dst.contains(Ipv4Addr::LOCALHOST.into())));
+        let all = look(&KernelQuestion::default());
+        let one = look(&KernelQuestion { most_routes: 1, ..KernelQuestion::default() });
+        let all = u64::try_from(all.routes.len()).expect("few");
+        assert_eq!(u64::try_from(one.routes.len()).expect("one") + one.routes_left_out, all);
+    }
+}

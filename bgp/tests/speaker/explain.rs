@@ -86,6 +86,43 @@ fn an_explanation_says_which_rule_which_step_and_what_everybody_is_told() {
 }
 
 #[test]
+fn the_longest_prefix_that_holds_an_address_is_found_among_those_with_a_path() {
+    let mut world = World::new();
+    world.add(64512);
+    world.originate(0, &["10.0.0.0/8", "10.244.0.0/16", "10.244.1.0/26"]);
+    world.run(secs(1));
+    let covering = |text: &str| world.nodes[0].speaker.covering(&prefix(text));
+    assert_eq!(covering("10.244.1.5/32"), Some(prefix("10.244.1.0/26")));
+    assert_eq!(covering("10.244.1.64/32"), Some(prefix("10.244.0.0/16")));
+    assert_eq!(covering("10.0.0.0/8"), Some(prefix("10.0.0.0/8")));
+    assert_eq!(covering("11.0.0.1/32"), None);
+}
+
+#[test]
+fn a_table_is_read_in_parts_that_are_the_smaller_the_more_peers_are_told_of() {
+    let mut world = pair();
+    let all: Vec<String> =
+        (0..1500).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect();
+    world.originate(0, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    world.run(secs(5));
+    let read = |told: bool| {
+        let (mut from, mut sizes, mut known) = (Some(0), Vec::new(), BTreeMap::new());
+        while let Some(place) = from {
+            let (part, next) = world.nodes[0].speaker.part(place, Some(&prefix("10.0.0.0/8")), |_| told);
+            sizes.push(part.len());
+            known.extend(part.into_iter().map(|explanation| (explanation.prefix, explanation.told.len())));
+            from = next;
+        }
+        (sizes, known)
+    };
+    let (sizes, known) = read(false);
+    assert_eq!((sizes, known.len()), (vec![1500], 1500));
+    let (sizes, known) = read(true);
+    assert_eq!(sizes, [1025, 475]);
+    assert!(known.len() == 1500 && known.values().all(|told| *told == 1));
+}
+
+#[test]
 fn what_is_unknown_is_explained_too() {
     let world = pair();
     let expected = "\
