@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use manx_facts::bgp::BgpQuestion;
 use manx_facts::{Question, Reply};
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, channel as once};
 
 use crate::shell::options::Look;
 
@@ -57,8 +57,8 @@ pub fn look(options: &Look) -> ExitCode {
 async fn answer_or_leave(options: &Look) -> io::Result<()> {
     let from_stdin = options.question == "-";
     let (first, left) = if from_stdin || options.attended {
-        let (line, lines) = oneshot::channel();
-        let (leave, left) = oneshot::channel::<()>();
+        let (line, lines) = once();
+        let (leave, left) = once::<()>();
         std::thread::spawn(move || attend(from_stdin, line, leave));
         (Some(lines), Some(left))
     } else {
