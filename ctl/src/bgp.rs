@@ -127,7 +127,9 @@ fn draw(report: &Report, page: &Page) -> String {
         ]);
     }
     let mut text = table.render(page);
-    for Line { node, session, decoded } in &report.sessions {
+    // What once ended a session that is up again is for who asks for more.
+    let told = |line: &&Line| page.wide || line.session.state != SessionState::Established;
+    for Line { node, session, decoded } in report.sessions.iter().filter(told) {
         let (Some(decoded), Some(error)) = (decoded, &session.last_error) else { continue };
         let who = if error.by_peer { "the peer ended it" } else { "this side ended it" };
         let head = format!("{node} {}, {} ago, {who}: {}", session.peer, page.ago(error.when.0), error.text);

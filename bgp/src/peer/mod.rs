@@ -336,7 +336,10 @@ impl Peer {
 
     fn lost(&mut self, conn: ConnId, why: &str, core: &mut Core, now: Instant) {
         let Some(session) = self.remove(conn) else { return };
-        self.record.note(true, why, now);
+        match session.agreed() {
+            Some(_) => self.record.note(true, why, now),
+            None => self.record.not_answered(why, now),
+        }
         let graceful = session.is_restartable() || self.lingers();
         self.over(session, graceful, After::Wait, core, now);
     }

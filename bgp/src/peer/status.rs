@@ -78,6 +78,14 @@ impl Record {
         }
     }
 
+    /// The peer took a connection and closed it before its OPEN. Why the session ended, where it was said in a
+    /// NOTIFICATION, says more: who shut a session down keeps on closing what comes.
+    pub(crate) fn not_answered(&mut self, text: &str, now: Instant) {
+        if self.last_error.as_ref().is_none_or(|ended| ended.code.is_none()) {
+            self.note(true, text, now);
+        }
+    }
+
     /// A connection ended with a NOTIFICATION.
     pub(crate) fn notified(&mut self, by_peer: bool, notification: &Notification, now: Instant) {
         self.last_error = Some(Ended {

@@ -16,10 +16,6 @@ pub(super) fn report(report: &Report, page: &Page) -> String {
     if report.chains.is_empty() {
         let _never_fails = writeln!(text, "{}\n", page.paint(Tone::Strong, &report.subject));
     }
-    for away in &report.away {
-        let _never_fails =
-            writeln!(text, "{}\n", page.wrap(&format!("node {} is away: {}", away.node, away.why), "", "  "));
-    }
     text + &finding::render(&report.findings, page)
 }
 

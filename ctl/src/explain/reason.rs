@@ -26,7 +26,7 @@ pub(super) fn report(gathered: &Gathered) -> Report {
     for (node, answer) in &gathered.kernels {
         if let Err(away) = answer {
             let why = away.to_string();
-            let what = "it was not asked, so what is said leaves it out";
+            let what = "it is away, and what is told here leaves it out";
             report.findings.push(Finding::warning(format!("node {node}"), what, why.clone()));
             report.away.push(AwayNode { node: node.clone(), why });
         }
@@ -352,7 +352,8 @@ fn shown(kernel: &Kernel, route: &Route) -> String {
         RouteKind::Unicast => String::new(),
         kind => format!("{kind:?} ").to_lowercase(),
     };
-    let mut text = format!("{kind}{}", named(route.dst));
+    let to = if route.dst.prefix() == 0 { "default".to_owned() } else { named(route.dst) };
+    let mut text = format!("{kind}{to}");
     let mut hops: Vec<String> = route
         .hops
         .iter()

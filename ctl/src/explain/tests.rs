@@ -201,9 +201,9 @@ fn a_node_that_is_away_is_named_and_the_rest_is_told() {
     gathered.kernels.insert("node3".to_owned(), Err(Away::Timeout));
     gathered.targets[0].tables.remove("node3");
     let text = text(&gathered);
-    assert!(text.contains("node node3 is away: no answer in time"), "{text}");
+    assert!(text.contains("node node3: it is away") && text.contains("→ no answer in time"), "{text}");
     assert!(text.contains("BGP     10.244.1.0/26 of node/node2"), "{text}");
-    assert_eq!(wrong(&gathered), ["node node3: it was not asked, so what is said leaves it out"]);
+    assert_eq!(wrong(&gathered), ["node node3: it is away, and what is told here leaves it out"]);
 }
 
 #[test]

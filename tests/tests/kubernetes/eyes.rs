@@ -190,7 +190,7 @@ fn shut_session(cluster: &Cluster, person: &Person<'_>) -> Result<()> {
 fn without_kubelet(cluster: &Cluster, person: &Person<'_>) -> Result<()> {
     let node = cluster.node(3);
     node.stop_kubelet()?;
-    let told = person.until(&["explain", "eyes/web"], 1, &["node node3 is away", "node/node2"]);
+    let told = person.until(&["explain", "eyes/web"], 1, &["node node3: it is away", "node/node2"]);
     node.start_kubelet()?;
     told?;
     person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)

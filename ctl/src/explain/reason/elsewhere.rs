@@ -68,7 +68,8 @@ impl Here<'_> {
                     .map(|(_, path)| lost(path))
                     .collect();
                 match self.best() {
-                    None => "no usable path".clone_into(&mut way.bgp),
+                    None if table.paths.is_empty() => "no path".clone_into(&mut way.bgp),
+                    None => way.bgp = format!("{}: no path that can be used", named(table.prefix)),
                     Some((table, path)) => {
                         way.bgp = format!("{} {}", named(table.prefix), from(table, path));
                         way.why = match &table.step {
