@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 /// Kinds of Kubernetes' own that the documentation names in commands.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "configmap",
     "daemonset",
     "deployment",
@@ -23,6 +23,7 @@ const OTHERS: [&str; 14] = [
     "nodes",
     "pod",
     "pods",
+    "secret",
     "namespace",
     "svc",
     "ipamconfigs.crd.projectcalico.org",
