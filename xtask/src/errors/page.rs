@@ -57,10 +57,11 @@ fn write_part(text: &mut String, part: &Part) {
     }
 }
 
-/// What an entry's messages say, each in code.
+/// What an entry's messages say, each in code; the most telling first.
 fn says(entry: &Entry) -> String {
-    let shown = entry.says.iter().map(|says| code(&Template::of_format(says).to_string()));
-    shown.collect::<Vec<_>>().join("<br>")
+    let mut templates: Vec<Template> = entry.says.iter().map(|says| Template::of_format(says)).collect();
+    templates.sort_by_key(|template| std::cmp::Reverse(template.count_words()));
+    templates.iter().map(|template| code(&template.to_string())).collect::<Vec<_>>().join("<br>")
 }
 
 /// A message in code.
