@@ -34,6 +34,7 @@ mod screens;
 mod show;
 mod status;
 mod table;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +80,8 @@ enum Command {
     Routes(routes::Options),
     /// Everything about an address, a pod or a prefix: from its pool to the route on every node, and where that breaks.
     Explain(explain::Options),
+    /// The path of a packet from a pod, hop by hop, with probes sent along it; exit status 1 when it is broken.
+    Trace(trace::Options),
     /// The BGP table of the agent of this machine, as an MRT file (RFC 6396).
     Mrt(mrt::Options),
     /// A live view of nodes, sessions, pools and what is wrong, in this terminal.
@@ -114,6 +117,7 @@ impl Command {
             Self::Bgp(options) => bgp::run(options, context).await,
             Self::Routes(options) => routes::run(options, context).await,
             Self::Explain(options) => explain::run(options, context).await,
+            Self::Trace(options) => trace::run(options, context).await,
             Self::Mrt(options) => mrt::run(options, context).await,
             Self::Top(options) => screens::top::run(options, context).await,
             Self::Ui(options) => screens::ui::run(options, context).await,

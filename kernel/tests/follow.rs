@@ -55,6 +55,10 @@ fn the_kernel_names_the_route_that_it_takes_for_a_packet_and_refuses_those_that_
             assert_eq!((found.gateway, found.link), (Some(address(gateway)), Some(index("l2"))), "{found:?}");
             assert_eq!((found.protocol, found.prefix), (179, prefix.parse().ok()), "{found:?}");
         }
+        ip("route add 203.0.113.0/24 dev l2 table 77");
+        ip("rule add to 203.0.113.9 lookup 77");
+        let ruled = ask("203.0.113.9", "192.0.1.5", Some(index("l1"))).unwrap();
+        assert_eq!((ruled.table, ruled.prefix), (77, "203.0.113.0/24".parse().ok()));
         assert!(ask("192.0.1.1", "192.0.2.5", Some(index("l2"))).unwrap().local);
         assert_eq!(ask("198.51.100.7", "192.0.1.5", Some(index("l1"))), Err(Errno::EINVAL));
         assert_eq!(ask("fd00:9::7", "fd00:1::5", Some(index("l1"))), Err(Errno::EINVAL));

@@ -38,6 +38,8 @@ mod services;
 mod start;
 #[path = "kubernetes/tables.rs"]
 mod tables;
+#[path = "kubernetes/trace.rs"]
+mod trace;
 #[path = "kubernetes/traffic.rs"]
 mod traffic;
 #[path = "kubernetes/upgrade.rs"]
@@ -61,6 +63,7 @@ const SCENARIOS: [&[(&str, Scenario)]; 13] = [
     services::SCENARIOS,
     ports::SCENARIOS,
     eyes::SCENARIOS,
+    trace::SCENARIOS,
     families::SHARED,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,

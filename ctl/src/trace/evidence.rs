@@ -202,7 +202,10 @@ impl Evidence {
     pub(crate) fn arrived(&self, probe: u8) -> bool {
         let there = self.far_node().is_some_and(|there| {
             there.seen().any(|seen| {
-                seen.probe == probe && seen.kind == Kind::Probe && !seen.outgoing && (seen.inside || !self.far_is_pod())
+                seen.probe == probe
+                    && seen.kind == Kind::Probe
+                    && !seen.outgoing
+                    && (seen.inside || !self.far_is_pod())
             })
         });
         there || self.answered(probe)
@@ -210,19 +213,30 @@ impl Evidence {
 
     /// The large probe and the smaller ones: number and octets.
     pub(crate) fn sizes(&self) -> Vec<(u8, u16)> {
-        let mut sizes: Vec<_> =
-            self.here.sent().filter(|sent| sent.aim == Aim::Size && sent.failed.is_none()).map(|sent| (sent.probe, sent.size)).collect();
+        let mut sizes: Vec<_> = self
+            .here
+            .sent()
+            .filter(|sent| sent.aim == Aim::Size && sent.failed.is_none())
+            .map(|sent| (sent.probe, sent.size))
+            .collect();
         sizes.sort_unstable();
         sizes.dedup();
         sizes
     }
 
-    /// Routers that said who they are: how far away, and their address.
+    /// Whether an address is of the far end or its node, which is a router too.
+    fn is_far(&self, address: IpAddr) -> bool {
+        let own = |node: &NodeEvidence| node.kernel.addresses.iter().any(|own| own.address.ip() == address);
+        address == self.flow.target || self.far_node().is_some_and(own)
+    }
+
+    /// Routers between that said who they are: how far away, and their address.
     pub(crate) fn routers(&self) -> Vec<(u8, IpAddr)> {
         let mut routers = Vec::new();
         for sent in self.here.sent().filter(|sent| sent.aim == Aim::Router) {
             let answer = self.came_back(sent.probe).find(|seen| seen.kind == Kind::Expired);
-            routers.extend(answer.and_then(|seen| Some((sent.ttl, seen.from?))));
+            let router = answer.and_then(|seen| seen.from).filter(|router| !self.is_far(*router));
+            routers.extend(router.map(|router| (sent.ttl, router)));
         }
         routers.sort_unstable();
         routers.dedup();

@@ -53,7 +53,11 @@ pub(crate) async fn gather(journey: Journey, context: &Context) -> Result<Eviden
         .map(|((_, pod), node)| WatchQuestion {
             flow,
             pod: *pod,
-            lookups: if *pod == Some(flow.source) { lookups(flow.source, flow.target, node) } else { Vec::new() },
+            lookups: if *pod == Some(flow.source) {
+                lookups(flow.source, flow.target, node)
+            } else {
+                Vec::new()
+            },
             milliseconds: LONGEST,
         })
         .collect();
@@ -100,7 +104,12 @@ async fn know(nodes: &Nodes, node: &str, pod: Option<IpAddr>, around: &[IpNetwor
 
 fn lookups(source: IpAddr, target: IpAddr, node: &NodeEvidence) -> Vec<Lookup> {
     let inside = Lookup { inside: true, to: target, from: Some(source), iif: None };
-    let outside = node.veth().map(|veth| Lookup { inside: false, to: target, from: Some(source), iif: Some(veth.to_owned()) });
+    let outside = node.veth().map(|veth| Lookup {
+        inside: false,
+        to: target,
+        from: Some(source),
+        iif: Some(veth.to_owned()),
+    });
     std::iter::once(inside).chain(outside).collect()
 }
 

@@ -124,7 +124,9 @@ fn outcome(evidence: &Evidence, stop: Option<Stop>) -> String {
     match stop {
         None => answered(evidence),
         Some(Stop { leg: Leg::Back, after: None, .. }) => match evidence.flow.protocol {
-            manx_facts::probe::Protocol::Udp => "it arrived; nobody has to answer a datagram, and nobody did".to_owned(),
+            manx_facts::probe::Protocol::Udp => {
+                "it arrived; nobody has to answer a datagram, and nobody did".to_owned()
+            }
             _ => "no answer came back".to_owned(),
         },
         Some(stop) => format!(
@@ -157,7 +159,8 @@ fn mark_lost(trace: &mut Trace) {
     }
     let on_wire = matches!(
         (stop.after, stop.before),
-        (Some(Station::SourceUplink), Station::TargetUplink) | (Some(Station::TargetUplink), Station::SourceUplink)
+        (Some(Station::SourceUplink), Station::TargetUplink)
+            | (Some(Station::TargetUplink), Station::SourceUplink)
     );
     let has = |hop: &Hop, station: Station| {
         [&hop.entry, &hop.exit].into_iter().flatten().any(|pass| pass.station == station)
@@ -184,7 +187,8 @@ impl Hops<'_> {
         let stations = stations(evidence);
         let has = |station| stations.contains(&station);
         let far = evidence.far_node();
-        let mut hops = vec![self.pod(&evidence.here, format!("pod {}", evidence.source.name), Station::SourcePod)];
+        let mut hops =
+            vec![self.pod(&evidence.here, format!("pod {}", evidence.source.name), Station::SourcePod)];
         let exit = [Station::SourceUplink, Station::TargetVeth].into_iter().find(|station| has(*station));
         hops.push(self.node(&evidence.here, Some(Station::SourceVeth), exit));
         if has(Station::SourceUplink) {
@@ -231,7 +235,11 @@ impl Hops<'_> {
             if translation.chooses() {
                 notes.push(format!(
                     "Service: {}:{} is {}:{}, tracked for {} s",
-                    translation.to, translation.to_port, translation.backend, translation.backend_port, translation.timeout
+                    translation.to,
+                    translation.to_port,
+                    translation.backend,
+                    translation.backend_port,
+                    translation.timeout
                 ));
             }
             if translation.hides() {
@@ -257,17 +265,34 @@ impl Hops<'_> {
         let routers = self.evidence.routers();
         let mut notes: Vec<String> =
             routers.iter().map(|(ttl, router)| format!("{router} is router {}", ttl - 1)).collect();
-        if let Some((_, octets)) = self.evidence.sizes().into_iter().rfind(|(probe, _)| self.evidence.arrived(*probe)) {
-            let best = self.evidence.sizes().into_iter().filter(|(probe, _)| self.evidence.arrived(*probe)).map(|(_, size)| size).max();
+        if let Some((_, octets)) =
+            self.evidence.sizes().into_iter().rfind(|(probe, _)| self.evidence.arrived(*probe))
+        {
+            let best = self
+                .evidence
+                .sizes()
+                .into_iter()
+                .filter(|(probe, _)| self.evidence.arrived(*probe))
+                .map(|(_, size)| size)
+                .max();
             notes.push(format!("packets of {} octets pass", best.unwrap_or(octets)));
         }
-        Hop { kind: HopKind::Wire, name: "the wire".to_owned(), node: String::new(), entry: None, notes, exit: None, lost: false }
+        Hop {
+            kind: HopKind::Wire,
+            name: "the wire".to_owned(),
+            node: String::new(),
+            entry: None,
+            notes,
+            exit: None,
+            lost: false,
+        }
     }
 
     fn beyond(&self) -> Hop {
         let (name, _) = self.evidence.far_end();
         let reached = self.stop.is_none();
-        let notes = vec![if reached { "it answered".to_owned() } else { "nobody can be asked there".to_owned() }];
+        let notes =
+            vec![if reached { "it answered".to_owned() } else { "nobody can be asked there".to_owned() }];
         Hop { kind: HopKind::Outside, name, node: String::new(), entry: None, notes, exit: None, lost: false }
     }
 
@@ -295,7 +320,9 @@ impl Hops<'_> {
     /// The link that packets should take where none was seen.
     fn expected(&self, node: &NodeEvidence, station: Station) -> Option<String> {
         match station {
-            Station::SourcePod | Station::TargetPod => Some(node.pod.as_ref()?.endpoint.as_ref()?.ifname.clone()),
+            Station::SourcePod | Station::TargetPod => {
+                Some(node.pod.as_ref()?.endpoint.as_ref()?.ifname.clone())
+            }
             Station::SourceVeth | Station::TargetVeth => node.veth().map(str::to_owned),
             Station::SourceUplink => self.by_route(node, self.evidence.far()),
             Station::TargetUplink => self.by_route(node, self.evidence.flow.source),
@@ -312,7 +339,8 @@ fn about(link: &Link) -> String {
     let peer = link.peer_index.filter(|_| link.kind.as_deref() == Some("veth"));
     let peer = peer.map_or_else(String::new, |peer| format!(" ⇄ #{peer}"));
     let count = &link.counters;
-    let mut text = format!("#{}{peer}, MTU {}, rx {} tx {}", link.index, link.mtu, count.rx_packets, count.tx_packets);
+    let mut text =
+        format!("#{}{peer}, MTU {}, rx {} tx {}", link.index, link.mtu, count.rx_packets, count.tx_packets);
     if count.rx_dropped + count.tx_dropped > 0 {
         text += &format!(", dropped {}/{}", count.rx_dropped, count.tx_dropped);
     }
@@ -332,10 +360,13 @@ fn way_notes(way: &Way, kernel: Option<&Kernel>) -> Vec<String> {
     if way.local {
         return vec![format!("{} is its own", way.lookup.to)];
     }
-    let prefix = way.prefix.map_or_else(|| way.lookup.to.to_string(), |prefix| match prefix.prefix() {
-        0 => "default".to_owned(),
-        _ => prefix.to_string(),
-    });
+    let prefix = way.prefix.map_or_else(
+        || way.lookup.to.to_string(),
+        |prefix| match prefix.prefix() {
+            0 => "default".to_owned(),
+            _ => prefix.to_string(),
+        },
+    );
     let via = way.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
     let link = way.link.as_deref().unwrap_or("?");
     let made = kernel.map_or_else(String::new, |_| format!(" (made by {})", words::protocol(way.protocol)));
@@ -356,9 +387,7 @@ fn firewall_note(node: &NodeEvidence) -> Option<String> {
         count += 1;
     }
     let drop = node.verdicts().find(|verdict| verdict.probe == REACH && verdict.verdict == "drop");
-    let said = drop.map_or_else(
-        || "none drops it".to_owned(),
-        |drop| format!("{} {} drops it", drop.table, drop.chain),
-    );
+    let said = drop
+        .map_or_else(|| "none drops it".to_owned(), |drop| format!("{} {} drops it", drop.table, drop.chain));
     (count > 0).then(|| format!("netfilter: {count} decisions of {}; {said}", tables.join(", ")))
 }

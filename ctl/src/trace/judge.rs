@@ -42,7 +42,9 @@ pub(crate) fn judge(evidence: &Evidence) -> (Vec<Fault>, Option<Stop>) {
     let stop = stop(evidence);
     match stop {
         Some(stop) => faults.extend(explain(evidence, stop)),
-        None if evidence.came_back(REACH).any(|seen| seen.kind == Kind::Refusal) => faults.push(refused(evidence)),
+        None if evidence.came_back(REACH).any(|seen| seen.kind == Kind::Refusal) => {
+            faults.push(refused(evidence))
+        }
         None => {}
     }
     if stop.is_none_or(|stop| stop.leg == Leg::Back) {
@@ -72,22 +74,28 @@ fn blind(evidence: &Evidence) -> Vec<Fault> {
 
 fn no_endpoints(name: &str) -> Fault {
     let what = "no pod is ready behind it, so nobody can answer";
-    let cure = "look at `kubectl get endpointslices` and at the readiness of the pods that its selector names";
+    let cure =
+        "look at `kubectl get endpointslices` and at the readiness of the pods that its selector names";
     fault("noEndpoints", Finding::error(format!("Service {name}"), what, cure).see("service-not-reached"))
 }
 
 fn not_sent(evidence: &Evidence, why: &str) -> Fault {
     let object = format!("pod {}", evidence.source.name);
     let what = format!("it cannot send to {}: {why}", evidence.flow.target);
-    let cure = "its namespace has lost its default route or its link: delete the pod, so that it is made anew";
+    let cure =
+        "its namespace has lost its default route or its link: delete the pod, so that it is made anew";
     fault("podRoute", Finding::error(object, what, cure).see("no-route"))
 }
 
 fn refused(evidence: &Evidence) -> Fault {
     let (name, _) = evidence.far_end();
     let port = evidence.here.translation().map_or(evidence.flow.port, |it| it.backend_port);
-    let what = format!("the network is well, and nobody listens at {} port {port} there", evidence.flow.protocol);
-    fault("refused", Finding::error(name, what, "look at the port in the pod, and at targetPort of the Service"))
+    let what =
+        format!("the network is well, and nobody listens at {} port {port} there", evidence.flow.protocol);
+    fault(
+        "refused",
+        Finding::error(name, what, "look at the port in the pod, and at targetPort of the Service"),
+    )
 }
 
 fn explain(evidence: &Evidence, stop: Stop) -> Option<Fault> {
@@ -107,8 +115,12 @@ fn explain(evidence: &Evidence, stop: Stop) -> Option<Fault> {
         }
         (_, Some(SourceUplink), TargetUplink) => Some(on_wire(evidence, near, far, stop.leg, ends)),
         (_, Some(TargetUplink), SourceUplink) => Some(on_wire(evidence, far?, Some(near), stop.leg, ends)),
-        (_, Some(SourceVeth | SourceUplink), SourceVeth | SourceUplink) => Some(in_node(evidence, near, stop, ends)),
-        (_, Some(SourceVeth), TargetVeth) | (_, Some(TargetVeth), SourceVeth) => Some(in_node(evidence, near, stop, ends)),
+        (_, Some(SourceVeth | SourceUplink), SourceVeth | SourceUplink) => {
+            Some(in_node(evidence, near, stop, ends))
+        }
+        (_, Some(SourceVeth), TargetVeth) | (_, Some(TargetVeth), SourceVeth) => {
+            Some(in_node(evidence, near, stop, ends))
+        }
         (_, Some(TargetVeth | TargetUplink), _) => far.map(|far| in_node(evidence, far, stop, ends)),
         _ => silent(evidence),
     }
@@ -161,9 +173,7 @@ fn in_node(evidence: &Evidence, node: &NodeEvidence, stop: Stop, ends: Ends) -> 
     }
     let way = passing(node, ends);
     if let Some(way) = way {
-        let found = refused_way(node, way)
-            .or_else(|| elsewhere(node, way))
-            .or_else(|| neighbour(node, way));
+        let found = refused_way(node, way).or_else(|| elsewhere(node, way)).or_else(|| neighbour(node, way));
         if let Some(found) = found {
             return found;
         }
@@ -171,12 +181,17 @@ fn in_node(evidence: &Evidence, node: &NodeEvidence, stop: Stop, ends: Ends) -> 
     if let Some(found) = source_check(node, stop, evidence, ends) {
         return found;
     }
-    let counters: Vec<String> = node.sights.iter().rev().find_map(|sight| match sight {
-        manx_facts::probe::Sight::Grown(grown) => {
-            Some(grown.iter().map(|(name, more)| format!("{name} +{more}")).collect())
-        }
-        _ => None,
-    }).unwrap_or_default();
+    let counters: Vec<String> = node
+        .sights
+        .iter()
+        .rev()
+        .find_map(|sight| match sight {
+            manx_facts::probe::Sight::Grown(grown) => {
+                Some(grown.iter().map(|(name, more)| format!("{name} +{more}")).collect())
+            }
+            _ => None,
+        })
+        .unwrap_or_default();
     let what = format!(
         "the packet from {} to {} comes in and does not go on; {}",
         ends.0,
@@ -207,15 +222,18 @@ fn firewall(object: &str, drop: &Verdict) -> Fault {
         }
         None => format!("a firewall drops it{links}: the policy of {chain}"),
     };
-    let cure = format!("see `nft -a list chain {} {} {}`, and let pods through", drop.family, drop.table, drop.chain);
+    let cure = format!(
+        "see `nft -a list chain {} {} {}`, and let pods through",
+        drop.family, drop.table, drop.chain
+    );
     fault("firewall", Finding::error(object, what, cure).see("no-route"))
 }
 
 /// The way that the kernel found for the packet that came in.
 fn passing(node: &NodeEvidence, (from, to): Ends) -> Option<&Way> {
-    let mut ways = node.ways().filter(|way| way.passing && way.lookup.to == to);
-    let exact = ways.clone().find(|way| way.lookup.from == Some(from));
-    exact.or_else(|| ways.next())
+    let ways = || node.ways().filter(|way| way.passing && way.lookup.to == to);
+    let exact = ways().find(|way| way.lookup.from == Some(from));
+    exact.or_else(|| ways().next())
 }
 
 fn refused_way(node: &NodeEvidence, way: &Way) -> Option<Fault> {
@@ -225,17 +243,27 @@ fn refused_way(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     let route = node.route(to);
     if let Some(route) = route.filter(|route| is_hole(route.kind)) {
         let what = format!("its route for {to} throws packets away: {}", words::route(node, route));
-        let cure = format!("find who made it, and remove it: `ip route del {} {}`", words::kind(route.kind), route.dst);
+        let cure = format!(
+            "find who made it, and remove it: `ip route del {} {}`",
+            words::kind(route.kind),
+            route.dst
+        );
         return Some(fault("blackHole", Finding::error(object, what, cure).see("no-route")));
     }
     if matches!(refused, "ENETUNREACH" | "EHOSTUNREACH") {
         let what = format!("it has no route to {to}");
-        let cure = format!("ask `manxctl explain {to}` which node should announce it, and `manxctl peers --node {}`", node.node);
+        let cure = format!(
+            "ask `manxctl explain {to}` which node should announce it, and `manxctl peers --node {}`",
+            node.node
+        );
         return Some(fault("noRoute", Finding::error(object, what, cure).see("no-route")));
     }
     if refused == "EACCES" {
         let what = format!("its route for {to} prohibits packets");
-        return Some(fault("blackHole", Finding::error(object, what, "find who made it, and remove it").see("no-route")));
+        return Some(fault(
+            "blackHole",
+            Finding::error(object, what, "find who made it, and remove it").see("no-route"),
+        ));
     }
     let (from, iif) = (way.lookup.from?, way.lookup.iif.as_deref()?);
     Some(source_fault(node, from, iif, to))
@@ -250,9 +278,10 @@ fn source_fault(node: &NodeEvidence, from: IpAddr, iif: &str, to: IpAddr) -> Fau
     let object = format!("node {}", node.node);
     let setting = |link: &str| node.kernel.ipv4(link, "rp_filter").and_then(|text| text.parse::<u8>().ok());
     let strict = setting("all").unwrap_or(0).max(setting(iif).unwrap_or(0));
-    let back = node.route(from).map_or_else(|| "there is no way back to it".to_owned(), |route| {
-        format!("its way back is {}", words::route(node, route))
-    });
+    let back = node.route(from).map_or_else(
+        || "there is no way back to it".to_owned(),
+        |route| format!("its way back is {}", words::route(node, route)),
+    );
     let grown = match node.grown("TcpExt.IPReversePathFilter") {
         0 => String::new(),
         more => format!(" (IPReversePathFilter +{more})"),
@@ -281,15 +310,20 @@ fn elsewhere(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     let by = way.link.as_deref().unwrap_or("?");
     let via = way.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
     let taken = way.prefix.map_or_else(|| "a route".to_owned(), |prefix| format!("the route {prefix}"));
-    let table = if way.table == manx_facts::kernel::TABLE_MAIN { String::new() } else { format!(" of table {}", way.table) };
+    let table = if way.table == manx_facts::kernel::TABLE_MAIN {
+        String::new()
+    } else {
+        format!(" of table {}", way.table)
+    };
     let what = format!(
         "{taken}{via} dev {by}{table} (made by {}) leads packets for {} elsewhere, before that of Manx: {}",
         words::protocol(way.protocol),
         way.lookup.to,
         words::route(node, own)
     );
+    let of = if table.is_empty() { String::new() } else { format!(" table {}", way.table) };
     let cure = match way.prefix {
-        Some(prefix) => format!("find who made it, and remove it: `ip route del {prefix} dev {by}`"),
+        Some(prefix) => format!("find who made it, and remove it: `ip route del {prefix} dev {by}{of}`"),
         None => "find who made it, and remove it".to_owned(),
     };
     Some(fault("wrongRoute", Finding::error(object, what, cure).see("no-route")))
@@ -302,8 +336,14 @@ fn neighbour(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     let pod = node.kernel.link_named(link).is_some_and(|link| link.group == 179);
     let (what, cure) = match neighbour.state {
         NeighbourState::Failed | NeighbourState::Incomplete => (
-            format!("nobody answers for the next hop {} on {link}: the neighbour is {:?}", neighbour.address, neighbour.state),
-            format!("is {} up, and in the same network? `ip neigh show dev {link}`, and the cable or VLAN of {link}", neighbour.address),
+            format!(
+                "nobody answers for the next hop {} on {link}: the neighbour is {:?}",
+                neighbour.address, neighbour.state
+            ),
+            format!(
+                "is {} up, and in the same network? `ip neigh show dev {link}`, and the cable or VLAN of {link}",
+                neighbour.address
+            ),
         ),
         NeighbourState::Permanent if !pod => (
             format!(
@@ -319,7 +359,13 @@ fn neighbour(node: &NodeEvidence, way: &Way) -> Option<Fault> {
 }
 
 /// It left a node and did not come to the next.
-fn on_wire(evidence: &Evidence, from: &NodeEvidence, to: Option<&NodeEvidence>, leg: Leg, ends: Ends) -> Fault {
+fn on_wire(
+    evidence: &Evidence,
+    from: &NodeEvidence,
+    to: Option<&NodeEvidence>,
+    leg: Leg,
+    ends: Ends,
+) -> Fault {
     let way = passing(from, ends);
     let found = way.and_then(|way| elsewhere(from, way).or_else(|| neighbour(from, way)));
     if let Some(found) = found.or_else(|| unannounced(evidence, from, to, ends.1)) {
@@ -328,30 +374,41 @@ fn on_wire(evidence: &Evidence, from: &NodeEvidence, to: Option<&NodeEvidence>, 
     let object = format!("node {}", from.node);
     let hop = way.and_then(|way| way.gateway).map_or_else(String::new, |gateway| format!(" to {gateway}"));
     let link = way.and_then(|way| way.link.as_deref()).unwrap_or("its uplink");
-    let end = to.map_or_else(|| "no answer comes".to_owned(), |to| format!("it never comes to node {}", to.node));
-    let error = evidence.came_back(REACH).find(|seen| matches!(seen.kind, Kind::Unreachable | Kind::Prohibited));
+    let end =
+        to.map_or_else(|| "no answer comes".to_owned(), |to| format!("it never comes to node {}", to.node));
+    let error =
+        evidence.came_back(REACH).find(|seen| matches!(seen.kind, Kind::Unreachable | Kind::Prohibited));
     if let Some((seen, router)) = error.and_then(|seen| Some((seen, seen.from?))) {
         let why = if seen.kind == Kind::Prohibited { "does not let it pass" } else { "has no way to it" };
         let what = format!("the router {router} {why}: {} is unreachable from there", ends.1);
-        let cure = format!("look at the routes of {router}: does it get the block of {} from its node?", ends.1);
+        let cure =
+            format!("look at the routes of {router}: does it get the block of {} from its node?", ends.1);
         return fault("router", Finding::error(format!("router {router}"), what, cure).see("no-route"));
     }
     let routers = evidence.routers();
-    let last = routers.last().filter(|_| leg == Leg::There).map_or_else(String::new, |(_, router)| {
-        format!("; the last router that answers is {router}")
-    });
+    let last = routers
+        .last()
+        .filter(|_| leg == Leg::There)
+        .map_or_else(String::new, |(_, router)| format!("; the last router that answers is {router}"));
     let what = format!("the packet to {} leaves by {link}{hop}, and {end}{last}", ends.1);
     let cure = "something between drops it without a word: look at routes and filters of the routers and switches there";
     fault("lostOnWire", Finding::error(object, what, cure).see("no-route"))
 }
 
 /// Nobody announces the way, so that Manx has no route for an address of a pod.
-fn unannounced(evidence: &Evidence, from: &NodeEvidence, to: Option<&NodeEvidence>, address: IpAddr) -> Option<Fault> {
+fn unannounced(
+    evidence: &Evidence,
+    from: &NodeEvidence,
+    to: Option<&NodeEvidence>,
+    address: IpAddr,
+) -> Option<Fault> {
     let is_pod = to.is_some_and(|to| to.own_route(address).is_some());
     if !is_pod || from.own_route(address).is_some() {
         return None;
     }
-    let taken = from.route(address).map_or_else(String::new, |route| format!(", so packets take {}", words::route(from, route)));
+    let taken = from
+        .route(address)
+        .map_or_else(String::new, |route| format!(", so packets take {}", words::route(from, route)));
     let missing = format!("node {} has no route of Manx for {address}{taken}", from.node);
     let owner = to.map_or("", |to| &*to.node);
     let concerned = |name: &str| name == from.node || name == owner;
@@ -359,19 +416,37 @@ fn unannounced(evidence: &Evidence, from: &NodeEvidence, to: Option<&NodeEvidenc
     // That of the node which should announce it says most.
     down.sort_by_key(|session| session.node != owner);
     let Some(session) = down.first() else {
-        let cure = format!("ask `manxctl explain {address}`: is its block announced, and does a filter reject it?");
-        return Some(fault("noRoute", Finding::error(format!("node {}", from.node), format!("it has no route of Manx for {address}{taken}"), cure).see("no-route")));
+        let cure =
+            format!("ask `manxctl explain {address}`: is its block announced, and does a filter reject it?");
+        return Some(fault(
+            "noRoute",
+            Finding::error(
+                format!("node {}", from.node),
+                format!("it has no route of Manx for {address}{taken}"),
+                cure,
+            )
+            .see("no-route"),
+        ));
     };
     let what = format!("{}; {missing}", session.what);
     let cure = format!("see `manxctl peers --node {}`", session.node);
-    Some(fault("sessionDown", Finding::error(format!("node {}", session.node), what, cure).see("session-down")))
+    Some(fault(
+        "sessionDown",
+        Finding::error(format!("node {}", session.node), what, cure).see("session-down"),
+    ))
 }
 
 /// Whether large packets pass.
 fn sizes(evidence: &Evidence) -> Option<Fault> {
     let sizes = evidence.sizes();
     let (large, octets) = *sizes.first()?;
-    let passes = |probe| if evidence.flow.protocol == Protocol::Udp { evidence.arrived(probe) } else { evidence.answered(probe) };
+    let passes = |probe| {
+        if evidence.flow.protocol == Protocol::Udp {
+            evidence.arrived(probe)
+        } else {
+            evidence.answered(probe)
+        }
+    };
     // A refusal says as much as an answer; where nothing is looked at there and nothing answers, nothing is known.
     if passes(large) || (evidence.flow.protocol == Protocol::Udp && !evidence.arrived(REACH)) {
         return None;
@@ -384,7 +459,9 @@ fn sizes(evidence: &Evidence) -> Option<Fault> {
     });
     if let Some((router, mtu)) = told {
         let router = router.map_or_else(|| "a router".to_owned(), |router| format!("router {router}"));
-        let what = format!("its next link takes {mtu} octets, and it says so: senders that listen make do with that");
+        let what = format!(
+            "its next link takes {mtu} octets, and it says so: senders that listen make do with that"
+        );
         return Some(fault("mtuTold", Finding::note(router, what)));
     }
     let order = stations(evidence);

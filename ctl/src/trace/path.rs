@@ -72,7 +72,11 @@ pub(crate) fn sighting(evidence: &Evidence, station: Station, leg: Leg, probe: u
     let inside = matches!(station, Station::SourcePod | Station::TargetPod);
     let node = if near { Some(&evidence.here) } else { evidence.far_node() }?;
     let here = |seen: &&Seen| {
-        seen.probe == probe && kind(seen) && seen.outgoing == outgoing && seen.inside == inside && fits(node, station, seen)
+        seen.probe == probe
+            && kind(seen)
+            && seen.outgoing == outgoing
+            && seen.inside == inside
+            && fits(node, station, seen)
     };
     node.seen().find(here)
 }

@@ -15,7 +15,7 @@ const LETTER: f32 = 6.7;
 /// Where the ways there and back are, and where details begin.
 const THERE: usize = 142;
 const BACK: usize = 166;
-const DETAILS: usize = 202;
+const DETAILS: usize = 218;
 
 const STYLE: &str = "\
 svg{--ink:#1c2430;--soft:#5d6b7e;--card:#fff;--pod:#eef4ff;--edge:#b9c4d3;--ground:#f6f8fb;--good:#16803c;--bad:#c8231c;\
@@ -26,7 +26,7 @@ svg{--ink:#1c2430;--soft:#5d6b7e;--card:#fff;--pod:#eef4ff;--edge:#b9c4d3;--grou
 .wire{fill:none;stroke:var(--edge);stroke-dasharray:5 5}.lost{stroke:var(--bad);stroke-width:2.4;fill:var(--hurt)}\
 text{fill:var(--ink);font-size:14px}.title{font-size:15px;font-weight:650}.head{font-size:20px;font-weight:700}\
 .soft{fill:var(--soft);font-size:12.5px}.mono{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,monospace;font-size:11px}\
-.way{stroke-width:2.6;fill:none}.good{stroke:var(--good)}.none{stroke:var(--edge);stroke-dasharray:3 5}\
+.label{font-size:11.5px;font-weight:650}.way{stroke-width:2.6;fill:none}.good{stroke:var(--good)}.none{stroke:var(--edge);stroke-dasharray:3 5}\
 .bad{stroke:var(--bad)}.dot{stroke:none}.dot.good{fill:var(--good)}.dot.none{fill:var(--edge)}\
 .error{fill:var(--bad);font-weight:650}.well{fill:var(--good);font-weight:650}";
 
@@ -35,7 +35,8 @@ pub(crate) fn svg(trace: &Trace) -> String {
     let places = places(trace);
     let width = places.last().map_or(0, |(x, width)| x + width) + MARGIN;
     let width = width.max(760);
-    let depth = trace.hops.iter().zip(&places).map(|(hop, (_, width))| details(hop, *width).len()).max().unwrap_or(0);
+    let depth =
+        trace.hops.iter().zip(&places).map(|(hop, (_, width))| details(hop, *width).len()).max().unwrap_or(0);
     let bottom = DETAILS + depth * LINE + 14;
     let (findings, height) = findings(trace, width, bottom + 34);
     let mut text = format!(
@@ -97,6 +98,16 @@ fn card(text: &mut String, hop: &Hop, (x, width): (usize, usize), bottom: usize)
         HopKind::Node => String::new(),
     };
     write(text, "soft", x + 14, 123, &below);
+    for (pass, (x, anchor)) in [(&hop.entry, (x + 12, "start")), (&hop.exit, (x + width - 12, "end"))] {
+        if let Some(pass) = pass {
+            let _never_fails = write!(
+                text,
+                "<text class=\"label\" x=\"{x}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
+                BACK + 21,
+                escape(&pass.link)
+            );
+        }
+    }
     for (row, line) in details(hop, width).into_iter().enumerate() {
         write(text, "mono", x + 14, DETAILS + row * LINE, &line);
     }
@@ -161,13 +172,18 @@ fn ways(text: &mut String, trace: &Trace, places: &[(usize, usize)]) {
             let _never_fails = write!(text, "<path class=\"way {class}\" d=\"M{from} {y}H{to}\"/>");
             let (tip, wing) = if there { (to, to - 7) } else { (from, from + 7) };
             if passed {
-                let _never_fails =
-                    write!(text, "<path class=\"way good\" d=\"M{wing} {}L{tip} {y}L{wing} {}\"/>", y - 4, y + 4);
+                let _never_fails = write!(
+                    text,
+                    "<path class=\"way good\" d=\"M{wing} {}L{tip} {y}L{wing} {}\"/>",
+                    y - 4,
+                    y + 4
+                );
             }
         }
         for point in &points {
             let class = if (there && point.there) || (!there && point.back) { "good" } else { "none" };
-            let _never_fails = write!(text, "<circle class=\"dot {class}\" cx=\"{}\" cy=\"{y}\" r=\"4.5\"/>", point.x);
+            let _never_fails =
+                write!(text, "<circle class=\"dot {class}\" cx=\"{}\" cy=\"{y}\" r=\"4.5\"/>", point.x);
         }
     }
     let broken = trace.stop.filter(|_| !trace.faults.is_empty());
@@ -180,7 +196,14 @@ fn ways(text: &mut String, trace: &Trace, places: &[(usize, usize)]) {
             let _never_fails = write!(
                 text,
                 "<path class=\"way bad\" stroke-width=\"4\" d=\"M{} {}L{} {}M{} {}L{} {}\"/>",
-                x - 8, y - 8, x + 8, y + 8, x + 8, y - 8, x - 8, y + 8
+                x - 8,
+                y - 8,
+                x + 8,
+                y + 8,
+                x + 8,
+                y - 8,
+                x - 8,
+                y + 8
             );
         }
     }
@@ -201,7 +224,10 @@ fn findings(trace: &Trace, width: usize, top: usize) -> (String, usize) {
             write(&mut text, class, MARGIN, y, &line);
             y += 20;
         }
-        for line in wrap(&format!("→ {}", fault.finding.cure), letters).iter().filter(|_| !fault.finding.cure.is_empty()) {
+        for line in wrap(&format!("→ {}", fault.finding.cure), letters)
+            .iter()
+            .filter(|_| !fault.finding.cure.is_empty())
+        {
             write(&mut text, "soft", MARGIN, y, line);
             y += 20;
         }
@@ -211,8 +237,11 @@ fn findings(trace: &Trace, width: usize, top: usize) -> (String, usize) {
 }
 
 fn write(text: &mut String, class: &str, x: usize, y: usize, words: &str) {
-    let _never_fails =
-        write!(text, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" xml:space=\"preserve\">{}</text>", escape(words));
+    let _never_fails = write!(
+        text,
+        "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" xml:space=\"preserve\">{}</text>",
+        escape(words)
+    );
 }
 
 fn escape(text: &str) -> String {

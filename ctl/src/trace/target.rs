@@ -42,15 +42,17 @@ pub(crate) async fn find(asked: &Asked, context: &Context) -> Result<Journey> {
     let networks = crate::list::<NodeNetwork>(&client).await?;
     let finder = Finder { client, namespace, networks };
     let source = match asked.pod.parse::<IpAddr>() {
-        Ok(address) => finder.pod_of(address).await?.with_context(|| format!("no running pod has {address}"))?,
+        Ok(address) => {
+            finder.pod_of(address).await?.with_context(|| format!("no running pod has {address}"))?
+        }
         Err(_) => finder.pod(asked.pod.strip_prefix("pod/").unwrap_or(&asked.pod)).await?,
     };
     let found = finder.target(asked).await?;
-    let (from, to) = pick(&source.addresses, &found.addresses, asked.ipv6).with_context(|| {
-        format!("{} and {} have no address of the same family", asked.pod, asked.to)
-    })?;
+    let (from, to) = pick(&source.addresses, &found.addresses, asked.ipv6)
+        .with_context(|| format!("{} and {} have no address of the same family", asked.pod, asked.to))?;
     let port = asked.port.or(found.port).unwrap_or(0);
-    let protocol = asked.protocol.or(found.protocol).unwrap_or(if port == 0 { Protocol::Icmp } else { Protocol::Tcp });
+    let protocol =
+        asked.protocol.or(found.protocol).unwrap_or(if port == 0 { Protocol::Icmp } else { Protocol::Tcp });
     if protocol != Protocol::Icmp && port == 0 {
         bail!("{protocol} needs a port: say --port");
     }
@@ -62,7 +64,13 @@ pub(crate) async fn find(asked: &Asked, context: &Context) -> Result<Journey> {
         *backends = finder.backends(name, protocol, found.port_name.as_deref(), to.is_ipv6()).await?;
     }
     let mark = RandomState::new().hash_one("a trace") as u32;
-    let flow = Flow { source: from, target: to, protocol, port: if protocol == Protocol::Icmp { 0 } else { port }, mark };
+    let flow = Flow {
+        source: from,
+        target: to,
+        protocol,
+        port: if protocol == Protocol::Icmp { 0 } else { port },
+        mark,
+    };
     Ok(Journey { flow, source, target, sessions_down: sessions_down(&finder.networks) })
 }
 
@@ -96,7 +104,9 @@ impl Finder {
         let (namespace, name) = self.split(name);
         let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
         let pod = pod.with_context(|| format!("there is no pod {name} in the namespace {namespace}"))?;
-        end(&pod).with_context(|| format!("the pod {namespace}/{name} has no address or no node yet: `kubectl describe pod {name}`"))
+        end(&pod).with_context(|| {
+            format!("the pod {namespace}/{name} has no address or no node yet: `kubectl describe pod {name}`")
+        })
     }
 
     /// The pod that runs with this address and has a network of its own.
@@ -120,7 +130,8 @@ impl Finder {
         if kind != Some(true) {
             let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(short).await?;
             if let Some(pod) = &pod {
-                let end = end(pod).with_context(|| format!("the pod {namespace}/{short} has no address or no node yet"))?;
+                let end = end(pod)
+                    .with_context(|| format!("the pod {namespace}/{short} has no address or no node yet"))?;
                 return Ok(self.of_pod(end, is_host(pod)));
             }
         }
@@ -130,11 +141,14 @@ impl Finder {
                 return of_service(&service, asked);
             }
         }
-        bail!("there is no {} {short} in the namespace {namespace}", match kind {
-            Some(true) => "Service",
-            Some(false) => "pod",
-            None => "pod or Service",
-        })
+        bail!(
+            "there is no {} {short} in the namespace {namespace}",
+            match kind {
+                Some(true) => "Service",
+                Some(false) => "pod",
+                None => "pod or Service",
+            }
+        )
     }
 
     fn of_pod(&self, pod: PodEnd, host: bool) -> Found {
@@ -144,7 +158,8 @@ impl Finder {
     }
 
     async fn by_address(&self, address: IpAddr, asked: &Asked) -> Result<Found> {
-        let plain = |target| Found { target, addresses: vec![address], port: None, port_name: None, protocol: None };
+        let plain =
+            |target| Found { target, addresses: vec![address], port: None, port_name: None, protocol: None };
         if let Some(node) = self.node_of(address) {
             return Ok(plain(Target::Node(node)));
         }
@@ -155,7 +170,9 @@ impl Finder {
         let services = services.list(&ListParams::default()).await.context("cannot list Services")?;
         let has = |service: &&Service| addresses_of(service).contains(&address);
         match services.items.iter().find(has) {
-            Some(service) => of_service(service, asked).map(|found| Found { addresses: vec![address], ..found }),
+            Some(service) => {
+                of_service(service, asked).map(|found| Found { addresses: vec![address], ..found })
+            }
             None => Ok(plain(Target::Outside)),
         }
     }
@@ -169,11 +186,18 @@ impl Finder {
     }
 
     /// Who is ready behind a Service, by the port of this name.
-    async fn backends(&self, service: &str, protocol: Protocol, port: Option<&str>, ipv6: bool) -> Result<Vec<Backend>> {
+    async fn backends(
+        &self,
+        service: &str,
+        protocol: Protocol,
+        port: Option<&str>,
+        ipv6: bool,
+    ) -> Result<Vec<Backend>> {
         let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
         let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), namespace);
         let label = format!("kubernetes.io/service-name={name}");
-        let slices = slices.list(&ListParams::default().labels(&label)).await.context("cannot list EndpointSlices")?;
+        let slices =
+            slices.list(&ListParams::default().labels(&label)).await.context("cannot list EndpointSlices")?;
         let mut backends = BTreeMap::new();
         for slice in &slices.items {
             if (slice.address_type == "IPv6") != ipv6 {
@@ -183,7 +207,9 @@ impl Finder {
                 of.protocol.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(&protocol.to_string())
                     && port.is_none_or(|port| of.name.as_deref().unwrap_or("") == port)
             };
-            let Some(number) = slice.ports.iter().flatten().find(fits).and_then(|port| port.port) else { continue };
+            let Some(number) = slice.ports.iter().flatten().find(fits).and_then(|port| port.port) else {
+                continue;
+            };
             for endpoint in &slice.endpoints {
                 if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
                     continue;
@@ -194,7 +220,9 @@ impl Finder {
                         address,
                         port: u16::try_from(number).unwrap_or(0),
                         node: endpoint.node_name.clone().or_else(|| self.node_of(address)),
-                        pod: pod.and_then(|pod| Some(format!("{}/{}", pod.namespace.as_deref()?, pod.name.as_deref()?))),
+                        pod: pod.and_then(|pod| {
+                            Some(format!("{}/{}", pod.namespace.as_deref()?, pod.name.as_deref()?))
+                        }),
                     };
                     backends.insert(address, backend);
                 }
@@ -223,12 +251,15 @@ fn addresses_of(service: &Service) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let own = spec.cluster_ips.iter().flatten().chain(spec.external_ips.iter().flatten()).cloned();
     let status = service.status.iter().flat_map(|status| &status.load_balancer);
-    let balanced = status.flat_map(|balancer| balancer.ingress.iter().flatten()).filter_map(|ingress| ingress.ip.clone());
+    let balanced = status
+        .flat_map(|balancer| balancer.ingress.iter().flatten())
+        .filter_map(|ingress| ingress.ip.clone());
     own.chain(balanced).filter_map(|text| text.parse().ok()).collect()
 }
 
 fn of_service(service: &Service, asked: &Asked) -> Result<Found> {
-    let name = format!("{}/{}", service.metadata.namespace.as_deref().unwrap_or("default"), service.name_any());
+    let name =
+        format!("{}/{}", service.metadata.namespace.as_deref().unwrap_or("default"), service.name_any());
     let addresses = addresses_of(service);
     if addresses.is_empty() {
         bail!("the Service {name} has no address of its own: trace to one of its pods");
@@ -243,7 +274,8 @@ fn of_service(service: &Service, asked: &Asked) -> Result<Found> {
             && asked.protocol.is_none_or(|protocol| protocol == kind(port.protocol.as_deref()))
     };
     let port = ports.clone().find(fits).with_context(|| {
-        let all: Vec<String> = ports.map(|port| format!("{}/{}", port.port, kind(port.protocol.as_deref()))).collect();
+        let all: Vec<String> =
+            ports.map(|port| format!("{}/{}", port.port, kind(port.protocol.as_deref()))).collect();
         format!("the Service {name} has no such port; it has {}", all.join(", "))
     })?;
     Ok(Found {
@@ -260,7 +292,8 @@ fn sessions_down(networks: &[NodeNetwork]) -> Vec<SessionDown> {
     for network in networks {
         for session in network.status.iter().flat_map(|status| &status.sessions) {
             if session.state != SessionState::Established {
-                let error = session.last_error.as_ref().map_or_else(String::new, |error| format!(": {}", error.text));
+                let error =
+                    session.last_error.as_ref().map_or_else(String::new, |error| format!(": {}", error.text));
                 let what = format!("its session with {} is {:?}{error}", session.peer, session.state);
                 down.push(SessionDown { node: network.name_any(), what });
             }

@@ -23,7 +23,17 @@ fn ip(text: &str) -> IpAddr {
 
 fn link(index: u32, name: &str, group: u32) -> Link {
     let kind = (group == 179).then(|| "veth".to_owned());
-    Link { index, name: name.to_owned(), mtu: 1500, up: true, carrier: true, group, kind, peer_index: Some(2), ..Link::default() }
+    Link {
+        index,
+        name: name.to_owned(),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        group,
+        kind,
+        peer_index: Some(2),
+        ..Link::default()
+    }
 }
 
 fn route(dst: &str, protocol: u8, gateway: Option<&str>, link: u32) -> Route {
@@ -53,12 +63,8 @@ fn node(number: u8, pod: &str, own: &str, other: &str) -> NodeEvidence {
         ],
         ..Kernel::default()
     };
-    let endpoint = Endpoint {
-        ifname: "eth0".to_owned(),
-        link: veth,
-        addresses: vec![ip(pod)],
-        ..Endpoint::default()
-    };
+    let endpoint =
+        Endpoint { ifname: "eth0".to_owned(), link: veth, addresses: vec![ip(pod)], ..Endpoint::default() };
     let inside = Kernel { links: vec![link(2, "eth0", 0)], ..Kernel::default() };
     let pod = Some(PodInside { endpoint: Some(endpoint), unread: None, inside });
     NodeEvidence { node: format!("node{number}"), kernel, pod, ..NodeEvidence::default() }
@@ -96,7 +102,15 @@ fn passes(evidence: &mut Evidence, probe: u8, count: usize) {
     }
 }
 
-fn way(from: &str, to: &str, iif: &str, prefix: &str, protocol: u8, gateway: Option<&str>, link: &str) -> Way {
+fn way(
+    from: &str,
+    to: &str,
+    iif: &str,
+    prefix: &str,
+    protocol: u8,
+    gateway: Option<&str>,
+    link: &str,
+) -> Way {
     Way {
         lookup: Lookup { inside: false, to: ip(to), from: Some(ip(from)), iif: Some(iif.to_owned()) },
         passing: true,
@@ -123,8 +137,14 @@ fn between_pods(count: usize) -> Evidence {
     if count > 3 {
         there.sights.push(Sight::Way(way(A, B, "eth0", "10.244.1.7/32", 179, None, "cali2")));
     }
-    let mut evidence =
-        Evidence { flow, source, target: Target::Pod(target), here, there: vec![there], sessions_down: Vec::new() };
+    let mut evidence = Evidence {
+        flow,
+        source,
+        target: Target::Pod(target),
+        here,
+        there: vec![there],
+        sessions_down: Vec::new(),
+    };
     passes(&mut evidence, 0, count);
     evidence
 }
@@ -175,7 +195,11 @@ fn a_foreign_route_that_leads_elsewhere_is_named() {
     let foreign = way(A, B, "cali1", "10.244.1.7/32", 4, Some("172.30.1.1"), "eth0");
     evidence.here.sights.push(Sight::Way(foreign));
     assert_eq!(names(&evidence), ["wrongRoute"]);
-    assert!(said(&evidence).contains("node node1: the route 10.244.1.7/32 via 172.30.1.1 dev eth0"), "{}", said(&evidence));
+    assert!(
+        said(&evidence).contains("node node1: the route 10.244.1.7/32 via 172.30.1.1 dev eth0"),
+        "{}",
+        said(&evidence)
+    );
 }
 
 #[test]
@@ -208,7 +232,11 @@ fn a_neighbour_that_does_not_answer_or_was_set_by_hand_is_named() {
 #[test]
 fn a_black_hole_is_named_on_a_node_and_between_nodes() {
     let mut evidence = between_pods(2);
-    evidence.here.kernel.routes.push(Route { kind: RouteKind::Blackhole, hops: Vec::new(), ..route("10.244.1.7/32", 4, None, 0) });
+    evidence.here.kernel.routes.push(Route {
+        kind: RouteKind::Blackhole,
+        hops: Vec::new(),
+        ..route("10.244.1.7/32", 4, None, 0)
+    });
     evidence.here.sights.retain(|sight| !matches!(sight, Sight::Way(_)));
     let mut refused = way(A, B, "cali1", "10.244.1.7/32", 0, None, "eth0");
     refused.refused = Some("EINVAL".to_owned());
@@ -253,7 +281,10 @@ fn the_rule_of_a_firewall_is_named_with_table_chain_and_handle() {
     }));
     assert_eq!(names(&evidence), ["firewall"]);
     let text = said(&evidence);
-    assert!(text.contains("the rule with handle 4 (\"no pods\") in chain forward of table inet wall"), "{text}");
+    assert!(
+        text.contains("the rule with handle 4 (\"no pods\") in chain forward of table inet wall"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -277,7 +308,11 @@ fn a_service_without_endpoints_is_named_and_one_with_shows_the_chosen_backend() 
         timeout: 119,
     }));
     assert_eq!(names(&evidence), Vec::<&str>::new());
-    assert!(said(&evidence).contains("Service: 10.96.0.7:80 is 10.244.1.7:8081, tracked for 119 s"), "{}", said(&evidence));
+    assert!(
+        said(&evidence).contains("Service: 10.96.0.7:80 is 10.244.1.7:8081, tracked for 119 s"),
+        "{}",
+        said(&evidence)
+    );
 }
 
 #[test]

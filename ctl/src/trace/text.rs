@@ -20,7 +20,11 @@ pub(crate) fn draw(trace: &Trace, page: &Page) -> String {
 }
 
 fn draw_hop(text: &mut String, trace: &Trace, hop: &Hop, page: &Page) {
-    let on = if hop.node.is_empty() || hop.kind == HopKind::Node { String::new() } else { format!(" on {}", hop.node) };
+    let on = if hop.node.is_empty() || hop.kind == HopKind::Node {
+        String::new()
+    } else {
+        format!(" on {}", hop.node)
+    };
     let dot = match (hop.lost, hop.kind) {
         (true, _) => page.paint(Tone::Bad, "✗"),
         (false, HopKind::Wire) => "┊".to_owned(),
@@ -29,7 +33,8 @@ fn draw_hop(text: &mut String, trace: &Trace, hop: &Hop, page: &Page) {
     let bar = if hop.kind == HopKind::Wire { "┊" } else { "│" };
     let _never_fails = writeln!(text, "{dot} {}{on}", hop.name);
     let mut line = |words: String| {
-        let _never_fails = writeln!(text, "{}", page.wrap(&words, &format!("{bar}   "), &format!("{bar}     ")));
+        let _never_fails =
+            writeln!(text, "{}", page.wrap(&words, &format!("{bar}   "), &format!("{bar}     ")));
     };
     if let Some(pass) = &hop.entry {
         line(draw_pass(pass, page));
@@ -47,7 +52,9 @@ fn draw_hop(text: &mut String, trace: &Trace, hop: &Hop, page: &Page) {
 }
 
 fn draw_pass(pass: &Pass, page: &Page) -> String {
-    let at = |at: Option<u64>| at.map_or_else(String::new, |micros| format!(" {}.{:03} ms", micros / 1000, micros % 1000));
+    let at = |at: Option<u64>| {
+        at.map_or_else(String::new, |micros| format!(" {}.{:03} ms", micros / 1000, micros % 1000))
+    };
     let mark = |arrow: &str, passed: bool, when| match passed {
         true => page.paint(Tone::Good, &format!("{arrow}{}", at(when))),
         false => page.paint(Tone::Quiet, "·"),

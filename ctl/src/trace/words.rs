@@ -9,7 +9,7 @@ use super::path::Station;
 pub(crate) fn protocol(number: u8) -> String {
     match number {
         2 => "the kernel".to_owned(),
-        3 => "hand, at boot".to_owned(),
+        3 => "hand".to_owned(),
         4 => "an administrator (static)".to_owned(),
         16 => "DHCP".to_owned(),
         179 => "Manx".to_owned(),
@@ -58,7 +58,9 @@ pub(crate) fn neighbour(neighbour: &Neighbour) -> String {
 /// A station by the name of its link and where that is.
 pub(crate) fn station(evidence: &Evidence, station: Station) -> String {
     let far = evidence.far_node();
-    let veth = |node: Option<&NodeEvidence>| node.and_then(NodeEvidence::veth).unwrap_or("the pod's link").to_owned();
+    let veth = |node: Option<&NodeEvidence>| {
+        node.and_then(NodeEvidence::veth).unwrap_or("the pod's link").to_owned()
+    };
     let node = |node: Option<&NodeEvidence>| node.map_or_else(String::new, |node| node.node.clone());
     match station {
         Station::SourcePod => format!("pod {}", evidence.source.name),

@@ -13,6 +13,8 @@ use super::socket::{Socket, SocketError};
 
 /// Answer with the route that fits rather than with what is made of it.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// Answer with the table in which the route was found.
+const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 /// Octets of `struct rtmsg`.
 const BODY: usize = 12;
 
@@ -52,11 +54,11 @@ pub struct Way {
 ///
 /// When the kernel cannot be asked.
 pub fn way(socket: &mut Socket, packet: &Packet) -> Result<Result<Way, Errno>, SocketError> {
-    let decided = match ask(socket, packet, 0)? {
+    let decided = match ask(socket, packet, RTM_F_LOOKUP_TABLE)? {
         Ok(way) => way,
         Err(errno) => return Ok(Err(errno)),
     };
-    let matched = ask(socket, packet, RTM_F_FIB_MATCH)?.unwrap_or_default();
+    let matched = ask(socket, packet, RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH)?.unwrap_or_default();
     let (table, protocol) = if matched.prefix.is_some() {
         (matched.table, matched.protocol)
     } else {
@@ -81,9 +83,10 @@ fn ask(socket: &mut Socket, packet: &Packet, flags: u32) -> Result<Result<Way, E
     });
     let answers = socket.send(&mut batch)?;
     Ok(match answers.all_done() {
-        Ok(replies) => {
-            replies.iter().find_map(|message| read(&message, flags != 0)).unwrap_or(Err(Errno::ENODATA))
-        }
+        Ok(replies) => replies
+            .iter()
+            .find_map(|message| read(&message, flags & RTM_F_FIB_MATCH != 0))
+            .unwrap_or(Err(Errno::ENODATA)),
         Err(refusal) => Err(refusal.errno),
     })
 }

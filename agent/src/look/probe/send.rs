@@ -17,6 +17,8 @@ const PATIENCE: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(350), Duration::from_millis(500)];
 /// How long several sizes at once are waited for.
 const SIZES_PATIENCE: Duration = Duration::from_millis(400);
+/// How long routers are waited for.
+const ROUTERS_PATIENCE: Duration = Duration::from_millis(300);
 /// What links and tunnels take, largest first.
 const SIZES: [u16; 18] = [
     8950, 4000, 1500, 1492, 1480, 1476, 1472, 1460, 1450, 1440, 1430, 1420, 1410, 1400, 1380, 1350, 1300,
@@ -67,24 +69,14 @@ pub(super) async fn all<W: Write>(
 ) -> io::Result<()> {
     let flow = question.watch.flow;
     let mut round = Round { flow, sender, eyes, lines, target: flow.target, port: flow.port };
-    for router in 1..=question.routers.min(MOST_ROUTERS) {
-        // The pod's node is the first router.
-        round.shoot(Aim::Router, ROUTERS + router - 1, 0, router + 1)?;
-    }
     let reached = round.insist(Aim::Reach, REACH, 0).await?;
-    if question.size == 0 {
-        return Ok(());
-    }
     round.to_backend();
     // Nobody has to answer a datagram: whether it arrives is seen there.
-    let silent = flow.protocol == Protocol::Udp;
-    if !reached && !silent {
-        return Ok(());
-    }
-    if !round.insist(Aim::Size, LARGE, question.size).await? {
+    let known = reached || flow.protocol == Protocol::Udp;
+    if question.size > 0 && known && !round.insist(Aim::Size, LARGE, question.size).await? {
         round.smaller(question.size).await?;
     }
-    Ok(())
+    round.routers(question.routers).await
 }
 
 struct Round<'a, W> {
@@ -143,6 +135,25 @@ impl<W: Write> Round<'_, W> {
             }
         }
         Ok(false)
+    }
+
+    /// Asks routers who they are.
+    async fn routers(&mut self, count: u8) -> io::Result<()> {
+        let count = count.min(MOST_ROUTERS);
+        for router in 1..=count {
+            // The pod's node is the first router.
+            self.shoot(Aim::Router, ROUTERS + router - 1, 0, router + 1)?;
+        }
+        let mut told = 0;
+        let enough = |seen: &Seen| {
+            let back = seen.inside && !seen.outgoing && seen.probe >= ROUTERS && seen.kind != Kind::Probe;
+            told += u8::from(back);
+            told >= count
+        };
+        if count > 0 {
+            self.eyes.until(self.lines, Instant::now() + ROUTERS_PATIENCE, enough).await?;
+        }
+        Ok(())
     }
 
     async fn smaller(&mut self, size: u16) -> io::Result<()> {
