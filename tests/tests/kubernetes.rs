@@ -54,7 +54,7 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 13] = [
+const SCENARIOS: [&[(&str, Scenario)]; 14] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,

@@ -159,7 +159,6 @@ impl Router {
     }
 
     /// Runs a command of BIRD's operator and returns what it says.
-    /// Tells BIRD something by its own client, and returns what it says.
     pub fn birdc(&self, words: &[&str]) -> Result<String> {
         let output = netns::run(Command::new("birdc").arg("-s").arg(self.bird_socket()).args(words))?;
         let text = String::from_utf8_lossy(&output.stdout);
