@@ -28,7 +28,7 @@ pub struct Counters {
     pub time: u64,
     /// Whether pods can start.
     pub ready: bool,
-    /// Links of pods on the node.
+    /// Pods with an address of the pool that has most of them: all pods, unless a family has several pools.
     pub pods: u64,
     /// ADDs of the plugin that got what they asked for.
     pub started: u64,

@@ -16,7 +16,7 @@ use crate::chore::run;
 /// Programs (a name to look for, or an absolute path), each with the Debian package that has it.
 pub(crate) type Needs = [(&'static str, &'static str)];
 
-const NEEDS: [(&str, &str); 21] = [
+const NEEDS: [(&str, &str); 24] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("bird", "bird2"),
@@ -38,6 +38,9 @@ const NEEDS: [(&str, &str); 21] = [
     ("exabgp", "exabgp"),
     ("bgpdump", "bgpdump"),
     ("dpkg-deb", "dpkg"),
+    ("chromium", "chromium"),
+    ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core"),
+    ("script", "bsdutils"),
 ];
 
 /// What clusters of real kubelets and the checks of alert rules need besides.

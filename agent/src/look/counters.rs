@@ -70,7 +70,7 @@ fn count(counters: &mut Counters, name: &str, labels: &str, value: f64) {
     let whole = value as u64;
     match name {
         "manx_ready" => counters.ready = value > 0.0,
-        "manx_guard_links" => counters.pods = whole,
+        "manx_ipam_addresses_used" => counters.pods = counters.pods.max(whole),
         "manx_fib_routes_desired" => counters.routes_desired = whole,
         "manx_fib_routes_installed" => counters.routes_installed = whole,
         "manx_fib_operations_total" => counters.routes_changed = whole,
@@ -133,7 +133,8 @@ manx_bgp_peer_messages_total{peer="peer/tor",direction="out",kind="keepalive"} 4
 manx_bgp_prefixes_received{peer="peer/tor",family="ipv4-unicast"} 3
 manx_bgp_prefixes_received{peer="peer/tor",family="ipv6-unicast"} 2
 manx_fib_routes_installed 6
-manx_guard_links 4
+manx_ipam_addresses_used{pool="v4"} 4
+manx_ipam_addresses_used{pool="v6"} 3
 manx_cni_request_duration_seconds_sum{verb="add",outcome="ok"} 0.25
 manx_cni_request_duration_seconds_count{verb="add",outcome="ok"} 12
 manx_cni_request_duration_seconds_count{verb="add",outcome="retry"} 2

@@ -78,6 +78,10 @@ pub(crate) struct Rates {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: Counters,
+    /// Pods that came less pods that are there, and DELs, when the first answer came.
+    first: Option<(f64, f64)>,
+    /// Changes of routes since then.
+    moved: f64,
     started: Series,
     stopped: Series,
     failed: Series,
@@ -103,9 +107,14 @@ impl Meter {
         }
         self.started.push(now, counters.started as f64);
         self.failed.push(now, counters.failed as f64);
-        // DELs may come twice for one pod: those that are gone are what was there, and came, and is not there now.
-        self.stopped.push(now, counters.started as f64 - counters.pods as f64);
-        self.changes.push(now, counters.routes_changed as f64);
+        // DELs may come twice for one pod, and with several pools a pod may not be among those that are counted: it is
+        // the lesser of what both say.
+        let gone = counters.started as f64 - counters.pods as f64;
+        let deleted = counters.deleted as f64;
+        let &mut (before, deleted_before) = self.first.get_or_insert((gone, deleted));
+        self.stopped.push(now, (gone - before).min(deleted - deleted_before));
+        self.moved += self.moved_since(&counters);
+        self.changes.push(now, self.moved);
         self.cpu.push(now, counters.cpu_seconds);
         for peer in &counters.peers {
             let meter = self.peers.entry(peer.peer.clone()).or_default();
@@ -114,6 +123,15 @@ impl Meter {
             meter.last = peer.clone();
         }
         self.last = Counters { peers: Vec::new(), ..counters };
+    }
+
+    /// Routes that changed since the last answer: those of pods are made by the plugin, and are no operations here.
+    fn moved_since(&self, counters: &Counters) -> f64 {
+        if self.last.time == 0 {
+            return 0.0;
+        }
+        let operations = counters.routes_changed.saturating_sub(self.last.routes_changed);
+        operations.max(counters.routes_installed.abs_diff(self.last.routes_installed)) as f64
     }
 
     /// What the node does now; `None` before it has answered twice.
@@ -168,10 +186,32 @@ mod tests {
     #[test]
     fn pods_that_went_are_those_that_came_and_are_not_there() {
         let mut meter = Meter::default();
-        meter.take(at(0, 100, 10));
-        meter.take(at(1, 110, 5));
+        meter.take(Counters { deleted: 200, ..at(1, 100, 10) });
+        meter.take(Counters { deleted: 230, ..at(2, 110, 5) });
         let rates = meter.rates().expect("two answers");
-        assert_eq!((rates.started, rates.stopped), (10.0, 15.0));
+        assert_eq!((rates.started, rates.stopped), (10.0, 15.0), "each was deleted twice");
+        let mut other = Meter::default();
+        other.take(Counters { deleted: 7, ..at(1, 100, 10) });
+        other.take(Counters { deleted: 7, ..at(2, 110, 10) });
+        assert_eq!(
+            other.rates().map(|rates| rates.stopped),
+            Some(0.0),
+            "they are of a pool that is not counted"
+        );
+    }
+
+    #[test]
+    fn routes_that_the_plugin_makes_are_changes_too() {
+        let mut meter = Meter::default();
+        let routes = |second, routes_installed, routes_changed| Counters {
+            routes_installed,
+            routes_changed,
+            ..at(second, 0, 0)
+        };
+        meter.take(routes(1, 10, 4));
+        meter.take(routes(2, 14, 4));
+        meter.take(routes(3, 12, 7));
+        assert_eq!(meter.rates().map(|rates| rates.changes), Some(3.5), "four, and three, in two seconds");
     }
 
     #[test]

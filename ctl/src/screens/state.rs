@@ -210,7 +210,13 @@ impl State {
             let own = owned.get(network.name_any().as_str()).copied().unwrap_or_default();
             NodeView { group: self.group(network, &places), ..self.node_view(network, own) }
         });
-        views.collect()
+        let mut views: Vec<NodeView> = views.collect();
+        let groups: BTreeSet<&String> = views.iter().map(|node| &node.group).collect();
+        if places.is_empty() && groups.len() == views.len() {
+            // Each node has routers of its own: that is no place to share.
+            views.iter_mut().for_each(|node| node.group.clear());
+        }
+        views
     }
 
     fn node_view(&self, network: &NodeNetwork, (blocks, used, free): (usize, u64, u64)) -> NodeView {

@@ -51,7 +51,7 @@ const right = (name) => ({ name, right: true });
 
 /** The nodes. */
 export function drawNodes(_, choose) {
-  const columns = [left("Node"), left("Where"), left("Address"), left("Ready"), right("Sessions"), right("Blocks"), right("Used"), right("Free"), right("Pods started/s"), right("stopped/s"), right("Routes"), right("Changes/s"), right("Put right"), right("Memory"), right("CPU"), left("")];
+  const columns = [left("Node"), left("Where"), left("Address"), left("Ready"), right("Sessions"), right("Blocks"), right("Used"), right("Free"), right("Pods started/s"), right("stopped/s"), right("Routes"), right("Changes/s"), right("Put right"), right("Memory"), right("CPU"), left("Remarks")];
   draw("node", columns, [...known.node.values()].map((node) => {
     const [rates] = known.rates.get(node.name) ?? [{}];
     const short = node.sessionsUp < node.sessions;

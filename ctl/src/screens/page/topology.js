@@ -69,7 +69,7 @@ function place(groups, size, room, titled) {
     const number = group.nodes.length;
     const square = size.look === "tile" ? Math.ceil(Math.sqrt(number * 2.2)) : size.look === "chip" ? Math.max(2, Math.ceil(Math.sqrt(number / 2.2))) : number;
     const share = groups.length === 1 ? most : Math.max(size.look === "tile" ? 5 : 1, square);
-    group.columns = Math.min(number, most, size.look === "card" ? Math.min(6, most) : groups.length === 1 ? most : share);
+    group.columns = Math.min(number, most, size.look === "card" ? Math.ceil(number / Math.ceil(number / Math.min(6, most))) : groups.length === 1 ? most : share);
     const abreast = Math.min(group.hubs.length, Math.max(1, Math.floor((room - 2 * INNER.side + LOCAL.gap) / (LOCAL.width + LOCAL.gap))), 2);
     group.abreast = abreast;
     group.hubRows = abreast ? Math.ceil(group.hubs.length / abreast) : 0;
@@ -151,7 +151,7 @@ function arc(one, other) {
 }
 
 function edge(path, kind, pair, far, width) {
-  const line = el("path", { class: `t-edge ${kind} ${far ? "t-far" : ""}`, d: path, "data-edge": pair.key, "data-up": pair.up ?? null, "stroke-width": width });
+  const line = el("path", { class: `t-edge ${kind} ${far ? "t-far" : ""}`, d: path, "data-edge": pair.key, "data-up": String(pair.up ?? ""), "stroke-width": width });
   if (width) line.style.strokeWidth = `${width}px`;
   return [line, el("path", { class: "t-hit", d: path, tip: pair.tip ?? words(pair) })];
 }
@@ -217,7 +217,7 @@ function drawNode(node, spot, size, rates, mark, choose) {
     g.append(el("rect", { class: "stripe", x: 9, y: 12, width: 8, height: 8, rx: 4 }), el("text", { class: "name", x: 25, y: 21 }, cut(node.name, 13)));
   } else {
     g.append(el("rect", { class: "stripe", x: 0, y: 10, width: 4, height: height - 20, rx: 2 }),
-      el("text", { class: "name", x: 15, y: 24 }, cut(node.name, 19)), el("text", { class: "s", x: 15, y: 41 }, cut(node.addresses[0] ?? "no address", 24)),
+      el("text", { class: "name", x: 15, y: 24 }, cut(node.name, size.width > 180 ? 21 : 18)), el("text", { class: "s", x: 15, y: 41 }, cut(node.addresses[0] ?? "no address", 24)),
       el("text", { class: `s ${node.sessionsUp < node.sessions ? "bad" : ""}`, x: 15, y: 57 }, `${node.sessionsUp}/${node.sessions} up`),
       el("text", { class: "s", x: width - 12, y: 57, "text-anchor": "end" }, rates && rates.started + rates.stopped > 0 ? `+${rate(rates.started)} −${rate(rates.stopped)}/s` : `${percent(full)} used`),
       el("rect", { class: "meter", x: 15, y: 64, width: width - 27, height: 3, rx: 1.5 }), el("rect", { class: "level", x: 15, y: 64, width: full ? Math.max(3, (width - 27) * full) : 0, height: 3, rx: 1.5 }));
@@ -292,7 +292,7 @@ export function drawTopology(into, note, known, chosen, choose) {
     const path = names.has(other) ? arc(spots.get(hub), spots.get(other)) : hang(bottomOf(spots.get(hub)), topOf(spots.get(other)));
     lines.push(...edge(path, pair.up ? "" : "down", pair, far(pair.a, pair.b)));
   }
-  const few = all.length <= 9;
+  const few = all.length <= 9 && groups.length === 1 && groups[0].columns === groups[0].nodes.length;
   for (const pair of inner.filter((one) => few || !one.up || one.a === chosen || one.b === chosen).slice(0, 600)) {
     lines.push(...edge(arc(spots.get(pair.a), spots.get(pair.b)), pair.up ? "mesh" : "mesh down", pair, far(pair.a, pair.b)));
   }
