@@ -36,7 +36,7 @@ impl Series {
     fn rate(&self, now: u64) -> Option<f64> {
         let window = now.saturating_sub(WINDOW);
         let before = self.points.iter().rev().find(|&&(time, _)| time <= window);
-        let &(time, from) = before.or(self.points.front())?;
+        let &(time, from) = before.or_else(|| self.points.front())?;
         let &(_, to) = self.points.back()?;
         let seconds = now.checked_sub(time.max(window)).filter(|passed| *passed > 0)? as f64 / 1e9;
         Some(round((to - from).max(0.0) / seconds))
