@@ -455,6 +455,10 @@ fn a_node_that_does_not_reach_another_is_named() {
         &["node b: it does not reach 192.0.2.1 of a"],
     );
     finds(reached::nodes, &reached("node/a", Outcome::Refused), &[]);
+    let mut facts = reached("node/a", Outcome::Timeout);
+    facts.cluster.peers[0].spec.peer_selector = Some(manx_api::LabelSelector::default());
+    facts.cluster.peers[0].spec.ttl_security_hops = Some(1);
+    finds(reached::nodes, &facts, &[]);
     let facts = well();
     assert_eq!(reached::nodes_of(&facts, "b").len(), 1);
     assert_eq!(reached::nodes_of(&facts, "b")[0].name, "node/a");
