@@ -19,6 +19,9 @@ pub(crate) use decode::cure;
 
 /// Which sessions, and how they are shown.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  manxctl bgp
+  manxctl bgp --node node2 --peer tor -o wide")]
 pub(crate) struct Options {
     /// Only the sessions of this node.
     #[arg(long, value_name = "NAME")]

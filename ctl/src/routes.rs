@@ -16,6 +16,10 @@ use crate::{Context, bgp};
 
 /// Which routes, and how they are shown.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  manxctl routes --prefix 10.244.0.0/16
+  manxctl routes --node node2 --peer tor in
+  manxctl routes --node node2 --peer tor out -o wide")]
 pub(crate) struct Options {
     /// Only the tables of this node.
     #[arg(long, value_name = "NAME")]

@@ -2,12 +2,14 @@
 
 mod elsewhere;
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
 use manx_api::{IPBlock, NodeNetwork, Session, SessionError, SessionState};
 use manx_facts::bgp;
 use manx_facts::kernel::{Kernel, Route, RouteKind, TABLE_MAIN};
-use manx_facts::record::Endpoint;
+use manx_facts::record::{Endpoint, Record};
 
 use super::gather::{Gathered, PodFacts, Target, block_of, holds, is_host, pool_of};
 use super::{AwayNode, Chain, Link, Report, Told};
@@ -239,15 +241,7 @@ fn here(gathered: &Gathered, home: &str, target: &Target, chain: &mut Chain, fin
         Some(Ok(record)) => {
             let endpoint = record.holder(address);
             if let (None, Some(pod)) = (endpoint, &pod) {
-                let why = record
-                    .unread
-                    .clone()
-                    .unwrap_or_else(|| format!("it does not know that {pod} has {address}"));
-                findings.push(Finding::error(
-                    format!("the record of node {home}"),
-                    why,
-                    "make the pod anew: nothing keeps its address from being given away a second time",
-                ));
+                findings.push(unrecorded(record, home, pod, address));
             }
             endpoint
         }
@@ -266,6 +260,24 @@ fn here(gathered: &Gathered, home: &str, target: &Target, chain: &mut Chain, fin
         link_of(kernel, home, name, chain, findings);
     }
     local_route(kernel, home, target.network, link, chain, findings);
+}
+
+/// Why the record does not know a pod that the API server has.
+fn unrecorded(record: &Record, home: &str, pod: &str, address: IpAddr) -> Finding {
+    let object = format!("the record of node {home}");
+    if let Some(why) = &record.unread {
+        return Finding::error(object, why.clone(), "look at the permissions of /run/manx there");
+    }
+    if record.missing {
+        let what = "there is none: no agent was there since the node started, or --through leads to where it is not seen";
+        return Finding::warning(object, what, "look at the agent's pod on that node; ask without --through");
+    }
+    let what = format!("it does not know that {pod} has {address}");
+    Finding::error(
+        object,
+        what,
+        "make the pod anew: nothing keeps its address from being given away a second time",
+    )
 }
 
 fn link_of(kernel: &Kernel, home: &str, name: &str, chain: &mut Chain, findings: &mut Vec<Finding>) {
