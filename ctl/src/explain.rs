@@ -25,7 +25,10 @@ use crate::{Context, write_out};
 /// What to explain.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  manxctl explain 10.244.0.0/24")]
+  manxctl explain default/web
+  manxctl explain 10.244.1.5
+  manxctl explain 10.244.1.0/26 -o json
+  manxctl explain 10.244.1.0/26 --agent http://127.0.0.1:9179")]
 pub(crate) struct Options {
     /// An address, a prefix, or a pod as NAME or NAMESPACE/NAME.
     #[arg(value_name = "IP|POD|PREFIX")]
