@@ -96,7 +96,7 @@ pub(crate) fn table(rows: &[Row], page: &Page) -> String {
         column("ADDRESSES").wide(),
     ]);
     for row in rows {
-        let full = percent(row.percent);
+        let full = percent(row.percent, row.used > 0);
         let given = row.allocations.iter().map(|one| match &one.pod {
             Some(pod) => format!("{}={pod}", one.address),
             None => one.address.to_string(),

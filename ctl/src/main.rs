@@ -39,7 +39,7 @@ mod trace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Parser, Subcommand};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -156,14 +156,24 @@ impl Connection {
         if let Some(path) = &self.kubeconfig {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-            return Ok(kube::Config::from_custom_kubeconfig(file, &options).await?);
+            return kube::Config::from_custom_kubeconfig(file, &options).await.map_err(unusable);
         }
-        match self.context {
-            Some(_) => Ok(kube::Config::from_kubeconfig(&options).await?),
-            None => kube::Config::infer().await.context(
-                "no cluster to ask: set KUBECONFIG, say --kubeconfig, or run where a service account is mounted",
-            ),
+        if self.context.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+            return kube::Config::from_kubeconfig(&options).await.map_err(unusable);
         }
+        kube::Config::infer().await.context("no cluster to ask: neither a kubeconfig nor a service account can be used")
+    }
+}
+
+/// Why there is no cluster to ask, in one sentence.
+fn unusable(error: kube::config::KubeconfigError) -> anyhow::Error {
+    use kube::config::KubeconfigError as Why;
+    match error {
+        Why::ReadConfig(error, path) => anyhow!(
+            "no cluster to ask: {} cannot be read ({error}): set KUBECONFIG, say --kubeconfig, or run where a service account is mounted",
+            path.display()
+        ),
+        error => anyhow!("no cluster to ask: {error}: set KUBECONFIG, or say --kubeconfig or --context"),
     }
 }
 

@@ -91,9 +91,15 @@ pub(crate) fn table(rows: &[Row], page: &Page) -> String {
     for row in rows {
         let session = &row.session;
         let cells = [Cell::from(&row.node), Cell::from(&session.peer)].into_iter();
-        let error = session.last_error.as_ref().map_or_else(String::new, SessionError::line);
-        let tone = if session.state == SessionState::Established { Tone::Quiet } else { Tone::Bad };
-        let last = Cell::toned(error, tone);
+        let error = session.last_error.as_ref();
+        let last = match session.state {
+            // It is up again: when that was matters more than what.
+            SessionState::Established => {
+                let before = error.map(|error| format!("{} ago: {}", page.ago(error.when.0), error.line()));
+                Cell::toned(before.unwrap_or_default(), Tone::Quiet)
+            }
+            _ => Cell::toned(error.map_or_else(String::new, SessionError::line), Tone::Bad),
+        };
         table.row(cells.chain(state(session, page)).chain(more(session, page)).chain([last]));
     }
     table.render(page)
@@ -172,7 +178,7 @@ mod tests {
     fn peers_can_be_asked_for_one_node_and_for_those_that_are_down() {
         let up = cluster(SessionState::Established);
         let text = table(&rows(&up, |_| true), &Page::plain());
-        let line = "node1  node/node2  172.30.2.2  64512  Established  5m            3         2           1  Hold Timer Expired";
+        let line = "node1  node/node2  172.30.2.2  64512  Established  5m            3         2           1  5m ago: Hold Timer Expired";
         assert_eq!(text.lines().nth(1), Some(line));
         let count = |node: Option<&str>, down, cluster: &Cluster| {
             let node = node.map(str::to_owned);

@@ -119,8 +119,8 @@ fn cells(row: &Row, page: &Page) -> [Cell; 13] {
         row.used.into(),
         count(row.free).into(),
         match row.nearly_full {
-            true => Cell::toned(percent(row.percent), Tone::Doubtful),
-            false => percent(row.percent).into(),
+            true => Cell::toned(percent(row.percent, row.used > 0), Tone::Doubtful),
+            false => percent(row.percent, row.used > 0).into(),
         },
         match (row.ready, row.reason.as_str()) {
             (Some(true), _) => Cell::toned("True", Tone::Good),
@@ -136,9 +136,9 @@ fn cells(row: &Row, page: &Page) -> [Cell; 13] {
 }
 
 /// In as few letters as make sense.
-pub(crate) fn percent(percent: f64) -> String {
+pub(crate) fn percent(percent: f64, any: bool) -> String {
     match percent {
-        ..=0.0 => "0%".to_owned(),
+        ..1.0 if !any => "0%".to_owned(),
         ..1.0 => "<1%".to_owned(),
         percent => format!("{percent:.0}%"),
     }
@@ -180,6 +180,6 @@ mod tests {
             (count(65_000), count(1 << 40), count(i64::MAX)),
             ("65000".into(), "1.1e12".into(), ">9e18".into())
         );
-        assert_eq!((percent(0.0), percent(0.2), percent(94.6)), ("0%".into(), "<1%".into(), "95%".into()));
+        assert_eq!((percent(0.0, false), percent(0.0, true), percent(94.6, true)), ("0%".into(), "<1%".into(), "95%".into()));
     }
 }

@@ -36,6 +36,8 @@ mod rbac;
 mod services;
 #[path = "kubernetes/start.rs"]
 mod start;
+#[path = "kubernetes/status.rs"]
+mod status;
 #[path = "kubernetes/tables.rs"]
 mod tables;
 #[path = "kubernetes/trace.rs"]
@@ -54,7 +56,7 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 14] = [
+const SCENARIOS: [&[(&str, Scenario)]; 15] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
@@ -65,6 +67,7 @@ const SCENARIOS: [&[(&str, Scenario)]; 14] = [
     eyes::SCENARIOS,
     trace::SCENARIOS,
     families::SHARED,
+    status::SCENARIOS,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,
     families::SCENARIOS,

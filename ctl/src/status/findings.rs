@@ -75,12 +75,15 @@ fn agent(cluster: &Cluster, row: &Row, now: Timestamp) -> Option<Finding> {
     let trouble =
         row.agent.trouble.as_ref().map_or_else(String::new, |trouble| format!("; its pod is {trouble}"));
     let silent = node.is_some_and(kubelet_is_silent);
+    // Where agents run as pods, one without a pod has ended, though its Lease still runs.
+    let pods = cluster.workers.iter().any(|pod| nodes::is(pod, "manx-agent"));
     let what = match (row.agent.alive, row.agent.last_sign_of_life, row.ready) {
         (Some(false), Some(last), _) if silent => {
             let what = format!("neither its agent nor its kubelet has been heard since {}", since(last, now));
             let cure = "the machine, or its way to the API server, is down: look there first";
             return Some(Finding::error(object, what, cure).see("agent-down").on(&row.name));
         }
+        _ if pods && row.agent.pod.is_none() => "no agent runs on it".to_owned(),
         (Some(false), Some(last), _) => {
             format!("its agent has given no sign of life since {}{trouble}", since(last, now))
         }

@@ -20,6 +20,7 @@ mod limits;
 pub mod network;
 pub mod node;
 mod objects;
+mod plugin;
 pub mod pki;
 mod pods;
 pub mod process;
