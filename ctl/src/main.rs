@@ -161,7 +161,9 @@ impl Connection {
         if self.context.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
             return kube::Config::from_kubeconfig(&options).await.map_err(unusable);
         }
-        kube::Config::infer().await.context("no cluster to ask: neither a kubeconfig nor a service account can be used")
+        kube::Config::infer()
+            .await
+            .context("no cluster to ask: neither a kubeconfig nor a service account can be used")
     }
 }
 

@@ -180,6 +180,9 @@ mod tests {
             (count(65_000), count(1 << 40), count(i64::MAX)),
             ("65000".into(), "1.1e12".into(), ">9e18".into())
         );
-        assert_eq!((percent(0.0, false), percent(0.0, true), percent(94.6, true)), ("0%".into(), "<1%".into(), "95%".into()));
+        assert_eq!(
+            (percent(0.0, false), percent(0.0, true), percent(94.6, true)),
+            ("0%".into(), "<1%".into(), "95%".into())
+        );
     }
 }

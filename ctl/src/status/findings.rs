@@ -198,7 +198,10 @@ fn session(peer: &str, error: &str, on: &[(&str, &Session)], now: Timestamp) -> 
     let (cure, see) = cures::of_session(first);
     let finding = Finding::error(format!("{word} {}", named(&names)), what, cure).see(see);
     let finding = names.iter().fold(finding, |finding, name| finding.on(*name));
-    peer.strip_prefix("node/").map_or(finding.clone(), |peer| finding.on(peer))
+    match peer.strip_prefix("node/") {
+        Some(peer) => finding.on(peer),
+        None => finding,
+    }
 }
 
 fn pools(cluster: &Cluster) -> Vec<Finding> {

@@ -136,7 +136,8 @@ fn link_of_nobody(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
     let node = &frozen.0;
     node.run(&["ip", "link", "add", "calidead", "group", "179", "type", "dummy"])?;
     node.run(&["ip", "link", "set", "calidead", "alias", "manx:feed:eth0"])?;
-    let told = says(cluster, &["ipam", "check", "--pause", "1"], 1, &["calidead", "of no pod", "ip link del"]);
+    let told =
+        says(cluster, &["ipam", "check", "--pause", "1"], 1, &["calidead", "of no pod", "ip link del"]);
     let gone = node.run(&["ip", "link", "del", "calidead"]);
     told?;
     gone.map(drop)
@@ -203,7 +204,8 @@ fn session_down(cluster: &Cluster) -> Result<()> {
 fn foreign_route(cluster: &Cluster) -> Result<()> {
     let blocks = cluster.objects("ipblocks.manx.dev")?;
     let of_node2 = |block: &&Value| {
-        block["spec"]["node"] == "node2" && block["spec"]["cidr"].as_str().is_some_and(|cidr| cidr.contains('.'))
+        block["spec"]["node"] == "node2"
+            && block["spec"]["cidr"].as_str().is_some_and(|cidr| cidr.contains('.'))
     };
     let block = blocks.iter().find(of_node2).context("a block of node2")?;
     let cidr = block["spec"]["cidr"].as_str().context("a cidr")?;
@@ -226,7 +228,16 @@ fn agent_gone(cluster: &Cluster) -> Result<()> {
             {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["node3"]}]}]}}}}}}});
     let patch = |patch: Value| {
         let text = patch.to_string();
-        cluster.kubectl(&["-n", "manx-system", "patch", "daemonset", "manx-agent", "--type=strategic", "-p", &text])
+        cluster.kubectl(&[
+            "-n",
+            "manx-system",
+            "patch",
+            "daemonset",
+            "manx-agent",
+            "--type=strategic",
+            "-p",
+            &text,
+        ])
     };
     patch(affinity)?;
     let words = ["node node3", "no agent's pod is on it"];
