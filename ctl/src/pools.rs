@@ -92,7 +92,7 @@ pub(crate) fn table(rows: &[Row], page: &Page) -> String {
         names("POOL"),
         column("CIDR"),
         column("BLOCK"),
-        number("BLOCKS"),
+        number("BLOCKS").spare(1),
         number("USED"),
         number("FREE"),
         number("FULL"),
@@ -101,7 +101,7 @@ pub(crate) fn table(rows: &[Row], page: &Page) -> String {
         number("PRIORITY").wide(),
         column("NAT").wide(),
         column("ADVERTISED").wide(),
-        column("AGE"),
+        column("AGE").spare(2),
     ]);
     for row in rows {
         table.row(cells(row, page));

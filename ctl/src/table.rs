@@ -4,8 +4,10 @@ use crate::show::{Page, Tone};
 
 /// Between two columns.
 const GAP: usize = 2;
-/// No cell is made shorter than this.
+/// No cell of names is made shorter than this,
 const LEAST: usize = 8;
+/// and none of words shorter than this.
+const LEAST_WORDS: usize = 20;
 
 /// One column.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub(crate) struct Column {
     cut: Cut,
     right: bool,
     wide: bool,
+    /// Where there is no room, columns are left out from the highest of these on; 0 never.
+    spare: u8,
 }
 
 /// Where a cell loses letters when there is no room.
@@ -26,28 +30,39 @@ enum Cut {
 
 /// A column whose cells are never shortened: states, numbers, addresses.
 pub(crate) const fn column(title: &'static str) -> Column {
-    Column { title, cut: Cut::Nowhere, right: false, wide: false }
+    Column { title, cut: Cut::Nowhere, right: false, wide: false, spare: 0 }
 }
 
 /// A column of names: a long one keeps its beginning and its end.
 pub(crate) const fn names(title: &'static str) -> Column {
-    Column { title, cut: Cut::Middle, right: false, wide: false }
+    Column { title, cut: Cut::Middle, right: false, wide: false, spare: 0 }
 }
 
 /// A column of words: a long cell keeps its beginning.
 pub(crate) const fn words(title: &'static str) -> Column {
-    Column { title, cut: Cut::End, right: false, wide: false }
+    Column { title, cut: Cut::End, right: false, wide: false, spare: 0 }
 }
 
 /// A column of numbers.
 pub(crate) const fn number(title: &'static str) -> Column {
-    Column { title, cut: Cut::Nowhere, right: true, wide: false }
+    Column { title, cut: Cut::Nowhere, right: true, wide: false, spare: 0 }
 }
 
 impl Column {
     /// Only with `-o wide`.
     pub(crate) const fn wide(self) -> Self {
         Self { wide: true, ..self }
+    }
+
+    /// Left out where there is no room, those with a higher number first.
+    pub(crate) const fn spare(self, spare: u8) -> Self {
+        Self { spare, ..self }
+    }
+
+    /// The least that it can be shortened to.
+    fn least(&self) -> usize {
+        let letters = if self.cut == Cut::End { LEAST_WORDS } else { LEAST };
+        letters.max(self.title.chars().count())
     }
 }
 
@@ -91,12 +106,37 @@ impl Table {
 
     /// Lines as long as the page is wide at most, without spaces at their ends.
     pub(crate) fn render(&self, page: &Page) -> String {
-        let shown: Vec<usize> =
-            (0..self.columns.len()).filter(|&index| page.wide || !self.columns[index].wide).collect();
+        let shown = self.shown(page);
         let widths = self.widths(&shown, page.width);
         let heads: Vec<Cell> =
             self.columns.iter().map(|column| Cell::toned(column.title, Tone::Strong)).collect();
         std::iter::once(&heads).chain(&self.rows).map(|row| self.line(row, &shown, &widths, page)).collect()
+    }
+
+    /// The columns that have room.
+    fn shown(&self, page: &Page) -> Vec<usize> {
+        let mut shown: Vec<usize> =
+            (0..self.columns.len()).filter(|&index| page.wide || !self.columns[index].wide).collect();
+        let least = |index: usize| match self.columns[index].cut {
+            Cut::Nowhere => self.longest(index),
+            Cut::Middle | Cut::End => self.longest(index).min(self.columns[index].least()),
+        };
+        while let Some(limit) = page.width {
+            let needed: usize = shown.iter().map(|&index| least(index) + GAP).sum();
+            let spare = (0..shown.len()).filter(|&at| self.columns[shown[at]].spare > 0);
+            let Some(at) = spare.max_by_key(|&at| self.columns[shown[at]].spare) else { break };
+            if needed <= limit + GAP {
+                break;
+            }
+            shown.remove(at);
+        }
+        shown
+    }
+
+    /// Letters of the longest cell of a column.
+    fn longest(&self, index: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.chars().count());
+        cells.chain([self.columns[index].title.chars().count()]).max().unwrap_or(0)
     }
 
     fn line(&self, row: &[Cell], shown: &[usize], widths: &[usize], page: &Page) -> String {
@@ -124,18 +164,13 @@ impl Table {
 
     /// As wide as the longest cell; where that is too much, the widest that can be shortened gives first.
     fn widths(&self, shown: &[usize], limit: Option<usize>) -> Vec<usize> {
-        let length = |index: usize| {
-            let cells =
-                self.rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.chars().count());
-            cells.chain([self.columns[index].title.chars().count()]).max().unwrap_or(0)
-        };
-        let mut widths: Vec<usize> = shown.iter().map(|&index| length(index)).collect();
+        let mut widths: Vec<usize> = shown.iter().map(|&index| self.longest(index)).collect();
         let Some(limit) = limit else { return widths };
         let gaps = GAP * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > limit {
             let gives = |&at: &usize| {
                 let column = &self.columns[shown[at]];
-                column.cut != Cut::Nowhere && widths[at] > LEAST.max(column.title.chars().count())
+                column.cut != Cut::Nowhere && widths[at] > column.least()
             };
             let Some(at) = (0..widths.len()).filter(gives).max_by_key(|&at| widths[at]) else { break };
             widths[at] -= 1;
@@ -183,10 +218,21 @@ mod tests {
         let narrow = Page { width: Some(36), ..Page::plain() };
         assert_eq!(
             table().render(&narrow),
-            "NODE              N  WHY\n\
-             node1.r…ple.com   5  hold timer exp…\n\
-             b                12\n"
+            "NODE           N  WHY\n\
+             node1.…e.com   5  hold timer expired\n\
+             b             12\n"
         );
+    }
+
+    #[test]
+    fn spare_columns_go_before_others_are_cut() {
+        let mut table =
+            Table::new([column("A"), number("COUNT").spare(1), number("TIMES").spare(2), column("STATE")]);
+        table.row(["a".into(), 1.into(), 2.into(), "Established".into()]);
+        let at = |width| table.render(&Page { width: Some(width), ..Page::plain() });
+        assert!(at(28).starts_with("A  COUNT  TIMES  STATE"), "{}", at(28));
+        assert_eq!(at(27), "A  COUNT  STATE\na      1  Established\n");
+        assert_eq!(at(14), "A  STATE\na  Established\n");
     }
 
     #[test]

@@ -149,5 +149,8 @@ fn text(outcome: &Outcome, page: &Page) -> String {
             text.push('\n');
         }
     }
-    text + &finding::render(&outcome.findings, page)
+    match outcome.well && !outcome.away.is_empty() {
+        true => text + "where it was asked, nothing is wrong\n",
+        false => text + &finding::render(&outcome.findings, page),
+    }
 }

@@ -107,11 +107,12 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// A signal to the agent of a node, and to no other process.
+/// A signal to the agent of a node, and to no other process: agents are in the network of their node.
 fn signal(node: &Node<'_>, signal: &str) -> Result<()> {
     let script = format!(
-        "for p in /proc/[0-9]*; do \
-           [ \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null | cut -d' ' -f1)\" = /usr/bin/manx-agent ] && kill -{signal} ${{p#/proc/}}; \
+        "here=$(readlink /proc/self/ns/net); for p in /proc/[0-9]*; do \
+           [ \"$(readlink $p/ns/net)\" = \"$here\" ] && [ \"$(tr '\\0' ' ' < $p/cmdline | cut -d' ' -f1)\" = /usr/bin/manx-agent ] \
+             && kill -{signal} ${{p#/proc/}}; \
          done; true"
     );
     node.run(&["sh", "-c", &script]).map(drop)
@@ -134,7 +135,8 @@ fn link_of_nobody(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
     let node = cluster.node_by_name(&pod.node)?;
     let frozen = Frozen::new(node)?;
     let node = &frozen.0;
-    node.run(&["ip", "link", "add", "calidead", "group", "179", "type", "dummy"])?;
+    let pair = "ip link add calidead group 179 type veth peer name calidead2";
+    node.run(&pair.split(' ').collect::<Vec<_>>())?;
     node.run(&["ip", "link", "set", "calidead", "alias", "manx:feed:eth0"])?;
     let told =
         says(cluster, &["ipam", "check", "--pause", "1"], 1, &["calidead", "of no pod", "ip link del"]);
