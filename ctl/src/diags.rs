@@ -32,7 +32,10 @@ const AT_ONCE: usize = 8;
 no environment of any pod, no annotations but Manx's own; what looks like a password, token or key is taken out of logs. \
 Addresses and names of nodes and pods are in it.
 
-Exit status: 0 everything is in it, 1 something could not be had, 2 there is no file."
+Exit status: 0 everything is in it, 1 something could not be had, 2 there is no file.
+
+Examples:
+  manxctl diags"
 )]
 pub(crate) struct Options {
     /// Where to write it. Unset: manx-diags-TIME.tar.gz here.
