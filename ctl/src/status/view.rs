@@ -60,7 +60,8 @@ pub(crate) struct Controller {
 impl Controller {
     /// What its Lease says; none where Leases cannot be read.
     pub(super) fn of(cluster: &Cluster, now: Timestamp) -> Option<Self> {
-        if cluster.unread.iter().any(|told| told.starts_with("Lease")) {
+        // Every agent has one: without any, nothing can be said of the controller alone.
+        if cluster.leases.is_empty() || cluster.unread.iter().any(|told| told.starts_with("Lease")) {
             return None;
         }
         let lease = cluster.leases.iter().find(|lease| lease.name_any() == "manx-controller");
