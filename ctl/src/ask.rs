@@ -5,6 +5,7 @@ mod way;
 
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -80,7 +81,7 @@ async fn by_exec(client: &kube::Client, namespace: &str, patience: Duration) -> 
             agents.insert(node, Some(Agent::of(pod)));
         }
     }
-    Ok(Nodes { way: Way::Exec(api), agents, patience })
+    Ok(Nodes { way: Way::Exec(Arc::new(api)), agents, patience })
 }
 
 /// The names of all nodes that have or had an agent.
@@ -157,7 +158,11 @@ impl Nodes {
     /// The nodes of pods that have the program in them and are not agents.
     pub(crate) fn of_pods(api: Api<Pod>, pods: &[Pod]) -> Self {
         let node = |pod: &Pod| Some((pod.spec.as_ref()?.node_name.clone()?, Some(Agent::of(pod))));
-        Self { way: Way::Exec(api), agents: pods.iter().filter_map(node).collect(), patience: Duration::ZERO }
+        Self {
+            way: Way::Exec(Arc::new(api)),
+            agents: pods.iter().filter_map(node).collect(),
+            patience: Duration::ZERO,
+        }
     }
 
     /// This machine alone, under no name.

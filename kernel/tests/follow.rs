@@ -1,8 +1,6 @@
 //! What the kernel tells of single packets: their way, the rules that decide about them, and where it translates them
 //! to.
 
-#![expect(clippy::disallowed_types, reason = "a packet goes over the network")]
-
 mod namespace;
 
 use std::net::{IpAddr, UdpSocket};

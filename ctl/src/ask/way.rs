@@ -2,6 +2,7 @@
 //! since its standard input ends then.
 
 use std::process::Stdio;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -29,7 +30,7 @@ const WORDS: u64 = 4096;
 #[derive(Clone, Debug)]
 pub(super) enum Way {
     /// By exec in the agents' pods.
-    Exec(Api<Pod>),
+    Exec(Arc<Api<Pod>>),
     /// By a command, `{node}` in its words standing for the node; on this machine if there are no words.
     Command(Vec<String>),
 }

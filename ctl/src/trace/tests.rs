@@ -18,7 +18,7 @@ const A: &str = "10.244.0.5";
 const B: &str = "10.244.1.7";
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 fn link(index: u32, name: &str, group: u32) -> Link {
@@ -38,7 +38,7 @@ fn link(index: u32, name: &str, group: u32) -> Link {
 
 fn route(dst: &str, protocol: u8, gateway: Option<&str>, link: u32) -> Route {
     Route {
-        dst: dst.parse().unwrap(),
+        dst: dst.parse().expect("a prefix"),
         table: TABLE_MAIN,
         metric: 0,
         protocol,
@@ -318,7 +318,7 @@ fn a_service_without_endpoints_is_named_and_one_with_shows_the_chosen_backend() 
 #[test]
 fn a_dead_session_is_named_where_nobody_has_the_route() {
     let mut evidence = between_pods(3);
-    evidence.here.kernel.routes.retain(|route| route.dst != "10.244.1.0/26".parse().unwrap());
+    evidence.here.kernel.routes.retain(|route| route.dst != "10.244.1.0/26".parse().expect("a prefix"));
     evidence.sessions_down.push(SessionDown {
         node: "node2".to_owned(),
         what: "its session with peer/tor is Active: Cease/Administrative Shutdown".to_owned(),
@@ -347,7 +347,7 @@ fn pictures_are_well_formed_and_say_the_same() {
         let svg = picture::svg(&trace);
         well_formed(&svg);
         for fault in &trace.faults {
-            let first = fault.finding.what.split_whitespace().next().unwrap();
+            let first = fault.finding.what.split_whitespace().next().expect("words");
             assert!(svg.contains(first), "{svg}");
         }
         assert_eq!(svg.contains("way bad"), !trace.faults.is_empty());
@@ -365,7 +365,7 @@ fn well_formed(svg: &str) {
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name));
         } else if !tag.ends_with('/') {
-            open.push(tag.split_whitespace().next().unwrap());
+            open.push(tag.split_whitespace().next().expect("a name"));
         }
     }
     assert!(open.is_empty(), "{open:?}");

@@ -212,7 +212,7 @@ mod tests {
     const ENDS: [[&str; 2]; 2] = [["10.0.0.1", "10.0.1.1"], ["fd00::1", "fd00:1::1"]];
 
     fn flow(protocol: Protocol, ends: [&str; 2]) -> Flow {
-        let [source, target] = ends.map(|text| text.parse().unwrap());
+        let [source, target] = ends.map(|text| text.parse().expect("an address"));
         Flow { source, target, protocol, port: 80, mark: 0xdead_beef }
     }
 
@@ -225,9 +225,9 @@ mod tests {
         for protocol in [Protocol::Icmp, Protocol::Udp, Protocol::Tcp] {
             for ends in ENDS {
                 let flow = flow(protocol, ends);
-                let packet = build(&flow, &shot(&flow, 3, 1500)).unwrap();
+                let packet = build(&flow, &shot(&flow, 3, 1500)).expect("it fits");
                 assert_eq!(packet.len(), 1500);
-                let known = recognise(&flow, &packet).unwrap();
+                let known = recognise(&flow, &packet).expect("known");
                 assert_eq!((known.probe, known.kind, known.size), (3, Kind::Probe, 1500));
                 assert_eq!((known.from, known.to, known.ttl), (flow.source, flow.target, 64));
                 // What a trace of rules or an error quotes of it.
@@ -242,11 +242,11 @@ mod tests {
     #[test]
     fn a_probe_is_known_in_the_error_that_quotes_it() {
         let flow = flow(Protocol::Tcp, ENDS[0]);
-        let packet = build(&flow, &shot(&flow, 5, 1500)).unwrap();
+        let packet = build(&flow, &shot(&flow, 5, 1500)).expect("it fits");
         let error = |kind| {
             let mut error = Vec::new();
             let builder = PacketBuilder::ipv4([192, 0, 2, 1], [10, 0, 0, 1], 60).icmpv4(kind);
-            builder.write(&mut error, &packet[..28]).unwrap();
+            builder.write(&mut error, &packet[..28]).expect("written");
             recognise(&flow, &error).map(|known| (known.probe, known.kind))
         };
         let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 };
@@ -266,7 +266,7 @@ mod tests {
             (tcp.ack, tcp.syn, tcp.rst) = (true, !reset, reset);
             let mut packet = Vec::new();
             let builder = PacketBuilder::ipv4([10, 0, 1, 1], [10, 0, 0, 1], 60).tcp_header(tcp);
-            builder.write(&mut packet, &[]).unwrap();
+            builder.write(&mut packet, &[]).expect("written");
             assert_eq!(recognise(&flow, &packet).map(|known| (known.probe, known.kind)), Some((7, kind)));
         }
     }

@@ -70,7 +70,7 @@ pub(super) async fn all<W: Write>(
     let flow = question.watch.flow;
     let mut round = Round { flow, sender, eyes, lines, target: flow.target, port: flow.port };
     let reached = round.insist(Aim::Reach, REACH, 0).await?;
-    round.to_backend()?;
+    round.aim_at_backend()?;
     // Nobody has to answer a datagram: whether it arrives is seen there.
     let known = reached || flow.protocol == Protocol::Udp;
     if question.size > 0 && known && !round.insist(Aim::Size, LARGE, question.size).await? {
@@ -90,7 +90,7 @@ struct Round<'a, W> {
 
 impl<W: Write> Round<'_, W> {
     /// From here on to the backend that was chosen: another connection could be led to another one.
-    fn to_backend(&mut self) -> io::Result<()> {
+    fn aim_at_backend(&mut self) -> io::Result<()> {
         self.eyes.tick(self.lines)?;
         if let Some(translation) = self.eyes.translation.as_ref().filter(|translation| translation.chooses())
         {

@@ -1,3 +1,5 @@
+//! Tests of what an audit finds.
+
 use manx_api::{Allocation, IPBlock, IPBlockStatus, IPClaim, IPPool, NodeNetwork, Time, Timestamp};
 use manx_facts::kernel::{Hop, Route, RouteKind};
 
