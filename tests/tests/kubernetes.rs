@@ -12,6 +12,8 @@ use manx_tests::kubernetes::{self, Cluster, Options};
 
 #[path = "kubernetes/deaths.rs"]
 mod deaths;
+#[path = "kubernetes/doctor.rs"]
+mod doctor;
 #[path = "kubernetes/eyes.rs"]
 mod eyes;
 #[path = "kubernetes/families.rs"]
@@ -56,7 +58,7 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 15] = [
+const SCENARIOS: [&[(&str, Scenario)]; 16] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
@@ -68,6 +70,7 @@ const SCENARIOS: [&[(&str, Scenario)]; 15] = [
     trace::SCENARIOS,
     families::SHARED,
     status::SCENARIOS,
+    doctor::SCENARIOS,
     upgrade::SCENARIOS,
     nodes::SCENARIOS,
     families::SCENARIOS,

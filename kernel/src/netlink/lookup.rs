@@ -54,11 +54,11 @@ pub struct Way {
 ///
 /// When the kernel cannot be asked.
 pub fn way(socket: &mut Socket, packet: &Packet) -> Result<Result<Way, Errno>, SocketError> {
-    let decided = match ask(socket, packet, RTM_F_LOOKUP_TABLE)? {
+    let decided = match ask(socket, packet, 0)? {
         Ok(way) => way,
         Err(errno) => return Ok(Err(errno)),
     };
-    let matched = ask(socket, packet, RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH)?.unwrap_or_default();
+    let matched = ask(socket, packet, RTM_F_FIB_MATCH)?.unwrap_or_default();
     let (table, protocol) = if matched.prefix.is_some() {
         (matched.table, matched.protocol)
     } else {
@@ -68,10 +68,14 @@ pub fn way(socket: &mut Socket, packet: &Packet) -> Result<Result<Way, Errno>, S
 }
 
 fn ask(socket: &mut Socket, packet: &Packet, flags: u32) -> Result<Result<Way, Errno>, SocketError> {
-    let (family, length) = if packet.to.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
+    // IPv6 always names the table, and takes no wish for it.
+    let (family, length, table) = match packet.to.is_ipv4() {
+        true => (libc::AF_INET, 32, RTM_F_LOOKUP_TABLE),
+        false => (libc::AF_INET6, 128, 0),
+    };
     let source_length = if packet.from.is_some() { length } else { 0 };
     let mut body = [family as u8, length, source_length, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    body[8..].copy_from_slice(&flags.to_ne_bytes());
+    body[8..].copy_from_slice(&(flags | table).to_ne_bytes());
     let mut batch = Batch::of(libc::RTM_GETROUTE, 0, &body, |attributes| {
         attributes.put_ip(libc::RTA_DST, packet.to);
         if let Some(from) = packet.from {

@@ -84,7 +84,7 @@ fn add_ptp(node: Node<'_>) -> Result<()> {
         "ipam": {"type": "host-local", "ranges": [[{"subnet": block}]], "routes": [{"dst": "0.0.0.0/0"}]}});
     std::fs::create_dir_all(etc.join("ptp.d"))?;
     std::fs::write(etc.join("ptp.d/10-ptp.conflist"), list.to_string())?;
-    let path = node.dir().join("containerd.toml");
+    let path = node.containerd_config();
     let config = std::fs::read_to_string(&path)?;
     std::fs::write(path, config + HANDLER)?;
     node.stop_containerd()?;

@@ -126,7 +126,8 @@ impl Node<'_> {
         let dir = self.dir();
         let gateway = self.router_address(self.cluster.families().primary());
         container::prepare(&dir, &self.name(), &format!("nameserver {gateway}"))?;
-        std::fs::write(dir.join("containerd.toml"), CONTAINERD_CONFIG)?;
+        std::fs::create_dir_all(dir.join("etc/containerd"))?;
+        std::fs::write(self.containerd_config(), CONTAINERD_CONFIG)?;
         std::fs::write(dir.join("kubelet.json"), self.kubelet_config().to_string())?;
         netns::run(
             Command::new("cp")
@@ -145,10 +146,15 @@ impl Node<'_> {
         self.start_containerd()
     }
 
+    /// The configuration of its containerd, as a file of this machine.
+    pub fn containerd_config(&self) -> PathBuf {
+        self.dir().join("etc/containerd/config.toml")
+    }
+
     /// Starts containerd and waits until it answers.
     pub fn start_containerd(&self) -> Result<()> {
         let mut command = self.command("containerd");
-        command.arg("--config").arg(self.dir().join("containerd.toml"));
+        command.arg("--config").arg("/etc/containerd/config.toml");
         let daemon = self.containerd();
         daemon.start(&command)?;
         daemon.wait("containerd answers", PATIENCE, || self.run(&["ctr", "version"]).map(|_| true))

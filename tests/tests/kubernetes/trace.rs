@@ -179,11 +179,16 @@ impl Stage<'_> {
             self.finds(&["a1", "b1"], "sourceCheck", &["node node2", "rp_filter=1 of eth0", "aside"])
         })?;
 
-        let router = self.cluster.node(1).router_address(Family::Ipv4);
+        // Of IPv6: the API server asks the node over IPv4.
+        let router = self.cluster.node(1).router_address(Family::Ipv6);
         let put = vec![format!("ip neigh replace {router} lladdr 02:00:00:00:00:99 nud permanent dev eth0")];
         let out = vec![format!("ip neigh del {router} dev eth0")];
         self.with(&node1, [&put, &out], || {
-            self.finds(&["a1", "b1"], "neighbour", &["node node1", &router.to_string(), "02:00:00:00:00:99"])
+            self.finds(
+                &["a1", "b1", "-6"],
+                "neighbour",
+                &["node node1", &router.to_string(), "02:00:00:00:00:99"],
+            )
         })?;
 
         let put = vec![format!("ip route add blackhole {b}/32")];
