@@ -29,9 +29,9 @@ use crate::{Context, finding, write_out};
   manxctl trace shop/web-0 svc/db --port 5432
   manxctl trace web-0 192.0.2.10 -o html > trace.html")]
 pub(crate) struct Options {
-    /// The pod that sends: [NAMESPACE/]NAME, or its address.
+    /// The pod that sends: NAME or NAMESPACE/NAME, or its address.
     pod: String,
-    /// Where to: [pod/|svc/][NAMESPACE/]NAME, or any address; unset: the Service of the API server.
+    /// Where to: NAME, NAMESPACE/NAME, pod/NAME or svc/NAME, or any address; unset: the Service of the API server.
     #[arg(value_name = "POD|SERVICE|IP", default_value = "svc/default/kubernetes")]
     to: String,
     /// The port there; unset: the first of the Service, or none, by ICMP.
