@@ -35,6 +35,11 @@ pub(crate) const POOLS_SHOWN: usize = 1000;
 /// Upper bounds of the buckets of what a call took, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 20.0];
 
+/// Upper bounds of the buckets of what the API server takes to answer, in seconds: its own service levels are one second.
+const API_BUCKETS: [f64; 8] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 10.0];
+/// Upper bounds of the buckets of what a claimed block takes until peers hear of it, in seconds.
+const LAG_BUCKETS: [f64; 8] = [0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
 /// What the owners count as it happens.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -52,6 +57,8 @@ pub struct Metrics {
     pub api: ApiRequests,
     /// What calls of the plugin took.
     calls: Family<CallLabel, Histogram, fn() -> Histogram>,
+    /// What blocks took from their claim until peers heard of them.
+    announcements: Histogram,
 }
 
 impl Default for Metrics {
@@ -72,27 +79,39 @@ impl Default for Metrics {
             faults: Counter::default(),
             api: ApiRequests::default(),
             calls,
+            announcements: Histogram::new(LAG_BUCKETS),
         }
     }
 }
 
 /// Requests to the API server, by how they ended.
-#[derive(Debug, Clone, Default)]
-pub struct ApiRequests(Family<CodeLabel, Counter>);
+#[derive(Debug, Clone)]
+pub struct ApiRequests {
+    counts: Family<CodeLabel, Counter>,
+    times: Histogram,
+}
+
+impl Default for ApiRequests {
+    fn default() -> Self {
+        Self { counts: Family::default(), times: Histogram::new(API_BUCKETS) }
+    }
+}
 
 impl ApiRequests {
-    /// Counts an answer, by its HTTP status; `None` where there was none.
-    pub fn count(&self, status: Option<u16>) {
+    /// Counts an answer, by its HTTP status (`None` where there was none), and what it took to begin.
+    pub fn count(&self, status: Option<u16>, took: Duration) {
         let code = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-        self.0.get_or_create(&CodeLabel { code }).inc();
+        self.counts.get_or_create(&CodeLabel { code }).inc();
+        self.times.observe(took.as_secs_f64());
     }
 
     /// Shows them.
     pub(crate) fn show(&self, sheet: &mut Sheet) {
         for code in ["200", "error"] {
-            drop(self.0.get_or_create(&CodeLabel { code: code.to_owned() }));
+            drop(self.counts.get_or_create(&CodeLabel { code: code.to_owned() }));
         }
-        sheet.kept(&names::API_REQUESTS, self.0.clone());
+        sheet.kept(&names::API_REQUESTS, self.counts.clone());
+        sheet.kept(&names::API_TIMES, self.times.clone());
     }
 }
 
@@ -170,6 +189,11 @@ impl Metrics {
         self.calls.get_or_create(&CallLabel { verb, outcome: outcome(reply) }).observe(took.as_secs_f64());
     }
 
+    /// A block was announced so long after it was asked for.
+    pub fn announced(&self, took: Duration) {
+        self.announcements.observe(took.as_secs_f64());
+    }
+
     /// The text of `/metrics`; `faults` are those of the files of objects, and `stuck` says that running pods do not
     /// get the uplink's MTU.
     pub fn render(
@@ -207,6 +231,7 @@ impl Metrics {
             shown.kept(metric, counter.clone());
         }
         shown.kept(&names::CALLS, self.calls.clone());
+        shown.kept(&names::ANNOUNCEMENTS, self.announcements.clone());
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::bgp::Asked;
 use super::cni::Call;
 use super::kube::blocks::{Order, Outcome};
 use super::kube::guests::Guests;
@@ -97,6 +98,8 @@ pub struct Ports {
     pub routes: watch::Sender<Arc<LocalRoutes>>,
     /// What we announce.
     pub origins: watch::Sender<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    /// When that of it which this process claimed was asked for.
+    pub asked: watch::Sender<Arc<Asked>>,
     /// The report.
     pub report: watch::Sender<Arc<NodeReport>>,
     /// Events on pods; one that finds no room is dropped.
@@ -117,6 +120,7 @@ pub async fn run(node: Node, record: Record, first: Vec<Input>, mut ports: Ports
         next_request: 0,
         changed: true,
         claims_told: false,
+        asked: Asked::new(),
     };
     for input in first {
         owner.feed(input, &ports);
@@ -210,6 +214,8 @@ struct Owner {
     next_request: u64,
     changed: bool,
     claims_told: bool,
+    /// When blocks were asked for that are claimed or announced.
+    asked: Asked,
 }
 
 impl Owner {
@@ -263,7 +269,12 @@ impl Owner {
     fn on_outcomes(&mut self, batch: Vec<(BlockId, Outcome)>, ports: &Ports) {
         for (block, outcome) in batch {
             let input = match outcome {
-                Outcome::Claimed(outcome) => Input::Claimed { block, outcome },
+                Outcome::Claimed(outcome) => {
+                    if outcome.is_err() {
+                        self.not_asked(block);
+                    }
+                    Input::Claimed { block, outcome }
+                }
                 Outcome::Released(outcome) => Input::Released { block, outcome },
             };
             self.feed(input, ports);
@@ -307,13 +318,21 @@ impl Owner {
                 let written = self.record.replace(&bytes);
                 self.recorded(written, true);
             }
-            Output::Claim { block, pool } => ports.orders.send(block, Order::Claim { pool }),
+            Output::Claim { block, pool } => {
+                if let Ok(prefix) = Prefix::new(block.cidr()) {
+                    self.asked.entry(prefix).or_insert_with(Instant::now);
+                }
+                ports.orders.send(block, Order::Claim { pool });
+            }
             // The record must say that a block is leaving before anybody else may have it.
             Output::Release(block) if self.record_broken => {
                 let outcome = Err(ClaimError::Failed);
                 self.node.handle(Input::Released { block, outcome }, Instant::now());
             }
-            Output::Release(block) => ports.orders.send(block, Order::Release),
+            Output::Release(block) => {
+                self.not_asked(block);
+                ports.orders.send(block, Order::Release);
+            }
             // The record must say whose an address is before anybody else hears of it.
             Output::Order { claim, .. } if self.record_broken => {
                 let outcome = Err(ClaimTrouble::Unrecorded);
@@ -325,7 +344,7 @@ impl Owner {
             Output::Resize { id, size } => ports.resize.send(id, size),
             Output::Buried(attachment) => self.clear_tombstone(&attachment, ports),
             Output::Routes(routes) => drop(ports.routes.send_replace(Arc::new(routes))),
-            Output::Origins(origins) => drop(ports.origins.send_replace(Arc::new(origins))),
+            Output::Origins(origins) => self.announce(origins, ports),
             Output::Changed => self.changed = true,
             Output::Look => self.look_at_links(),
             Output::LookUp(pod) => ports.look_up.send(pod, ()),
@@ -336,6 +355,21 @@ impl Owner {
             }
             Output::Event(event) => events::log_ipam(&event),
         }
+    }
+
+    fn not_asked(&mut self, block: BlockId) {
+        if let Ok(prefix) = Prefix::new(block.cidr()) {
+            self.asked.remove(&prefix);
+        }
+    }
+
+    fn announce(&mut self, origins: BTreeMap<Prefix, OriginAttributes>, ports: &Ports) {
+        let before = Arc::clone(&ports.asked.borrow());
+        // What was announced and is not any more was given back.
+        self.asked.retain(|prefix, _| origins.contains_key(prefix) || !before.contains_key(prefix));
+        let asked = self.asked.iter().filter(|(prefix, _)| origins.contains_key(prefix));
+        ports.asked.send_replace(Arc::new(asked.map(|(prefix, at)| (*prefix, *at)).collect()));
+        ports.origins.send_replace(Arc::new(origins));
     }
 
     /// What cannot be read is asked for again later.

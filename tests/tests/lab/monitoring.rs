@@ -23,6 +23,7 @@ pub(super) fn expressions_find_their_series() -> Result<()> {
     let mut lab = super::lab_with_pods(2)?;
     lab.start_prometheus(&configuration(&lab)?)?;
     until_scraped(&lab)?;
+    what_takes_time_is_counted(&lab)?;
     every_selector_finds_series(&lab)?;
     every_panel_shows_something(&lab)?;
     let spoken = evaluated_alerts(&lab)?;
@@ -109,6 +110,23 @@ fn until_scraped(lab: &Lab) -> Result<()> {
         let log = std::fs::read_to_string(Path::new(lab.dir()).join("prometheus.log")).unwrap_or_default();
         format!("its log: {log}")
     })
+}
+
+/// Blocks that were claimed have reached the router, and the API server has answered: each agent says how long that took.
+fn what_takes_time_is_counted(lab: &Lab) -> Result<()> {
+    let agents = lab.nodes().len();
+    for (name, most) in
+        [("manx_ipam_claim_to_announcement_seconds", 5.0), ("manx_api_request_duration_seconds", 10.0)]
+    {
+        wait::until(&format!("each agent shows {name}"), PATIENCE, || {
+            Ok(found(lab, &format!("{name}_count{{job=\"manx-agent\"}} > 0"))? == agents)
+        })?;
+        let soon = format!(
+            "{name}_count{{job=\"manx-agent\"}} == on (node) {name}_bucket{{job=\"manx-agent\",le=\"{most:.1}\"}}"
+        );
+        ensure!(found(lab, &soon)? == agents, "{name}: something took more than {most} s");
+    }
+    Ok(())
 }
 
 /// Each metric exists with the labels that are asked for, and with their values where one is named.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use manx_bgp::{
-    ConnId, Dial, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerStatus, Prefix, Speaker,
-    StopReason,
+    ConnId, Dial, Direction, Input, Local, OriginAttributes, Output, PeerId, PeerState, PeerStatus, Prefix,
+    Speaker, StopReason,
 };
 use manx_ipam::Standing;
 use tokio::net::TcpStream;
@@ -187,6 +187,7 @@ impl Turn {
         let mut publish_at = Instant::now();
         loop {
             self.drain(links);
+            self.count_announced(links);
             self.tell_routes(&links.learned);
             if self.dirty && Instant::now() >= publish_at {
                 self.publish(&links.sessions);
@@ -436,6 +437,16 @@ impl Turn {
                     self.dirty = true;
                 }
             }
+        }
+    }
+
+    /// What new blocks took until they were handed to the sockets of the sessions that are up.
+    fn count_announced(&self, links: &mut Links) {
+        let asked = Arc::clone(&links.asked.borrow());
+        let now = Instant::now();
+        let is_up = |peer: &PeerStatus| peer.state == PeerState::Established;
+        if links.lag.waits(&asked) && self.speaker.peers(now).iter().any(is_up) {
+            links.lag.heard(&asked, now).into_iter().for_each(|took| links.metrics.announced(took));
         }
     }
 

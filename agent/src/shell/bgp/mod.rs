@@ -7,6 +7,7 @@
 mod conn;
 mod drive;
 mod facts;
+mod lag;
 mod listeners;
 mod neighbors;
 mod options;
@@ -37,6 +38,7 @@ use crate::node::fib::Learned;
 use crate::node::intent::BgpIntent;
 
 pub use drive::Sessions;
+pub use lag::{Asked, Lag};
 pub use pages::{BgpPages, ROOT as PAGES, RoutesPart};
 pub use questions::{Asker, Explained, NoAnswer, Part, Question, Questions, ToldTo, questions};
 
@@ -62,6 +64,10 @@ pub struct Links {
     pub intent: watch::Receiver<Option<Arc<BgpIntent>>>,
     /// What we announce.
     pub origins: watch::Receiver<Arc<BTreeMap<Prefix, OriginAttributes>>>,
+    /// When that of it which this process claimed was asked for.
+    pub asked: watch::Receiver<Arc<Asked>>,
+    /// Which of that peers have heard of; for counting only.
+    pub lag: Lag,
     /// Set when the pods of another network are taken over: peers that keep its routes are not to be told anything before
     /// all blocks are ours, or they would let go of the rest.
     pub ready: Option<watch::Receiver<Arc<NodeReport>>>,

@@ -73,6 +73,8 @@ fn start_speaker(
         name: format!("node-{own}"),
         intent: intent.subscribe(),
         origins: origins.subscribe(),
+        asked: watch::Sender::default().subscribe(),
+        lag: Lag::default(),
         learned: learned_in,
         sessions: sessions.clone(),
         listen: Vec::new(),

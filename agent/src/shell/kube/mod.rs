@@ -20,7 +20,7 @@ pub mod watch;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use hyper::Response;
@@ -29,7 +29,7 @@ use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::BoxError;
-use tower::util::MapResultLayer;
+use tower::util::MapFutureLayer;
 
 use super::events::chain;
 use super::metrics::ApiRequests;
@@ -67,13 +67,23 @@ pub async fn client(
     config.headers.push((USER_AGENT, name.context("naming this program to the API server")?));
     config.connect_timeout = Some(CONNECT_TIME);
     let reach = Arc::new(Reach { server: config.cluster_url.to_string(), away: AtomicBool::new(false) });
-    let count = move |answer: Result<Response<_>, BoxError>| {
-        requests.count(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
-        reach.note(answer.as_ref().err());
-        answer
-    };
     let builder = ClientBuilder::try_from(config).context("making a client for the API server")?;
-    Ok(builder.with_layer(&MapResultLayer::new(count)).build())
+    Ok(builder
+        .with_layer(&MapFutureLayer::new(move |answer| counted(answer, requests.clone(), Arc::clone(&reach))))
+        .build())
+}
+
+/// The answer, counted when it begins.
+async fn counted<B>(
+    answer: impl Future<Output = Result<Response<B>, BoxError>>,
+    requests: ApiRequests,
+    reach: Arc<Reach>,
+) -> Result<Response<B>, BoxError> {
+    let begun = Instant::now();
+    let answer = answer.await;
+    requests.count(answer.as_ref().ok().map(|answer| answer.status().as_u16()), begun.elapsed());
+    reach.note(answer.as_ref().err());
+    answer
 }
 
 /// Says once that the API server is away, and once that it is there again.

@@ -143,6 +143,9 @@ metrics! {
     /// What the owner of addresses shows.
     ADDRESSES:
     NODE_BLOCKS = gauge("manx_ipam_blocks", POOL, ["blocks", "Blocks of this node", ""]);
+    ANNOUNCEMENTS = Metric::new(Kind::Histogram, "manx_ipam_claim_to_announcement_seconds", NONE, ["seconds",
+        "What a block takes from its claim until it is handed to the sessions that are up",
+        "nine of ten take more than a second: the API server is slow, or BGP is busy"]);
     NODE_USED = gauge("manx_ipam_addresses_used", POOL, ["addresses", "Addresses that pods have", ""]);
     NODE_FREE = gauge("manx_ipam_addresses_free", POOL, ["addresses", "Addresses that can be given now", ""]);
     NODE_RESTING = gauge("manx_ipam_addresses_resting", POOL, ["addresses", "Addresses freed but not yet usable", ""]);
@@ -212,6 +215,8 @@ metrics! {
     API_REQUESTS = counter("manx_api_requests_total", &["code"], ["requests",
         "Requests to the API server by HTTP status; error where there was no answer",
         "error or 403 grows: [API server](operate.md#api-server-away)"]);
+    API_TIMES = Metric::new(Kind::Histogram, "manx_api_request_duration_seconds", NONE, ["seconds",
+        "What the API server takes until an answer, or a watch, begins", "nine of ten take more than a second"]);
     START_TIME = gauge("process_start_time_seconds", NONE, ["seconds",
         "When the process started, since 1970", "changes again and again"]);
     CPU = counter("process_cpu_seconds_total", NONE, ["seconds", "Time on a processor", ""]);
