@@ -338,6 +338,8 @@ impl Peer {
         let Some(session) = self.remove(conn) else { return };
         match session.agreed() {
             Some(_) => self.record.note(true, why, now),
+            // Somebody who only tries the port, or a second connection: the session does not mind.
+            None if self.is_up() => {}
             None => self.record.not_answered(why, now),
         }
         let graceful = session.is_restartable() || self.lingers();

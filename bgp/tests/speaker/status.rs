@@ -60,6 +60,15 @@ fn the_last_error_says_who_when_and_what_in_words() {
 }
 
 #[test]
+fn a_second_connection_that_goes_without_a_word_is_no_error_of_the_session_that_is_up() {
+    let mut script = session();
+    script.connect(2, manx_bgp::Direction::Passive);
+    script.input(Input::Closed { conn: ConnId(2) });
+    let status = script.speaker.peers(script.now).remove(0);
+    assert_eq!((status.state, status.last_error), (manx_bgp::PeerState::Established, None));
+}
+
+#[test]
 fn a_peer_that_keeps_failing_is_refused_for_longer_and_longer_unless_failures_do_not_count() {
     for damping in [true, false] {
         let mut script = Script::new(|config| config.damping = damping);
