@@ -18,12 +18,12 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The namespace of the accounts, and of nothing of Manx.
-const PEOPLE: &str = "people";
 
 /// Somebody who looks, with a kubeconfig of their own.
 struct Person<'a> {
     cluster: &'a Cluster,
+    /// Of the account alone, and of nothing of Manx.
+    namespace: String,
     kubeconfig: PathBuf,
 }
 
@@ -48,14 +48,15 @@ impl Told {
 impl<'a> Person<'a> {
     /// Makes an account bound to these roles of deploy/access.
     fn new(cluster: &'a Cluster, name: &str, operator: bool) -> Result<Self> {
+        let namespace = format!("person-{name}");
         cluster.apply(include_str!("../../../deploy/access/roles.yaml"))?;
         cluster.apply(
-            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PEOPLE}}).to_string(),
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &namespace}}).to_string(),
         )?;
-        let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": PEOPLE}]);
+        let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": &namespace}]);
         let group = "rbac.authorization.k8s.io";
         let mut objects = vec![
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": PEOPLE}}),
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": &namespace}}),
             json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding",
                    "metadata": {"name": format!("{name}-views")}, "subjects": subject,
                    "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "manx-viewer"}}),
@@ -67,7 +68,7 @@ impl<'a> Person<'a> {
                    "roleRef": {"apiGroup": group, "kind": "Role", "name": role}})
         }));
         cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
-        let token = cluster.kubectl(&["-n", PEOPLE, "create", "token", name])?;
+        let token = cluster.kubectl(&["-n", &namespace, "create", "token", name])?;
         let mut config: Value = serde_json::from_str(&cluster.kubectl(&[
             "config",
             "view",
@@ -81,7 +82,7 @@ impl<'a> Person<'a> {
         }
         let kubeconfig = cluster.dir().join(format!("{name}.kubeconfig"));
         std::fs::write(&kubeconfig, config.to_string())?;
-        Ok(Self { cluster, kubeconfig })
+        Ok(Self { cluster, namespace, kubeconfig })
     }
 
     fn manxctl(&self, args: &[&str]) -> Result<Told> {
@@ -115,10 +116,15 @@ impl<'a> Person<'a> {
 impl Drop for Person<'_> {
     fn drop(&mut self) {
         let _kept = std::fs::remove_file(&self.kubeconfig);
-        let gone =
-            self.cluster.kubectl(&["delete", "namespace", PEOPLE, "--ignore-not-found", "--wait=false"]);
+        let gone = self.cluster.kubectl(&[
+            "delete",
+            "namespace",
+            &self.namespace,
+            "--ignore-not-found",
+            "--wait=false",
+        ]);
         if let Err(error) = gone {
-            eprintln!("the namespace {PEOPLE} could not be removed: {error:#}");
+            eprintln!("the namespace {} could not be removed: {error:#}", self.namespace);
         }
     }
 }
