@@ -9,6 +9,7 @@ mod ci;
 mod crds;
 mod errors;
 mod fuzz;
+mod generated;
 mod image;
 mod kubernetes;
 mod manifests;

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_yaml_ng::Value;
 
 use crate::chore::Root;
+use crate::generated::{self, Files};
 use crate::{chart, crds};
 
 /// What the one file is made of.
@@ -26,34 +27,17 @@ const HEADER: &str = "\
 
 /// Writes every generated file.
 pub(crate) fn write(root: &Root) -> anyhow::Result<()> {
-    for (path, text) in stale(root)? {
-        fs::write(root.join(&path), text).with_context(|| format!("{path} cannot be written"))?;
-        println!("{path}: updated");
-    }
-    Ok(())
+    generated::write(root, generated(root)?)
 }
 
 /// Fails when [`write()`] would change anything.
 pub(crate) fn check(root: &Root) -> anyhow::Result<()> {
-    let stale: Vec<String> = stale(root)?.into_keys().collect();
-    ensure!(
-        stale.is_empty(),
-        "stale: {}: run cargo xtask manifests and commit what it writes",
-        stale.join(", ")
-    );
-    println!("deploy/manx.yaml and its like are what the files beneath say");
-    Ok(())
+    let well = "deploy/manx.yaml and its like are what the files beneath say";
+    generated::check(root, generated(root)?, "manifests", well)
 }
 
-/// Generated files that are not as they should be, with what they should hold, by their paths below the root.
-fn stale(root: &Root) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut files = generated(root)?;
-    files.retain(|path, text| fs::read_to_string(root.join(path)).ok().as_ref() != Some(text));
-    Ok(files)
-}
-
-fn generated(root: &Root) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut files = BTreeMap::new();
+fn generated(root: &Root) -> anyhow::Result<Files> {
+    let mut files = Files::new();
     for path in VERSIONED {
         let text = fs::read_to_string(root.join(path)).with_context(|| format!("reading {path}"))?;
         files.insert(path.to_owned(), with_version(&text));

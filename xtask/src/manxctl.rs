@@ -1,31 +1,21 @@
 //! `manxctl`: `docs/manxctl.md` out of the help of the program.
 
-use std::fs;
-
-use anyhow::Context as _;
-
 use crate::chore::{Root, output};
+use crate::generated::{self, Files};
 
 const PAGE: &str = "docs/manxctl.md";
 
 /// Writes the page.
 pub(crate) fn write(root: &Root) -> anyhow::Result<()> {
-    let text = generated(root)?;
-    if fs::read_to_string(root.join(PAGE)).ok().as_ref() != Some(&text) {
-        fs::write(root.join(PAGE), text).with_context(|| format!("{PAGE} cannot be written"))?;
-        println!("{PAGE}: updated");
-    }
-    Ok(())
+    generated::write(root, generated(root)?)
 }
 
 /// Fails when [`write()`] would change anything.
 pub(crate) fn check(root: &Root) -> anyhow::Result<()> {
-    let same = fs::read_to_string(root.join(PAGE)).ok() == Some(generated(root)?);
-    anyhow::ensure!(same, "stale: {PAGE}: run cargo xtask manxctl and commit what it writes");
-    println!("{PAGE} is what manxctl says of itself");
-    Ok(())
+    generated::check(root, generated(root)?, "manxctl", "docs/manxctl.md is what manxctl says of itself")
 }
 
-fn generated(root: &Root) -> anyhow::Result<String> {
-    output(&mut root.cargo(&["run", "--quiet", "-p", "manx-ctl", "--", "manual", "--markdown"]))
+fn generated(root: &Root) -> anyhow::Result<Files> {
+    let text = output(&mut root.cargo(&["run", "--quiet", "-p", "manx-ctl", "--", "manual", "--markdown"]))?;
+    Ok(Files::from([(PAGE.to_owned(), text)]))
 }

@@ -9,12 +9,11 @@ mod page;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
-use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::chore::Root;
+use crate::generated::{self, Files};
 use crate::tidy::{Source, Tree};
 use catalogue::Catalogue;
 use find::{Kind, Message};
@@ -27,23 +26,12 @@ const CRATES: [&str; 9] = ["agent", "api", "bgp", "cni", "ctl", "facts", "ipam",
 
 /// Writes the page.
 pub(crate) fn write(root: &Root) -> anyhow::Result<()> {
-    let text = generated(root)?;
-    if fs::read_to_string(root.join(PAGE)).ok().as_ref() != Some(&text) {
-        fs::write(root.join(PAGE), text).with_context(|| format!("{PAGE} cannot be written"))?;
-        println!("{PAGE}: updated");
-    }
-    Ok(())
+    generated::write(root, generated(root)?)
 }
 
 /// Fails when [`write()`] would change anything.
 pub(crate) fn check(root: &Root) -> anyhow::Result<()> {
-    let text = generated(root)?;
-    anyhow::ensure!(
-        fs::read_to_string(root.join(PAGE)).ok() == Some(text),
-        "stale: {PAGE}: run cargo xtask errors and commit what it writes"
-    );
-    println!("{PAGE} has every message of the code");
-    Ok(())
+    generated::check(root, generated(root)?, "errors", "docs/errors.md has every message of the code")
 }
 
 /// Prints every message: what makes it, where, and what it says.
@@ -55,7 +43,7 @@ pub(crate) fn list(root: &Root) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn generated(root: &Root) -> anyhow::Result<String> {
+fn generated(root: &Root) -> anyhow::Result<Files> {
     let tree = Tree::read(root.path())?;
     let catalogue = Catalogue::of(&tree)?;
     let messages = messages(&tree)?;
@@ -74,7 +62,7 @@ fn generated(root: &Root) -> anyhow::Result<String> {
     }
     let told: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!("messages: {}", told.join(", "));
-    Ok(page::page(&catalogue, &findings))
+    Ok(Files::from([(PAGE.to_owned(), page::page(&catalogue, &findings))]))
 }
 
 /// Each message once, under what it says.
