@@ -48,6 +48,11 @@ impl Node<'_> {
             // It complains of tools for modes that were never used, and succeeds or not depending on them.
             self.command(binary("kube-proxy")).arg("--config").arg(&path).arg("--cleanup").output()?;
             std::fs::remove_file(&path)?;
+            // For half a minute the kernel leads a port that is used again to the backend of the mode before. There
+            // may be no such entry, which conntrack takes for a failure.
+            for family in ["ipv4", "ipv6"] {
+                self.command("conntrack").args(["-D", "-f", family, "-p", "udp"]).output()?;
+            }
         }
         let mode = match proxy {
             Proxy::Nftables => "nftables",

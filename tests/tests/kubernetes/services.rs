@@ -354,9 +354,13 @@ impl Stage<'_> {
                 first = Some(from.ask(self.how, sticky));
                 Ok(matches!(first, Some(Reply::Answer { .. })))
             })?;
-            for _ in 0..10 {
+            for number in 1..=10 {
                 let next = from.ask(self.how, sticky);
-                ensure!(first.as_ref() == Some(&next), "{}: first {first:?}, then {next}", from.name);
+                ensure!(
+                    first.as_ref() == Some(&next),
+                    "{}: first {first:?}, then ({number}) {next}",
+                    from.name
+                );
             }
         }
         Ok(())
