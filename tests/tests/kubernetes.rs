@@ -42,6 +42,8 @@ mod start;
 mod status;
 #[path = "kubernetes/tables.rs"]
 mod tables;
+#[path = "kubernetes/told.rs"]
+mod told;
 #[path = "kubernetes/trace.rs"]
 mod trace;
 #[path = "kubernetes/traffic.rs"]

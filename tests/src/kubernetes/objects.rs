@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,7 @@ use crate::lab::netns;
 
 impl Cluster {
     /// The kubeconfig of an administrator. Its server is reached from any namespace of the cluster.
-    pub fn kubeconfig(&self) -> std::path::PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.pki().kubeconfig("admin")
     }
 
@@ -30,10 +31,7 @@ impl Cluster {
     /// # Errors
     /// When the image was not built beside this program.
     pub fn manxctl_command(&self) -> Result<Command> {
-        let target = format!("{}-unknown-linux-musl/debug/manxctl", std::env::consts::ARCH);
-        let exe = std::env::current_exe()?;
-        let program = exe.ancestors().map(|dir| dir.join(&target)).find(|path| path.is_file());
-        let program = program.context("no manxctl is built: `cargo xtask image --profile dev` does")?;
+        let program = manxctl()?;
         let mut command = netns::command(&self.netns("cp"), program);
         command.arg("--kubeconfig").arg(self.kubeconfig());
         Ok(command)
@@ -104,4 +102,12 @@ impl Cluster {
 
 fn split(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or(("default", name))
+}
+
+/// The `manxctl` of the image, as it was built beside this program.
+pub(super) fn manxctl() -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl/debug/manxctl", std::env::consts::ARCH);
+    let exe = std::env::current_exe()?;
+    let program = exe.ancestors().map(|dir| dir.join(&target)).find(|path| path.is_file());
+    program.context("no manxctl is built: `cargo xtask image --profile dev` does")
 }

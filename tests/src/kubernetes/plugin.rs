@@ -14,10 +14,7 @@ impl Cluster {
     /// # Errors
     /// When the image was not built beside this program.
     pub fn kubectl_with_plugin(&self) -> Result<Command> {
-        let target = format!("{}-unknown-linux-musl/debug/manxctl", std::env::consts::ARCH);
-        let exe = std::env::current_exe()?;
-        let program = exe.ancestors().map(|dir| dir.join(&target)).find(|path| path.is_file());
-        let program = program.context("no manxctl is built: `cargo xtask image --profile dev` does")?;
+        let program = super::objects::manxctl()?;
         let dir = self.dir.join("plugins");
         std::fs::create_dir_all(&dir)?;
         for name in ["kubectl-manx", "kubectl_complete-manx"] {

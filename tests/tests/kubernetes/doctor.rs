@@ -10,6 +10,7 @@ use manx_tests::lab::{netns, wait};
 use serde_json::json;
 
 use super::ground::TOOLBOX;
+use super::told::Manxctl;
 use super::{Scenario, drop_shared, options};
 
 /// The scenarios of this module.
@@ -29,35 +30,18 @@ metadata: {name: inside}
 spec: {cidr: 10.96.128.0/17}
 ";
 
-/// Runs manxctl as an administrator; gives its exit status and what it said.
-fn manxctl(cluster: &Cluster, args: &[&str]) -> Result<(i32, String)> {
-    let output = cluster.manxctl_command()?.args(args).output()?;
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("$ manxctl {}\n{text}", args.join(" "));
-    Ok((output.status.code().unwrap_or(-1), text))
-}
-
-fn says(cluster: &Cluster, args: &[&str], code: i32, words: &[&str]) -> Result<()> {
-    let (ended, text) = manxctl(cluster, args)?;
-    ensure!(ended == code, "{args:?} ended with {ended} in place of {code}:\n{text}");
-    for word in words {
-        ensure!(text.contains(word), "{args:?} does not say {word:?}:\n{text}");
-    }
-    Ok(())
-}
-
 fn check_to_diags() -> Result<()> {
     drop_shared();
     let cluster = Cluster::up(&Options { nodes: 2, families: Families::Ipv4, ..options("d") })?;
-    says(&cluster, &["check"], 0, &["2 of 2 nodes answered", "nothing is wrong"])?;
+    let manxctl = Manxctl::of(&cluster);
+    manxctl.says(&["check"], 0, &["2 of 2 nodes answered", "nothing is wrong"])?;
     nothing_is_left(&cluster)?;
     with_faults(&cluster)?;
     nothing_is_left(&cluster)?;
     cluster.install_and_wait()?;
     cluster.wait_rollout(&["-n", "manx-system", "deployment/manx-controller"])?;
     pod_with_secrets(&cluster)?;
-    wait::until("the doctor finds nothing", PATIENCE, || Ok(manxctl(&cluster, &["doctor"])?.0 == 0))?;
+    manxctl.comes_to_say(&["doctor"], 0, &[])?;
     broken(&cluster)?;
     bundle(&cluster)
 }
@@ -117,7 +101,7 @@ fn with_faults(cluster: &Cluster) -> Result<()> {
         "1400",
     ];
     let args = ["check", "--objects", &file.display().to_string()];
-    says(cluster, &args, 1, &words)?;
+    Manxctl::of(cluster).says(&args, 1, &words)?;
     drop(bird);
     netns::ip(&["-n", &uplink, "link", "set", "eth0", "mtu", "1500"])?;
     std::fs::remove_file(foreign).map_err(Into::into)
@@ -151,6 +135,7 @@ fn broken(cluster: &Cluster) -> Result<()> {
     cluster.apply(&nobody.to_string())?;
     let node = cluster.node(2);
     let guarded = cluster.node(1);
+    let manxctl = Manxctl::of(cluster);
     wait::until("the doctor names all of it", PATIENCE, || {
         node.run(&["sysctl", "-w", "net.ipv4.ip_forward=0"])?;
         guarded.run(&[
@@ -159,14 +144,13 @@ fn broken(cluster: &Cluster) -> Result<()> {
             "nft delete table inet manx; for t in $(nft list tables netdev | cut -d' ' -f3); \
                                    do nft delete table netdev $t; done; true",
         ])?;
-        let (code, text) = manxctl(cluster, &["doctor"])?;
         let words = [
             "node node2: the node forwards no IPv4 (net.ipv4.ip_forward = 0, not 1)",
             "the table inet manx is gone",
             "links of pods take more than their pods may send",
             "the session with peer/nobody",
         ];
-        Ok(code == 1 && words.iter().all(|word| text.contains(word)))
+        manxctl.says(&["doctor"], 1, &words).map(|_| true)
     })?;
     node.run(&["sysctl", "-w", "net.ipv4.ip_forward=1"])?;
     cluster.kubectl(&["delete", "bgppeer", "nobody"])?;
@@ -179,7 +163,7 @@ fn broken(cluster: &Cluster) -> Result<()> {
 fn bundle(cluster: &Cluster) -> Result<()> {
     let file = cluster.dir().join("diags.tar.gz");
     let path = file.display().to_string();
-    says(cluster, &["diags", "-o", &path], 0, &[&path])?;
+    Manxctl::of(cluster).says(&["diags", "-o", &path], 0, &[&path])?;
     let folder = cluster.dir().join("diags");
     std::fs::create_dir(&folder)?;
     let mut unpack = std::process::Command::new("tar");

@@ -1,13 +1,12 @@
 //! What `manxctl` tells an operator who has only the roles that ship, on a healthy cluster and on one with something broken.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use manx_tests::kubernetes::{Cluster, Family};
-use manx_tests::lab::wait;
 use serde_json::{Value, json};
 
+use super::told::Manxctl;
 use super::world::{World, pod};
 use super::{Scenario, shared};
 
@@ -17,32 +16,13 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("who_may_only_view_is_told_which_role_asking_nodes_takes", viewer),
 ];
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Somebody who looks, with a kubeconfig of their own.
 struct Person<'a> {
     cluster: &'a Cluster,
     /// Of the account alone, and of nothing of Manx.
     namespace: String,
     kubeconfig: PathBuf,
-}
-
-/// What a command printed, and its exit status.
-#[derive(Debug)]
-struct Told {
-    text: String,
-    code: Option<i32>,
-}
-
-impl Told {
-    /// All of these are in the text, and this is the exit status.
-    fn says(&self, code: i32, parts: &[&str]) -> Result<&Self> {
-        for part in parts {
-            ensure!(self.text.contains(part), "{part:?} is not in\n{}", self.text);
-        }
-        ensure!(self.code == Some(code), "exit status {:?} in place of {code}:\n{}", self.code, self.text);
-        Ok(self)
-    }
+    manxctl: Manxctl<'a>,
 }
 
 impl<'a> Person<'a> {
@@ -82,34 +62,8 @@ impl<'a> Person<'a> {
         }
         let kubeconfig = cluster.dir().join(format!("{name}.kubeconfig"));
         std::fs::write(&kubeconfig, config.to_string())?;
-        Ok(Self { cluster, namespace, kubeconfig })
-    }
-
-    fn manxctl(&self, args: &[&str]) -> Result<Told> {
-        let mut command = self.cluster.manxctl_command()?;
-        // Given a second time, behind the command, it is this one that counts.
-        command.args(args).arg("--kubeconfig").arg(&self.kubeconfig);
-        let output = command.output().context("cannot run manxctl")?;
-        let text =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        println!("$ manxctl {}\n{text}", args.join(" "));
-        Ok(Told { text, code: output.status.code() })
-    }
-
-    /// Asks until the answer is so, since sessions and statuses take their time.
-    fn until(&self, args: &[&str], code: i32, parts: &[&str]) -> Result<Told> {
-        let mut last = None;
-        let outcome = wait::until("manxctl says so", PATIENCE, || {
-            let told = self.manxctl(args)?;
-            let well = told.says(code, parts).is_ok();
-            last = Some(told);
-            Ok(well)
-        });
-        let told = last.context("it never answered")?;
-        if outcome.is_err() {
-            told.says(code, parts)?;
-        }
-        Ok(told)
+        let manxctl = Manxctl::by_owner_of(cluster, kubeconfig.clone());
+        Ok(Self { cluster, namespace, kubeconfig, manxctl })
     }
 }
 
@@ -133,25 +87,30 @@ fn explained() -> Result<()> {
     let cluster = shared()?;
     let world = World::start(&cluster, "eyes", vec![pod("web", 2, "web", &[])])?;
     let person = Person::new(&cluster, "operator", true)?;
+    let manxctl = &person.manxctl;
     let address = world.pod("web")?.address(Family::Ipv4)?.to_string();
     let blocks = cluster.objects("ipblocks.manx.dev")?;
     let block = block_of(&blocks, "node2").context("node2 has a block of IPv4")?;
 
     let healthy = ["nothing is wrong", "pool ", "block ", "link ", "node2 announces", "node/node1", "node3"];
-    person.until(&["explain", "eyes/web"], 0, &healthy)?;
-    person.until(&["explain", "web", "-n", "eyes", "-o", "json"], 0, &["\"findings\": []"])?;
-    person.until(&["explain", &address], 0, &["it is pod eyes/web"])?;
-    person.until(&["explain", &block], 0, &["of node node2", "nothing is wrong"])?;
-    person.until(&["explain", "198.18.99.99"], 1, &["it is in no pool"])?;
+    manxctl.comes_to_say(&["explain", "eyes/web"], 0, &healthy)?;
+    manxctl.comes_to_say(&["explain", "web", "-n", "eyes", "-o", "json"], 0, &["\"findings\": []"])?;
+    manxctl.comes_to_say(&["explain", &address], 0, &["it is pod eyes/web"])?;
+    manxctl.comes_to_say(&["explain", &block], 0, &["of node node2", "nothing is wrong"])?;
+    manxctl.comes_to_say(&["explain", "198.18.99.99"], 1, &["it is in no pool"])?;
     let free = block.split('/').next().unwrap_or_default();
-    person.manxctl(&["explain", free])?;
-    person.until(&["routes", "--node", "node1"], 0, &[&block, "node/node2"])?;
-    person.until(&["routes", "--node", "node1", "--peer", "node2", "in"], 0, &[&block, "accepted by"])?;
-    person.until(&["bgp"], 0, &["Established", "nothing is wrong"])?;
+    manxctl.call(&["explain", free])?;
+    manxctl.comes_to_say(&["routes", "--node", "node1"], 0, &[&block, "node/node2"])?;
+    manxctl.comes_to_say(
+        &["routes", "--node", "node1", "--peer", "node2", "in"],
+        0,
+        &[&block, "accepted by"],
+    )?;
+    manxctl.comes_to_say(&["bgp"], 0, &["Established", "nothing is wrong"])?;
 
-    wrong_route(&cluster, &person, &address)?;
-    shut_session(&cluster, &person)?;
-    without_kubelet(&cluster, &person)
+    wrong_route(&cluster, manxctl, &address)?;
+    shut_session(&cluster, manxctl)?;
+    without_kubelet(&cluster, manxctl)
 }
 
 /// The IPv4 block of a node.
@@ -162,49 +121,50 @@ fn block_of(blocks: &[Value], node: &str) -> Option<String> {
 }
 
 /// A route that somebody put in the way is named with how to take it away.
-fn wrong_route(cluster: &Cluster, person: &Person<'_>, address: &str) -> Result<()> {
+fn wrong_route(cluster: &Cluster, manxctl: &Manxctl<'_>, address: &str) -> Result<()> {
     let node = cluster.node(1);
     let gateway = node.router_address(Family::Ipv4).to_string();
     let to = format!("{address}/32");
     node.run(&["ip", "route", "add", &to, "via", &gateway])?;
-    let named = person.until(
+    let named = manxctl.comes_to_say(
         &["explain", "eyes/web"],
         1,
         &["node node1: another route is in the way", "ip route del"],
     );
     node.run(&["ip", "route", "del", &to])?;
     named?;
-    person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
+    manxctl.comes_to_say(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
 }
 
 /// A session that an operator of the router shut is named, with what its last error means.
-fn shut_session(cluster: &Cluster, person: &Person<'_>) -> Result<()> {
+fn shut_session(cluster: &Cluster, manxctl: &Manxctl<'_>) -> Result<()> {
     let router = cluster.router();
     router.birdc(&["disable", "node2", "\"moving racks\""])?;
-    let session = person.until(
+    let session = manxctl.comes_to_say(
         &["bgp", "--node", "node2"],
         1,
         &["Cease/Administrative Shutdown", "moving racks", "an operator shut the session down on the peer"],
     );
-    let chain = person.until(&["explain", "eyes/web"], 1, &["not to peer/tor-node2: no session is up"]);
+    let chain =
+        manxctl.comes_to_say(&["explain", "eyes/web"], 1, &["not to peer/tor-node2: no session is up"]);
     router.birdc(&["enable", "node2"])?;
     session.and(chain)?;
-    person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
+    manxctl.comes_to_say(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
 }
 
 /// A node whose kubelet is away is named, and the others are told.
-fn without_kubelet(cluster: &Cluster, person: &Person<'_>) -> Result<()> {
+fn without_kubelet(cluster: &Cluster, manxctl: &Manxctl<'_>) -> Result<()> {
     let node = cluster.node(3);
     node.stop_kubelet()?;
-    let told = person.until(&["explain", "eyes/web"], 1, &["node node3: it is away", "node/node2"]);
+    let told = manxctl.comes_to_say(&["explain", "eyes/web"], 1, &["node node3: it is away", "node/node2"]);
     node.start_kubelet()?;
     told?;
-    person.until(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
+    manxctl.comes_to_say(&["explain", "eyes/web"], 0, &["nothing is wrong"]).map(drop)
 }
 
 fn viewer() -> Result<()> {
     let cluster = shared()?;
     let person = Person::new(&cluster, "viewer", false)?;
-    person.until(&["bgp"], 0, &["Established"])?;
-    person.manxctl(&["routes"])?.says(2, &["manx-operator"]).map(drop)
+    person.manxctl.comes_to_say(&["bgp"], 0, &["Established"])?;
+    person.manxctl.says(&["routes"], 2, &["manx-operator"]).map(drop)
 }

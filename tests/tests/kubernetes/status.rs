@@ -1,14 +1,13 @@
 //! What `kubectl manx status` and `kubectl manx ipam check` say of a healthy cluster, while pods come and go, and of one
 //! with something broken by hand.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use manx_tests::kubernetes::{Cluster, Family, LivingPod, Node};
 use manx_tests::lab::wait;
 use serde_json::{Value, json};
 
 use super::ground::{Ground, PATIENCE};
+use super::told::Manxctl;
 use super::{Scenario, shared};
 
 /// The scenarios of this module.
@@ -18,64 +17,24 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("status_names_sessions_routes_and_agents_that_somebody_broke", broken),
 ];
 
-/// How long it may take until a status is written and read.
-const TOLD: Duration = Duration::from_secs(60);
-
-/// What a call said.
-struct Told {
-    code: Option<i32>,
-    text: String,
-}
-
-/// `kubectl manx` with these words.
-fn manx(cluster: &Cluster, args: &[&str]) -> Result<Told> {
-    let mut command = cluster.kubectl_with_plugin()?;
-    let output = command.arg("manx").args(args).output().context("cannot run kubectl")?;
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("$ kubectl manx {}\n{text}", args.join(" "));
-    Ok(Told { code: output.status.code(), text })
-}
-
-/// It says these words and ends with this code, at once.
-fn says(cluster: &Cluster, args: &[&str], code: i32, words: &[&str]) -> Result<Told> {
-    let told = manx(cluster, args)?;
-    ensure!(told.code == Some(code), "{args:?} ended with {:?} and not {code}:\n{}", told.code, told.text);
-    for word in words {
-        ensure!(told.text.contains(word), "{args:?} does not say {word:?}:\n{}", told.text);
-    }
-    Ok(told)
-}
-
-/// It comes to say so.
-fn comes_to_say(cluster: &Cluster, args: &[&str], code: i32, words: &[&str]) -> Result<()> {
-    let mut last = String::new();
-    let outcome = wait::until("manxctl says so", TOLD, || {
-        let told = manx(cluster, args)?;
-        let so = told.code == Some(code) && words.iter().all(|word| told.text.contains(word));
-        last = told.text;
-        Ok(so)
-    });
-    outcome.with_context(|| format!("{args:?} comes not to say {words:?}, but:\n{last}"))
-}
-
 fn healthy() -> Result<()> {
     let cluster = &*shared()?;
+    let kubectl = Manxctl::by_kubectl(cluster);
     let ground = Ground::new(cluster, "status", &json!({}))?;
     ground.deployment("web", 6, &json!({}))?;
     let pod = ground.ready("web", 6)?.pop().context("a pod")?;
-    comes_to_say(cluster, &["status"], 0, &["3/3 alive", "nothing is wrong", "leads"])?;
+    kubectl.comes_to_say(&["status"], 0, &["3/3 alive", "nothing is wrong", "leads"])?;
     for command in ["nodes", "peers", "pools", "blocks"] {
-        says(cluster, &[command, "-o", "wide"], 0, &[])?;
-        let told = says(cluster, &[command, "-o", "json"], 0, &[])?;
+        kubectl.says(&[command, "-o", "wide"], 0, &[])?;
+        let told = kubectl.says(&[command, "-o", "json"], 0, &[])?;
         let rows: Value = serde_json::from_str(&told.text)?;
         ensure!(rows.as_array().is_some_and(|rows| !rows.is_empty()), "{command}: {rows}");
     }
     let address = pod.addresses[0].to_string();
     let name = format!("in use by the pod {} on {}", pod.name, pod.node);
-    says(cluster, &["ipam", "show", &address], 0, &[&name, "link", "Running"])?;
+    kubectl.says(&["ipam", "show", &address], 0, &[&name, "link", "Running"])?;
     // Named as it was called, and completed by kubectl.
-    says(cluster, &["ipam", "check", "--help"], 0, &["kubectl manx ipam check"])?;
+    kubectl.says(&["ipam", "check", "--help"], 0, &["kubectl manx ipam check"])?;
     let mut complete = cluster.kubectl_with_plugin()?;
     let words = complete.args(["__complete", "manx", "ipam", "ch"]).output()?;
     let words = String::from_utf8_lossy(&words.stdout).into_owned();
@@ -83,10 +42,10 @@ fn healthy() -> Result<()> {
 
     for replicas in ["18", "3", "12"] {
         ground.kubectl(&["scale", "deployment/web", &format!("--replicas={replicas}")])?;
-        says(cluster, &["ipam", "check"], 0, &["nothing is wrong"])?;
+        kubectl.says(&["ipam", "check"], 0, &["nothing is wrong"])?;
     }
     ground.finish()?;
-    says(cluster, &["ipam", "check"], 0, &["nothing is wrong"]).map(drop)
+    kubectl.says(&["ipam", "check"], 0, &["nothing is wrong"]).map(drop)
 }
 
 /// Stops the agent of a node, so that it mends nothing meanwhile; it goes on when this is dropped.
@@ -120,32 +79,34 @@ fn signal(node: &Node<'_>, signal: &str) -> Result<()> {
 
 fn leaks() -> Result<()> {
     let cluster = &*shared()?;
+    let kubectl = Manxctl::by_kubectl(cluster);
     let ground = Ground::new(cluster, "leaks", &json!({}))?;
     ground.single("web", &json!({}))?;
     let pod = ground.ready_one("web")?;
-    says(cluster, &["ipam", "check"], 0, &["nothing is wrong"])?;
+    kubectl.says(&["ipam", "check"], 0, &["nothing is wrong"])?;
     link_of_nobody(cluster, &pod)?;
     block_of_nobody(cluster)?;
     record_without_link(cluster, &pod)?;
     ground.finish()?;
-    comes_to_say(cluster, &["ipam", "check"], 0, &["nothing is wrong"])
+    kubectl.comes_to_say(&["ipam", "check"], 0, &["nothing is wrong"]).map(drop)
 }
 
 fn link_of_nobody(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let node = cluster.node_by_name(&pod.node)?;
     let frozen = Frozen::new(node)?;
     let node = &frozen.0;
     let pair = "ip link add calidead group 179 type veth peer name calidead2";
     node.run(&pair.split(' ').collect::<Vec<_>>())?;
     node.run(&["ip", "link", "set", "calidead", "alias", "manx:feed:eth0"])?;
-    let told =
-        says(cluster, &["ipam", "check", "--pause", "1"], 1, &["calidead", "of no pod", "ip link del"]);
+    let told = kubectl.says(&["ipam", "check", "--pause", "1"], 1, &["calidead", "of no pod", "ip link del"]);
     let gone = node.run(&["ip", "link", "del", "calidead"]);
     told?;
     gone.map(drop)
 }
 
 fn block_of_nobody(cluster: &Cluster) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let pool = cluster.objects("ippools.manx.dev")?;
     let pool = pool.iter().find(|pool| pool["spec"]["cidr"].as_str().is_some_and(|cidr| cidr.contains('.')));
     let pool = pool.context("a pool of IPv4")?;
@@ -159,13 +120,15 @@ fn block_of_nobody(cluster: &Cluster) -> Result<()> {
                 "spec": {"cidr": block, "node": "nobody", "pool": name}})
         .to_string(),
     )?;
-    let told = says(cluster, &["ipam", "check", "--pause", "1"], 1, &[&block, "belongs to nobody"])
-        .and_then(|_| says(cluster, &["status"], 1, &["node nobody", &block, "controller returns"]));
+    let told = kubectl
+        .says(&["ipam", "check", "--pause", "1"], 1, &[&block, "belongs to nobody"])
+        .and_then(|_| kubectl.says(&["status"], 1, &["node nobody", &block, "controller returns"]));
     cluster.kubectl(&["delete", "ipblock", &object, "--ignore-not-found"])?;
     told.map(drop)
 }
 
 fn record_without_link(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let node = cluster.node_by_name(&pod.node)?;
     let address = pod.addresses[0];
     let route = node.run(&["ip", "route", "get", &address.to_string()])?;
@@ -173,37 +136,39 @@ fn record_without_link(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
     let frozen = Frozen::new(node)?;
     frozen.0.run(&["ip", "link", "del", link])?;
     let words = [link, "is not there", &pod.name, "restart it"];
-    says(cluster, &["ipam", "check", "--pause", "1"], 1, &words).map(drop)
+    kubectl.says(&["ipam", "check", "--pause", "1"], 1, &words).map(drop)
 }
 
 fn broken() -> Result<()> {
     let cluster = &*shared()?;
-    comes_to_say(cluster, &["status"], 0, &["nothing is wrong"])?;
+    let kubectl = Manxctl::by_kubectl(cluster);
+    kubectl.comes_to_say(&["status"], 0, &["nothing is wrong"])?;
     session_down(cluster)?;
-    comes_to_say(cluster, &["status"], 0, &["nothing is wrong"])?;
+    kubectl.comes_to_say(&["status"], 0, &["nothing is wrong"])?;
     foreign_route(cluster)?;
-    comes_to_say(cluster, &["status"], 0, &["nothing is wrong"])?;
+    kubectl.comes_to_say(&["status"], 0, &["nothing is wrong"])?;
     agent_gone(cluster)?;
-    comes_to_say(cluster, &["status"], 0, &["nothing is wrong"])
+    kubectl.comes_to_say(&["status"], 0, &["nothing is wrong"]).map(drop)
 }
 
 /// A peer that nobody is.
 fn session_down(cluster: &Cluster) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let peer = json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPPeer", "metadata": {"name": "nobody"},
                       "spec": {"peerIP": "192.0.2.99", "asNumber": "External"}});
     cluster.apply(&peer.to_string())?;
-    let told = comes_to_say(
-        cluster,
+    let told = kubectl.comes_to_say(
         &["status"],
         1,
         &["peer/nobody", "node1, node2, node3", "docs/operate.md#session-down"],
     );
     cluster.kubectl(&["delete", "bgppeer", "nobody"])?;
-    told
+    told.map(drop)
 }
 
 /// A route of somebody else where one of ours is to be.
 fn foreign_route(cluster: &Cluster) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let blocks = cluster.objects("ipblocks.manx.dev")?;
     let of_node2 = |block: &&Value| {
         block["spec"]["node"] == "node2"
@@ -218,13 +183,14 @@ fn foreign_route(cluster: &Cluster) -> Result<()> {
     node.run(&["ip", "route", "add", cidr, "via", &router, "proto", "static"])?;
     drop(frozen);
     let words = ["node node1", "RoutesInstalled", "not ours", "ip route"];
-    let told = comes_to_say(cluster, &["status", "node1"], 1, &words);
+    let told = kubectl.comes_to_say(&["status", "node1"], 1, &words);
     node.run(&["ip", "route", "del", cidr, "proto", "static"])?;
-    told
+    told.map(drop)
 }
 
 /// A node without an agent: the DaemonSet does not select it any more.
 fn agent_gone(cluster: &Cluster) -> Result<()> {
+    let kubectl = Manxctl::by_kubectl(cluster);
     let affinity = json!({"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [
             {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["node3"]}]}]}}}}}}});
@@ -244,11 +210,11 @@ fn agent_gone(cluster: &Cluster) -> Result<()> {
     patch(affinity)?;
     let words = ["node node3", "no agent's pod is on it"];
     let told = wait::until("node3 is named as not asked", PATIENCE, || {
-        let told = manx(cluster, &["ipam", "check", "--pause", "1"])?;
+        let told = kubectl.call(&["ipam", "check", "--pause", "1"])?;
         Ok(told.code == Some(2) && words.iter().all(|word| told.text.contains(word)))
     })
-    .and_then(|()| comes_to_say(cluster, &["status"], 1, &["node3", "node node3: no agent runs on it"]));
+    .and_then(|()| kubectl.comes_to_say(&["status"], 1, &["node3", "node node3: no agent runs on it"]));
     patch(json!({"spec": {"template": {"spec": {"affinity": null}}}}))?;
     cluster.wait_rollout(&["-n", "manx-system", "daemonset/manx-agent"])?;
-    told
+    told.map(drop)
 }
