@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::netns;
+use super::{netns, wait};
 
 /// The TTL that Linux gives to a packet of its own.
 const INITIAL_TTL: u8 = 64;
+/// Within this an answer comes back where the way is open.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// One way to be tried: from a namespace to an address.
 #[derive(Clone, Debug)]
@@ -71,7 +74,7 @@ pub struct Stream {
 /// What a [`Stream`] counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// Echo requests sent, less the one whose answer may have been on its way when the stream was stopped.
+    /// Echo requests sent, less those whose answers may have been on their way when the stream was stopped.
     pub sent: u64,
     /// Sequence numbers among them that never came back.
     pub lost: Vec<u64>,
@@ -95,25 +98,36 @@ impl Stream {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Ends the pings and returns what was lost.
+    /// Ends the pings and returns what was lost: everything without an answer, unless it was sent after the last one that
+    /// came back, and that came back after this call.
     pub fn stop(mut self) -> Result<Count> {
+        let answered =
+            || -> Result<Option<u64>> { Ok(answers(&std::fs::read_to_string(&self.log)?).last().copied()) };
+        let before = answered()?;
+        let open = wait::until("a ping comes back", ANSWER, || Ok(answered()? > before)).is_ok();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
         self.child.wait()?;
-        count(&std::fs::read_to_string(&self.log)?)
+        count(&std::fs::read_to_string(&self.log)?, open)
     }
 }
 
-fn count(output: &str) -> Result<Count> {
-    let summary = output.lines().find(|line| line.contains("packets transmitted"));
-    let summary = summary.with_context(|| format!("ping printed no summary: {output}"))?;
-    let sent: u64 = summary.split_whitespace().next().context("an empty summary")?.parse()?;
-    let back: BTreeSet<u64> = output
+/// The sequence numbers that came back.
+fn answers(output: &str) -> BTreeSet<u64> {
+    output
         .lines()
         .filter(|line| line.contains("bytes from"))
         .filter_map(|line| line.split_once("icmp_seq=")?.1.split_whitespace().next()?.parse().ok())
-        .collect();
-    let last = if back.contains(&sent) { sent } else { sent.saturating_sub(1) };
+        .collect()
+}
+
+/// What ping printed of a way that was open or closed in the end.
+fn count(output: &str, open: bool) -> Result<Count> {
+    let summary = output.lines().find(|line| line.contains("packets transmitted"));
+    let summary = summary.with_context(|| format!("ping printed no summary: {output}"))?;
+    let sent: u64 = summary.split_whitespace().next().context("an empty summary")?.parse()?;
+    let back = answers(output);
+    let last = back.last().copied().filter(|_| open).unwrap_or(sent);
     Ok(Count { sent: last, lost: (1..=last).filter(|number| !back.contains(number)).collect() })
 }
 
@@ -127,11 +141,21 @@ mod tests {
         assert_eq!(hops("1 packets transmitted, 0 received"), None);
     }
 
+    fn line(number: u64) -> String {
+        format!("64 bytes from 10.0.0.1: icmp_seq={number} ttl=61 time=0.1 ms\n")
+    }
+
     #[test]
-    fn a_hole_in_the_sequence_is_a_loss_and_the_last_one_in_flight_is_not() {
-        let line = |n: u64| format!("64 bytes from 10.0.0.1: icmp_seq={n} ttl=61 time=0.1 ms\n");
-        let summary = "5 packets transmitted, 3 received, 40% packet loss, time 40ms\n";
+    fn a_hole_in_the_sequence_is_a_loss_and_what_is_in_flight_at_the_end_is_not() {
+        let summary = "6 packets transmitted, 3 received, 50% packet loss, time 50ms\n";
         let output = [line(1), line(2), line(4), summary.to_owned()].concat();
-        assert_eq!(count(&output).expect("a summary"), Count { sent: 4, lost: vec![3] });
+        assert_eq!(count(&output, true).expect("a summary"), Count { sent: 4, lost: vec![3] });
+    }
+
+    #[test]
+    fn nothing_is_in_flight_where_nothing_comes_back_any_more() {
+        let summary = "4 packets transmitted, 2 received, 50% packet loss, time 30ms\n";
+        let output = [line(1), line(2), summary.to_owned()].concat();
+        assert_eq!(count(&output, false).expect("a summary"), Count { sent: 4, lost: vec![3, 4] });
     }
 }
