@@ -19,6 +19,10 @@ pub struct Timing {
     pub ready: Duration,
 }
 
+/// How long a kubelet may take until its node is Ready again. After failures client-go watches Nodes again within 30 s,
+/// which its jitter doubles, and the kubelet looks each 10 s whether what it reports has to be written.
+const READY: Duration = Duration::from_secs(120);
+
 impl Cluster {
     /// Waits until every node has registered.
     pub(super) fn wait_registered(&self) -> Result<()> {
@@ -81,13 +85,13 @@ impl Cluster {
         })
     }
 
-    /// Waits until every node is Ready.
+    /// Waits until every node is Ready, also after an API server that was away.
     ///
     /// # Errors
     /// Says why those that are not Ready are not, in the kubelet's words.
     pub fn wait_ready(&self) -> Result<()> {
         let mut waiting = Vec::new();
-        let outcome = wait::until("every node is Ready", super::PATIENCE, || {
+        let outcome = wait::until("every node is Ready", READY, || {
             let nodes = self.objects("nodes")?;
             ensure!(nodes.len() >= self.nodes().len(), "only {} nodes have registered", nodes.len());
             waiting = nodes.iter().filter_map(not_ready).collect();
