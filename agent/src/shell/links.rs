@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use manx_ipam::EndpointId;
-use manx_kernel::names::{HOST_MAC, LINK_GROUP, parse_alias};
+use manx_kernel::names::{HOST_MAC, LINK_GROUP, alias, parse_alias};
 use manx_kernel::netlink::guard::Gates;
 use manx_kernel::netlink::links::{LinkError, doom, find, readdress, remove_doomed};
 use manx_kernel::netlink::socket::Socket;
@@ -255,15 +255,18 @@ impl Reaper {
     /// Whether the link is not there any more. One that is there is doomed again, but not the link of the same
     /// container's next start, which has the same marks.
     fn is_gone(&mut self, id: &EndpointId, leaving: &Leaving, found: Found) -> bool {
-        if found == Found::Nothing {
-            return true;
-        }
-        match find(&mut self.socket, &leaving.link, &id.container, &id.ifname) {
-            Ok(Some(end)) if found == Found::Unclear || found == Found::Index(end.index) => {
+        let there = match found {
+            Found::Nothing => return true,
+            Found::Index(index) => inspect::end_at(&mut self.socket, index)
+                .map(|end| end.filter(|end| end.alias.as_deref() == Some(&alias(&id.container, &id.ifname)))),
+            Found::Unclear => find(&mut self.socket, &leaving.link, &id.container, &id.ifname),
+        };
+        match there {
+            Ok(Some(end)) => {
                 let _tried_again = doom(&mut self.socket, end.index);
                 false
             }
-            Ok(_) => true,
+            Ok(None) => true,
             Err(_) => false,
         }
     }

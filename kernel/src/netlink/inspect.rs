@@ -74,9 +74,23 @@ pub struct FoundRoute {
 /// # Errors
 /// If the exchange fails, or the kernel refuses it for another reason than that there is none.
 pub fn end(socket: &mut Socket, name: &str) -> Result<Option<End>, SocketError> {
-    let mut request = Batch::of(libc::RTM_GETLINK, 0, &link_body(0, 0, 0), |link| {
+    one(socket, 0, Some(name))
+}
+
+/// The link with this index, in the socket's namespace.
+///
+/// # Errors
+/// As for [`end`].
+pub fn end_at(socket: &mut Socket, index: u32) -> Result<Option<End>, SocketError> {
+    one(socket, index, None)
+}
+
+fn one(socket: &mut Socket, index: u32, name: Option<&str>) -> Result<Option<End>, SocketError> {
+    let mut request = Batch::of(libc::RTM_GETLINK, 0, &link_body(index, 0, 0), |link| {
         link.put_u32(libc::IFLA_EXT_MASK, libc::RTEXT_FILTER_SKIP_STATS as u32);
-        link.put_str(libc::IFLA_IFNAME, name);
+        if let Some(name) = name {
+            link.put_str(libc::IFLA_IFNAME, name);
+        }
     });
     match socket.send(&mut request)?.all_done() {
         Ok(replies) => Ok(replies.iter().find_map(|message| read_end(&message))),
