@@ -392,6 +392,11 @@ impl Node {
         !self.exhausted.is_empty()
     }
 
+    /// Whether a pod waits for addresses; those of a link that is not gone yet may be what it lacks.
+    pub fn is_awaited(&self) -> bool {
+        self.ipam.is_awaited()
+    }
+
     /// Whether no pool that gives addresses to any pod has a free one here.
     fn is_full(&self, family: Family) -> bool {
         let mut pools = self.intent.pools.iter().filter(|pool| pool.automatic && !pool.disabled);

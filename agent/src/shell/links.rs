@@ -4,11 +4,13 @@
 //! one thread only takes links down, which is what a plugin waits for, and another deletes all that
 //! gathered meanwhile. Both work synchronously on sockets of their own.
 //!
-//! What else the kernel keeps of a link and its addresses goes right after it: the guard of the link, and tracked
-//! connections. Only then is the link said to be gone, and its addresses may be given again.
+//! What else the kernel keeps of a link and its addresses goes after it: the guard of the link at once, tracked
+//! connections at once or, since finding them takes a look at all there are on the node, soon, together with those of
+//! whatever else ended meanwhile. Only then is the link said to be gone, and its addresses may be given again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use manx_kernel::netlink::guard::Gates;
 use manx_kernel::netlink::links::{LinkError, doom, find, readdress, remove_doomed};
 use manx_kernel::netlink::socket::Socket;
 use manx_kernel::netlink::{conntrack, inspect};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::deltas;
@@ -31,6 +34,10 @@ const BATCH: usize = 256;
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often tracked connections are tried to be removed again before their addresses are given all the same.
 const PURGES: u32 = 5;
+/// The least time between two looks at all tracked connections, unless a pod waits for one. The kernel locks each of its
+/// quarter of a million buckets for it, however few connections there are: that costs more than everything else that a
+/// pod's end does here.
+const PURGE_PAUSE: Duration = Duration::from_millis(500);
 /// The pause before a deletion that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -66,13 +73,14 @@ enum Found {
 /// Orders: the link is to go, if it is this attachment's.
 pub type Orders = deltas::Receiver<EndpointId, Leaving>;
 
-/// Starts both threads and gives their names. They end when the orders do.
+/// Starts both threads and gives their names. They end when the orders do. Who waits for addresses says so by `hurry`.
 ///
 /// # Errors
 /// When no thread, runtime or socket can be made.
 pub fn start(
     orders: Orders,
     news: deltas::Sender<EndpointId, News>,
+    hurry: Arc<Notify>,
 ) -> anyhow::Result<[(&'static str, JoinHandle<()>); 2]> {
     let (doomed, dooms) = deltas::coalescing();
     let (gone_news, mut forwarded) = deltas::coalescing::<EndpointId, News>();
@@ -81,10 +89,7 @@ pub fn start(
         let mut taker = Taker { socket, news, doomed };
         taker.run(orders, &mut forwarded).await;
     })?;
-    let socket = Socket::route().context("opening a netlink socket")?;
-    // Without rights to nftables there are no guards either.
-    let gates = Gates::open().ok().flatten();
-    let reaper = Reaper { socket, gates, news: gone_news, pending: BTreeMap::new() };
+    let reaper = Reaper::new(Socket::route().context("opening a netlink socket")?, gone_news, hurry);
     Ok([("links", taker), ("reaper", spawn("reaper", reaper.run(dooms))?)])
 }
 
@@ -203,30 +208,57 @@ struct Reaper {
     /// None on a kernel that cannot filter at the ingress of links.
     gates: Option<Gates>,
     news: deltas::Sender<EndpointId, News>,
-    /// What is not gone yet, and how often its connections could not be forgotten.
-    pending: BTreeMap<EndpointId, (Leaving, Found, u32)>,
+    /// What is not gone yet.
+    pending: BTreeMap<EndpointId, (Leaving, Found)>,
+    /// What is gone but for its tracked connections, and how often these could not be forgotten.
+    gone: BTreeMap<EndpointId, (Leaving, u32)>,
+    /// Before then nobody looks at tracked connections again, unless told to hurry.
+    purge_at: Instant,
+    hurry: Arc<Notify>,
 }
 
 impl Reaper {
+    fn new(socket: Socket, news: deltas::Sender<EndpointId, News>, hurry: Arc<Notify>) -> Self {
+        // Without rights to nftables there are no guards either.
+        let gates = Gates::open().ok().flatten();
+        let purge_at = Instant::now();
+        Self { socket, gates, news, pending: BTreeMap::new(), gone: BTreeMap::new(), purge_at, hurry }
+    }
+
     async fn run(mut self, mut doomed: deltas::Receiver<EndpointId, (Leaving, Found)>) {
         // Links that an earlier agent had taken down.
-        let mut next: Option<Instant> = Some(Instant::now());
+        let mut delete_at = Some(Instant::now());
         loop {
+            let purge_at = (!self.gone.is_empty()).then_some(self.purge_at);
             tokio::select! {
                 batch = doomed.recv(BATCH) => {
                     let Some(batch) = batch else { return };
-                    let fresh = batch.into_iter().map(|(id, (leaving, found))| (id, (leaving, found, 0)));
-                    self.pending.extend(fresh);
+                    self.take_in(batch);
+                    delete_at = Some(Instant::now());
                 }
-                () = sleep_until(next) => {}
+                () = self.hurry.notified() => self.purge_at = Instant::now(),
+                () = sleep_until([delete_at, purge_at].into_iter().flatten().min()) => {}
             }
-            let done = self.reap();
-            next = (!done).then(|| Instant::now() + RETRY);
+            if delete_at.is_some_and(|at| at <= Instant::now()) {
+                let done = self.delete();
+                delete_at = (!done).then(|| Instant::now() + RETRY);
+            }
+            if !self.gone.is_empty() && self.purge_at <= Instant::now() {
+                self.forget_connections();
+            }
         }
     }
 
-    /// Deletes what is doomed; false if something is left to do.
-    fn reap(&mut self) -> bool {
+    /// Each names all addresses that wait for it, those of what is gone by the same name too: that is not over yet.
+    fn take_in(&mut self, batch: Vec<(EndpointId, (Leaving, Found))>) {
+        for (id, doomed) in batch {
+            self.gone.remove(&id);
+            self.pending.insert(id, doomed);
+        }
+    }
+
+    /// Deletes what is doomed, and the guards of what is gone; false if something is left to do.
+    fn delete(&mut self) -> bool {
         // Listed before any link goes: a guard that is made afterwards is another link's, and not in the list.
         let guards = self.guards();
         if let Err(error) = remove_doomed(&mut self.socket) {
@@ -238,18 +270,24 @@ impl Reaper {
         }
         let (gone, pending): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|(id, (leaving, found, _))| self.is_gone(id, leaving, *found));
+            .partition(|(id, (leaving, found))| self.is_gone(id, leaving, *found));
         self.pending = pending;
-        self.forget_guards(&guards, gone.values().map(|(leaving, ..)| &leaving.link));
-        let forgotten = forget_connections(gone.values().map(|(leaving, ..)| leaving));
-        for (id, (leaving, found, failures)) in gone {
+        self.forget_guards(&guards, gone.values().map(|(leaving, _)| &leaving.link));
+        self.gone.extend(gone.into_iter().map(|(id, (leaving, _))| (id, (leaving, 0))));
+        self.pending.is_empty()
+    }
+
+    /// Forgets the connections of all that is gone, and says so. What fails is tried again some times.
+    fn forget_connections(&mut self) {
+        let forgotten = forget_connections(self.gone.values().map(|(leaving, _)| leaving));
+        self.purge_at = Instant::now() + PURGE_PAUSE;
+        for (id, (leaving, failures)) in std::mem::take(&mut self.gone) {
             if forgotten || failures >= PURGES {
                 self.news.send(id, News::Gone);
             } else {
-                self.pending.insert(id, (leaving, found, failures + 1));
+                self.gone.insert(id, (leaving, failures + 1));
             }
         }
-        self.pending.is_empty()
     }
 
     /// Whether the link is not there any more. One that is there is doomed again, but not the link of the same
@@ -384,11 +422,52 @@ mod tests {
     }
 
     #[test]
+    fn of_links_that_end_one_soon_after_the_other_the_connections_are_looked_for_together() {
+        on_a_node(|pod| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_time().start_paused(true).build().expect("a runtime").block_on(async {
+                let mut taker = taker();
+                let (doomed, dooms) = deltas::coalescing();
+                let (news, mut told) = deltas::coalescing();
+                let hurry = Arc::new(Notify::new());
+                let socket = Socket::route().expect("a socket");
+                tokio::spawn(Reaper::new(socket, news, Arc::clone(&hurry)).run(dooms));
+                let id = |of: &str| EndpointId { container: of.to_owned(), ifname: format!("eth-{of}") };
+                let mut end = |of: &str| {
+                    let made = create(&mut taker.socket, &link(of), pod).expect("made").expect("a free name");
+                    set_up_outside(&mut taker.socket, &link(of), made.host).expect("set up");
+                    doom(&mut taker.socket, made.host).expect("doomed");
+                    let leaving = Leaving { link: link(of).link, addresses: link(of).addresses };
+                    doomed.send(id(of), (leaving, Found::Index(made.host)));
+                };
+                let begin = Instant::now();
+                end("a");
+                assert_eq!(told.recv(8).await, Some(vec![(id("a"), News::Gone)]));
+                assert!(begin.elapsed() < PURGE_PAUSE, "the first waits for nobody");
+                end("b");
+                let soon = tokio::time::timeout(PURGE_PAUSE / 2, told.recv(8)).await;
+                assert!(soon.is_err(), "its connections were not looked for yet");
+                end("c");
+                // The same container's next link: it is over once both are.
+                end("b");
+                assert_eq!(told.recv(8).await, Some(vec![(id("b"), News::Gone), (id("c"), News::Gone)]));
+                assert!(begin.elapsed() >= PURGE_PAUSE);
+                let begin = Instant::now();
+                end("d");
+                hurry.notify_one();
+                assert_eq!(told.recv(8).await, Some(vec![(id("d"), News::Gone)]));
+                assert!(begin.elapsed() < PURGE_PAUSE, "a pod waits for it");
+                assert!(names(&mut taker).is_empty());
+            });
+        });
+    }
+
+    #[test]
     fn both_threads_are_known_by_name_and_end_with_the_orders() {
         on_a_node(|_| {
             let (unlink, orders) = deltas::coalescing();
             let (news, _) = deltas::coalescing();
-            let threads = start(orders, news).expect("started");
+            let threads = start(orders, news, Arc::default()).expect("started");
             assert_eq!(threads.each_ref().map(|(name, _)| *name), ["links", "reaper"]);
             assert!(threads.iter().all(|(_, thread)| !thread.is_finished()));
             drop(unlink);

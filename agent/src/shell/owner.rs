@@ -13,7 +13,7 @@ use manx_ipam::{BlockId, ClaimError, EndpointId, RequestId, Usage};
 use manx_kernel::names::parse_alias;
 use manx_kernel::netlink::inspect;
 use manx_kernel::netlink::socket::Socket;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +92,8 @@ pub struct Ports {
     pub look_up: deltas::Sender<PodName, ()>,
     /// Links that are to go.
     pub unlink: deltas::Sender<EndpointId, Leaving>,
+    /// Told while a pod waits for what a link on its way out may have.
+    pub hurry: Arc<Notify>,
     /// The MTU that links are to have.
     pub resize: deltas::Sender<EndpointId, Size>,
     /// Routes of our own.
@@ -305,6 +307,9 @@ impl Owner {
         self.node.handle(input, Instant::now());
         while let Some(output) = self.node.poll() {
             self.carry_out(output, ports);
+        }
+        if self.node.is_awaited() {
+            ports.hurry.notify_one();
         }
     }
 

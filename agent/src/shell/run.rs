@@ -28,7 +28,7 @@ use manx_ipam::{BlockId, Limits, NodeName, Recovered, recover};
 use manx_kernel::model::Dump;
 use manx_kernel::sysctl;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bgp::{self, Sessions};
@@ -295,7 +295,8 @@ fn start_owner(
 ) -> anyhow::Result<Threads> {
     let (unlink, unlinks) = deltas::coalescing();
     let (news_in, news) = deltas::coalescing();
-    let mut threads = Threads::from(links::start(unlinks, news_in)?);
+    let hurry = Arc::new(Notify::new());
+    let mut threads = Threads::from(links::start(unlinks, news_in, Arc::clone(&hurry))?);
     let (resize, sizes) = deltas::coalescing();
     threads.push(("mtu", mtu::start(sizes, board.stuck.clone())?));
     let (calls_in, calls) = mpsc::channel(CALLS);
@@ -335,6 +336,7 @@ fn start_owner(
         look_up: desk.look_up,
         orders: desk.orders,
         unlink,
+        hurry,
         resize,
         routes: board.routes.clone(),
         origins: board.origins.clone(),

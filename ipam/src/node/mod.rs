@@ -246,6 +246,11 @@ impl NodeIpam {
         &self.limited
     }
 
+    /// Whether somebody waits for an address.
+    pub fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Figures for status.
     pub fn usage(&self) -> Usage {
         let blocks: Vec<BlockUsage> =
