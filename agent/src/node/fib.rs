@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::takeover::is_unexplained;
 use ipnetwork::IpNetwork;
@@ -87,7 +88,7 @@ pub fn local_routes<'a>(
 #[derive(Debug, Default)]
 pub struct Wanted {
     metric: u32,
-    local: LocalRoutes,
+    local: Arc<LocalRoutes>,
     /// The networks of our own that lie in no other of them, by first address.
     outermost: BTreeMap<IpAddr, IpNetwork>,
     /// Learned routes that lie inside a network of our own.
@@ -108,10 +109,10 @@ impl Wanted {
     /// Declares all routes of our own; `learned` tells the learned routes inside a network that are wanted so far.
     pub fn set_local(
         &mut self,
-        local: LocalRoutes,
+        local: impl Into<Arc<LocalRoutes>>,
         learned: impl Fn(IpNetwork) -> Vec<(RouteKey, SetId)>,
     ) -> Changes {
-        let before = std::mem::replace(&mut self.local, local);
+        let before = std::mem::replace(&mut self.local, local.into());
         let outermost = std::mem::replace(&mut self.outermost, outermost(&self.local));
         let mut routes: BTreeMap<RouteKey, Option<Route>> = BTreeMap::new();
         for (network, route) in

@@ -211,7 +211,7 @@ impl Owner {
     fn on_local(&mut self, links: &mut Links) {
         let local = Arc::clone(&links.local.borrow_and_update());
         let fib = &self.fib;
-        let changes = self.wanted.set_local((*local).clone(), |within| fib.in_sets(within));
+        let changes = self.wanted.set_local(local, |within| fib.in_sets(within));
         self.desire(changes);
     }
 
