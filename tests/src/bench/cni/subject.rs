@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,8 @@ pub(super) struct Subject {
     /// The program that it starts for addresses, if it does.
     pub(super) ipam: Option<PathBuf>,
     config: Value,
+    /// Rounds so far: no runtime uses the id of a container twice.
+    rounds: AtomicU64,
 }
 
 /// Milliseconds of each verb.
@@ -40,7 +43,8 @@ pub(super) fn all(lab: &Lab) -> Result<Vec<Subject>> {
     ours["name"] = json!("bench");
     ours["cniVersion"] = json!("1.0.0");
     let binary = runtime.bin_dir.join("manx-cni");
-    let mut subjects = vec![Subject { name: "manx-cni", binary, ipam: None, config: ours }];
+    let mut subjects =
+        vec![Subject { name: "manx-cni", binary, ipam: None, config: ours, rounds: AtomicU64::new(0) }];
     for (name, kind, families) in [("ptp", "ptp", 1), ("bridge", "bridge", 1), ("ptp IPv4 + IPv6", "ptp", 2)]
     {
         let number = subjects.len();
@@ -55,7 +59,8 @@ pub(super) fn all(lab: &Lab) -> Result<Vec<Subject>> {
             "cniVersion": "1.0.0", "name": format!("bench-{number}"), "type": kind, "bridge": "cni0", "isGateway": true,
             "ipam": {"type": "host-local", "dataDir": lab.dir().join("host-local"), "ranges": ranges, "routes": routes}
         });
-        subjects.push(Subject { name, binary: debian(kind)?, ipam: Some(debian("host-local")?), config });
+        let (binary, ipam) = (debian(kind)?, Some(debian("host-local")?));
+        subjects.push(Subject { name, binary, ipam, config, rounds: AtomicU64::new(0) });
     }
     Ok(subjects)
 }
@@ -70,6 +75,7 @@ impl Subject {
     /// Starts, checks and ends `count` pods, each verb for all of them at once; returns how long each took, from the
     /// first start to the last exit. The pods' namespaces are made and removed while no clock runs.
     pub(super) fn round(&self, lab: &Lab, count: usize) -> Result<Times> {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         let pods: Vec<String> = (0..count).map(|number| lab.netns(&format!("pod-{number}"))).collect();
         for pod in &pods {
             netns::add(pod)?;
@@ -142,7 +148,7 @@ impl Subject {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", pod)
+            .env("CNI_CONTAINERID", format!("{pod}-{}", self.rounds.load(Ordering::Relaxed)))
             .env("CNI_IFNAME", "eth0")
             .env("CNI_NETNS", netns::path(pod))
             .env("CNI_PATH", DEBIAN_PLUGINS)
