@@ -28,14 +28,14 @@ pub struct Counters {
     pub time: u64,
     /// Whether pods can start.
     pub ready: bool,
-    /// Pods with an address of the pool that has most of them: all pods, unless a family has several pools.
+    /// Pods that have addresses; one with two networks counts twice, here and below.
     pub pods: u64,
-    /// ADDs of the plugin that got what they asked for.
+    /// Pods that were given addresses, each once, however often its ADD came.
     pub started: u64,
-    /// ADDs that did not.
+    /// ADDs of the plugin that did not get what they asked for.
     pub failed: u64,
-    /// DELs of the plugin. A container runtime may say DEL of the same pod more than once.
-    pub deleted: u64,
+    /// Pods whose addresses were freed, each once, however often its DEL came.
+    pub stopped: u64,
     /// Routes that are wanted in the kernel.
     pub routes_desired: u64,
     /// Routes of Manx in the kernel.

@@ -63,4 +63,17 @@ pub struct Usage {
     pub pools: Vec<PoolUsage>,
     /// Requests that wait for an address.
     pub waiting: usize,
+    /// Endpoints that have addresses.
+    pub endpoints: usize,
+    /// Endpoints that came and went.
+    pub turnover: Turnover,
+}
+
+/// How many endpoints came and went since the start, each counted once, however often it was asked for or freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turnover {
+    /// Endpoints that were given addresses.
+    pub begun: u64,
+    /// Endpoints that were freed, for whatever reason.
+    pub ended: u64,
 }

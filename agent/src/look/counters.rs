@@ -70,7 +70,9 @@ fn count(counters: &mut Counters, name: &str, labels: &str, value: f64) {
     let whole = value as u64;
     match name {
         "manx_ready" => counters.ready = value > 0.0,
-        "manx_ipam_addresses_used" => counters.pods = counters.pods.max(whole),
+        "manx_ipam_pods" => counters.pods = whole,
+        "manx_ipam_pods_started_total" => counters.started = whole,
+        "manx_ipam_pods_stopped_total" => counters.stopped = whole,
         "manx_fib_routes_desired" => counters.routes_desired = whole,
         "manx_fib_routes_installed" => counters.routes_installed = whole,
         "manx_fib_operations_total" => counters.routes_changed = whole,
@@ -78,11 +80,9 @@ fn count(counters: &mut Counters, name: &str, labels: &str, value: f64) {
         "process_resident_memory_bytes" => counters.memory = whole,
         "process_cpu_seconds_total" => counters.cpu_seconds = value,
         "manx_cni_request_duration_seconds_count" => {
-            match (label(labels, "verb").as_deref(), label(labels, "outcome").as_deref()) {
-                (Some("add"), Some("ok")) => counters.started += whole,
-                (Some("add"), _) => counters.failed += whole,
-                (Some("del"), _) => counters.deleted += whole,
-                _ => {}
+            let is = |name: &str, wanted: &str| label(labels, name).as_deref() == Some(wanted);
+            if is("verb", "add") && !is("outcome", "ok") {
+                counters.failed += whole;
             }
         }
         _ => {}
@@ -133,12 +133,12 @@ manx_bgp_peer_messages_total{peer="peer/tor",direction="out",kind="keepalive"} 4
 manx_bgp_prefixes_received{peer="peer/tor",family="ipv4-unicast"} 3
 manx_bgp_prefixes_received{peer="peer/tor",family="ipv6-unicast"} 2
 manx_fib_routes_installed 6
-manx_ipam_addresses_used{pool="v4"} 4
-manx_ipam_addresses_used{pool="v6"} 3
+manx_ipam_pods 4
+manx_ipam_pods_started_total 12
+manx_ipam_pods_stopped_total 8
 manx_cni_request_duration_seconds_sum{verb="add",outcome="ok"} 0.25
 manx_cni_request_duration_seconds_count{verb="add",outcome="ok"} 12
 manx_cni_request_duration_seconds_count{verb="add",outcome="retry"} 2
-manx_cni_request_duration_seconds_count{verb="del",outcome="ok"} 9
 process_cpu_seconds_total 1.5
 # EOF
 "#;
@@ -147,7 +147,7 @@ process_cpu_seconds_total 1.5
     fn metrics_become_counts() {
         let (counters, peers) = read(PAGE);
         assert!(counters.ready);
-        assert_eq!((counters.started, counters.failed, counters.deleted, counters.pods), (12, 2, 9, 4));
+        assert_eq!((counters.started, counters.failed, counters.stopped, counters.pods), (12, 2, 8, 4));
         assert_eq!((counters.routes_installed, counters.cpu_seconds), (6, 1.5));
         let tor = &peers["peer/tor"];
         assert_eq!((tor.state, tor.messages_in, tor.messages_out, tor.received), (5, 10, 4, 5));

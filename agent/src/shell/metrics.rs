@@ -326,6 +326,9 @@ fn show_addresses(shown: &mut Sheet, node: &NodeReport) {
     shown.numbers(&names::NODE_USED, pools().map(|pool| (label(pool), pool.used.into())));
     shown.numbers(&names::NODE_FREE, pools().map(|pool| (label(pool), pool.free.into())));
     shown.numbers(&names::NODE_RESTING, pools().map(|pool| (label(pool), pool.resting.into())));
+    shown.number(&names::NODE_PODS, node.usage.endpoints);
+    shown.counter(&names::PODS_STARTED, node.usage.turnover.begun);
+    shown.counter(&names::PODS_STOPPED, node.usage.turnover.ended);
     let blocks = |standing: &[Standing]| {
         node.usage.blocks.iter().filter(|block| standing.contains(&block.standing)).count()
     };

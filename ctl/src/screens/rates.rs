@@ -34,12 +34,25 @@ impl Series {
 
     /// Per second up to `now`; `None` before there are two answers.
     fn rate(&self, now: u64) -> Option<f64> {
-        let window = now.saturating_sub(WINDOW);
-        let before = self.points.iter().rev().find(|&&(time, _)| time <= window);
-        let &(time, from) = before.or_else(|| self.points.front())?;
+        let begins = now.saturating_sub(WINDOW);
+        let &(time, _) = self.points.front()?;
         let &(_, to) = self.points.back()?;
-        let seconds = now.checked_sub(time.max(window)).filter(|passed| *passed > 0)? as f64 / 1e9;
-        Some(round((to - from).max(0.0) / seconds))
+        let seconds = now.checked_sub(time.max(begins)).filter(|passed| *passed > 0)? as f64 / 1e9;
+        Some(round((to - self.at(begins)?).max(0.0) / seconds))
+    }
+
+    /// The count at a time, as if it had grown evenly between two answers; the first one before that.
+    fn at(&self, time: u64) -> Option<f64> {
+        let mut before = self.points.front()?;
+        for after in &self.points {
+            if after.0 > time {
+                let (&(since, from), &(until, to)) = (before, after);
+                let part = time.saturating_sub(since) as f64 / until.saturating_sub(since).max(1) as f64;
+                return Some(from + (to - from) * part);
+            }
+            before = after;
+        }
+        Some(before.1)
     }
 }
 
@@ -78,9 +91,7 @@ pub(crate) struct Rates {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: Counters,
-    /// Pods that came less pods that are there, and DELs, when the first answer came.
-    first: Option<(f64, f64)>,
-    /// Changes of routes since then.
+    /// Changes of routes since the first answer.
     moved: f64,
     started: Series,
     stopped: Series,
@@ -102,25 +113,26 @@ impl Meter {
     pub(crate) fn take(&mut self, counters: Counters) {
         let now = counters.time;
         // Counts that became less begin anew, and all with them: the agent was started again.
-        if counters.started < self.last.started || counters.cpu_seconds < self.last.cpu_seconds {
+        let last = &self.last;
+        if counters.started < last.started
+            || counters.stopped < last.stopped
+            || counters.cpu_seconds < last.cpu_seconds
+        {
             *self = Self::default();
         }
         self.started.push(now, counters.started as f64);
         self.failed.push(now, counters.failed as f64);
-        // DELs may come twice for one pod, and with several pools a pod may not be among those that are counted: it is
-        // the lesser of what both say.
-        let gone = counters.started as f64 - counters.pods as f64;
-        let deleted = counters.deleted as f64;
-        let &mut (before, deleted_before) = self.first.get_or_insert((gone, deleted));
-        self.stopped.push(now, (gone - before).min(deleted - deleted_before));
+        self.stopped.push(now, counters.stopped as f64);
         self.moved += self.moved_since(&counters);
         self.changes.push(now, self.moved);
         self.cpu.push(now, counters.cpu_seconds);
         for peer in &counters.peers {
-            let meter = self.peers.entry(peer.peer.clone()).or_default();
-            meter.messages_in.push(now, peer.messages_in as f64);
-            meter.messages_out.push(now, peer.messages_out as f64);
-            meter.last = peer.clone();
+            self.peers.entry(peer.peer.clone()).or_default().last = peer.clone();
+        }
+        // One that is not named is as it was.
+        for meter in self.peers.values_mut() {
+            meter.messages_in.push(now, meter.last.messages_in as f64);
+            meter.messages_out.push(now, meter.last.messages_out as f64);
         }
         self.last = Counters { peers: Vec::new(), ..counters };
     }
@@ -184,20 +196,21 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_went_are_those_that_came_and_are_not_there() {
+    fn pods_that_went_are_those_that_the_agent_counted() {
         let mut meter = Meter::default();
-        meter.take(Counters { deleted: 200, ..at(1, 100, 10) });
-        meter.take(Counters { deleted: 230, ..at(2, 110, 5) });
+        meter.take(Counters { stopped: 90, ..at(1, 100, 10) });
+        meter.take(Counters { stopped: 105, ..at(2, 110, 5) });
         let rates = meter.rates().expect("two answers");
-        assert_eq!((rates.started, rates.stopped), (10.0, 15.0), "each was deleted twice");
-        let mut other = Meter::default();
-        other.take(Counters { deleted: 7, ..at(1, 100, 10) });
-        other.take(Counters { deleted: 7, ..at(2, 110, 10) });
-        assert_eq!(
-            other.rates().map(|rates| rates.stopped),
-            Some(0.0),
-            "they are of a pool that is not counted"
-        );
+        assert_eq!((rates.started, rates.stopped, rates.pods), (10.0, 15.0, 5));
+    }
+
+    #[test]
+    fn what_grew_while_nobody_was_heard_is_no_rush_afterwards() {
+        let mut meter = Meter::default();
+        meter.take(at(0, 0, 0));
+        meter.take(at(1, 3, 0));
+        meter.take(at(31, 93, 0));
+        assert_eq!(meter.rates().map(|rates| rates.started), Some(3.0), "90 in 30 seconds, not in five");
     }
 
     #[test]

@@ -133,6 +133,7 @@ impl NodeIpam {
                 Ok(addresses) => {
                     let endpoint = Endpoint { addresses, ..waiting.endpoint };
                     self.occupy(&endpoint);
+                    self.turnover.begun += 1;
                     self.note_given(&endpoint);
                     self.answer(Output::Assigned { request: waiting.request, endpoint });
                 }
@@ -200,6 +201,7 @@ impl NodeIpam {
     fn free(&mut self, id: &EndpointId) -> Option<Endpoint> {
         let endpoint = self.ledger.endpoint(id)?.clone();
         self.write(&Entry::Free(id.clone()));
+        self.turnover.ended += 1;
         self.answer(Output::EndpointsChanged);
         if self.unlinked.remove(id) {
             self.on_link_gone(id);

@@ -34,7 +34,7 @@ use crate::journal::{Entry, Recovered, encode, encode_all, millis};
 use crate::ledger::{Ledger, Use};
 use crate::name::{BlockId, Family, NodeName};
 use crate::pool::{Pool, overlaps};
-use crate::usage::{BlockUsage, PoolUsage, Usage};
+use crate::usage::{BlockUsage, PoolUsage, Turnover, Usage};
 use assign::Waiting;
 use backoff::Backoff;
 use claims::AddressClaim;
@@ -117,6 +117,8 @@ pub struct NodeIpam {
     given: BTreeMap<String, VecDeque<Instant>>,
     /// How long empty blocks of a pool are kept.
     patience: BTreeMap<String, Patience>,
+    /// What came and went.
+    turnover: Turnover,
 }
 
 impl NodeIpam {
@@ -155,6 +157,7 @@ impl NodeIpam {
             limited: BTreeSet::new(),
             given: BTreeMap::new(),
             patience: BTreeMap::new(),
+            turnover: Turnover::default(),
         };
         ipam.go_on_resting();
         ipam.rewrite();
@@ -266,7 +269,8 @@ impl NodeIpam {
             }
         };
         let pools = self.pools.iter().flatten().map(in_pool).collect();
-        Usage { pools, blocks, waiting: self.waiting.len() }
+        let endpoints = self.ledger.endpoints().count();
+        Usage { pools, blocks, waiting: self.waiting.len(), endpoints, turnover: self.turnover }
     }
 
     fn usage_of(&self, block: BlockId, held: &Held) -> BlockUsage {

@@ -149,6 +149,10 @@ metrics! {
     NODE_USED = gauge("manx_ipam_addresses_used", POOL, ["addresses", "Addresses that pods have", ""]);
     NODE_FREE = gauge("manx_ipam_addresses_free", POOL, ["addresses", "Addresses that can be given now", ""]);
     NODE_RESTING = gauge("manx_ipam_addresses_resting", POOL, ["addresses", "Addresses freed but not yet usable", ""]);
+    NODE_PODS = gauge("manx_ipam_pods", NONE, ["pods", "Pods that have addresses; one with two networks counts twice", ""]);
+    PODS_STARTED = counter("manx_ipam_pods_started_total", NONE, ["pods", "Pods that were given addresses, each once", ""]);
+    PODS_STOPPED = counter("manx_ipam_pods_stopped_total", NONE, ["pods",
+        "Pods whose addresses were freed, each once, whether by DEL, GC or the agent itself", ""]);
     BLOCKS_IN_CONFLICT = gauge("manx_ipam_blocks_in_conflict", NONE, ["blocks",
         "Blocks of our pods that are not this node's", "any for five minutes: nobody answers for these pods"]);
     BLOCKS_CLAIMING = gauge("manx_ipam_blocks_claiming", NONE, ["blocks", "Claims of blocks that are out", ""]);

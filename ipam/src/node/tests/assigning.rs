@@ -73,6 +73,24 @@ fn a_request_repeated_while_the_first_waits_is_answered_like_it() {
 }
 
 #[test]
+fn each_endpoint_counts_once_when_it_comes_and_when_it_goes() {
+    let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/24", 30), pool("more", "10.1.0.0/24", 30)]);
+    let counts = |bench: &Bench| {
+        let usage = bench.ipam.usage();
+        (usage.endpoints, usage.turnover.begun, usage.turnover.ended)
+    };
+    bench.gets("a", v4());
+    bench.gets("a", v4());
+    bench.gets("b", Want { pools: ["more".to_owned()].into(), ..v4() });
+    assert_eq!(counts(&bench), (2, 2, 0));
+    assert!(bench.free("a").is_some() && bench.free("a").is_none(), "the runtime says DEL twice");
+    bench.free("ghost");
+    assert_eq!(counts(&bench), (1, 2, 1));
+    bench.feed(Input::Keep { valid: [].into() });
+    assert_eq!(counts(&bench), (0, 2, 2), "collected");
+}
+
+#[test]
 fn a_freed_address_waits_for_its_link_and_then_for_the_cooldown() {
     let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/32", 32)]);
     let address = bench.gets("a", v4());
