@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
+use kube::{Resource as _, ResourceExt as _};
 use manx_api::NodeNetwork;
 use manx_facts::node::NodeQuestion;
 use manx_facts::{Ask, Reply};
@@ -86,8 +86,13 @@ async fn by_exec(client: &kube::Client, namespace: &str, patience: Duration) -> 
 
 /// The names of all nodes that have or had an agent.
 async fn networks(client: &kube::Client) -> Result<Vec<String>> {
-    let networks = crate::list::<NodeNetwork>(client).await?;
-    Ok(networks.iter().map(NodeNetwork::name_any).collect())
+    // Their statuses are large where there are many sessions, and nobody wants them here.
+    let api: Api<NodeNetwork> = Api::all(client.clone());
+    let kind = NodeNetwork::kind(&());
+    let networks = api.list_metadata(&ListParams::default()).await;
+    let networks =
+        networks.with_context(|| format!("cannot list {kind}: are the CRDs of Manx installed?"))?;
+    Ok(networks.iter().map(|network| network.name_any()).collect())
 }
 
 /// The one node that this machine is.
@@ -171,9 +176,22 @@ impl Nodes {
         Self { way: Way::Command(Vec::new()), agents, patience: Duration::ZERO }
     }
 
+    /// These nodes, asked by a command that may take five seconds.
+    #[cfg(test)]
+    pub(crate) fn by_command(words: &[&str], nodes: &[&str]) -> Self {
+        let agents = nodes.iter().map(|name| ((*name).to_owned(), Some(Agent::default()))).collect();
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Self { way: Way::Command(words), agents, patience: Duration::from_secs(5) }
+    }
+
     /// The same, with at least this much time for an answer.
     pub(crate) fn with_patience(self, patience: Duration) -> Self {
         Self { patience: self.patience.max(patience), ..self }
+    }
+
+    /// How long a node may take to answer.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// The names of all nodes.
@@ -257,9 +275,7 @@ mod tests {
     use super::*;
 
     fn by_command(words: &[&str], nodes: &[&str]) -> Nodes {
-        let agents = nodes.iter().map(|name| ((*name).to_owned(), Some(Agent::default()))).collect();
-        let words = words.iter().map(|word| (*word).to_owned()).collect();
-        Nodes { way: Way::Command(words), agents, patience: Duration::from_secs(5) }
+        Nodes::by_command(words, nodes)
     }
 
     /// A script that stands for the way to a node: its arguments are the node and then the command.

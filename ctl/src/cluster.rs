@@ -135,6 +135,8 @@ impl Cluster {
             .into_iter()
             .filter(|source| !first.unread.iter().any(|told| told.starts_with(&source.kind)));
         let (events, puts): (Vec<_>, Vec<_>) = sources.map(|source| (source.follow)()).unzip();
+        // All that could be read is told by the watches from now on.
+        let first = Self { unread: first.unread, ..Self::empty(context) };
         let ready = vec![false; events.len()];
         let numbered =
             events.into_iter().enumerate().map(|(at, events)| events.map(move |event| (at, event)).boxed());
@@ -191,7 +193,7 @@ fn sources(client: &Client, parts: &[Part], namespace: &str) -> Vec<Source> {
 
 /// What watches have told so far.
 struct Seen {
-    /// For what is not watched.
+    /// What is not watched: nothing but why that is so.
     first: Cluster,
     puts: Vec<Put>,
     ready: Vec<bool>,

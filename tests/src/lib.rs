@@ -8,3 +8,4 @@ pub mod kubernetes;
 pub mod lab;
 pub mod monitoring;
 pub mod peers;
+pub mod screens;

@@ -1,23 +1,39 @@
 //! `manxctl ui` in a real browser, and `manxctl top` on a real terminal: a cluster in the embedded API server, and nodes
 //! that answer what counters they are told to.
 
-#[path = "screens/browser.rs"]
-mod browser;
 #[path = "screens/cluster.rs"]
 mod cluster;
-#[path = "screens/terminal.rs"]
-mod terminal;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use browser::{Browser, Tab};
-use cluster::{Cluster, Ui};
-use terminal::Terminal;
+use cluster::{Cluster, Shape, Ui};
+use manx_tests::screens::browser::{Browser, Tab};
+use manx_tests::screens::terminal::Terminal;
 
 /// Set to a folder: pictures of the pages are written there.
 const PICTURES: &str = "MANX_SCREENS";
+
+/// Notes how long the page is busy at a time.
+const WATCH_TASKS: &str = "(window.tasks = [], new PerformanceObserver(list => \
+    window.tasks.push(...list.getEntries().map(task => Math.round(task.duration)))).observe({type: 'longtask'}), 0)";
+
+/// Says so, with what the page was told first and what it has in memory.
+const TOLD_TASKS: &str = "(async () => { const reader = (await fetch('events')).body.getReader(); \
+    const words = new TextDecoder(); let text = ''; \
+    while (!text.includes('\\n\\n')) text += words.decode((await reader.read()).value, {stream: true}); reader.cancel(); \
+    return `the page: ${text.length} octets to begin with, ${performance.memory.usedJSHeapSize >> 20} MiB, ` \
+        + `${window.tasks.length} tasks above 50 ms, the longest ${Math.max(0, ...window.tasks)} ms`; })()";
+
+/// Ten of sixty nodes never answer, and one falls silent after its fifth answer.
+const SOME_HANG: &str = r#"read question
+case $1 in node1?) exec sleep 3600 ;; esac
+for number in $(seq 1000); do
+    echo "{\"ok\":{\"time\":$(date +%s%N),\"ready\":true,\"started\":$number}}" || exit 0
+    case $1-$number in node2-5) exec sleep 3600 ;; esac
+    sleep 4
+done"#;
 
 /// A program that was built before, beside this test's folder; `None` where there is none, which is a failure under CI.
 fn program(name: &str) -> Option<PathBuf> {
@@ -166,6 +182,62 @@ async fn two_hundred_nodes_are_drawn_in_their_racks_in_light_and_dark() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_of_two_hundred_nodes_is_one_ring_and_only_what_is_broken_is_marked() -> Result<()> {
+    let cluster = Cluster::shaped(200, Shape::Mesh).await?;
+    for [node, peer] in [["node17", "node/node18"], ["node18", "node/node17"]] {
+        cluster.session(node, peer, Some("peer: Hold Timer Expired")).await?;
+    }
+    let Some((ui, _browser, mut tab)) = page(&cluster, "overview").await? else { return Ok(()) };
+    tab.until("document.querySelector('.t-mesh[data-mesh=\"19900\"][data-down=\"1\"]')").await?;
+    let lines = "document.querySelectorAll('.t-edge').length";
+    tab.until(&format!("{lines} == 1 && document.querySelectorAll('[data-node]').length == 200")).await?;
+    tab.evaluate(WATCH_TASKS).await?;
+
+    cluster.alone("node140", "no route to host").await?;
+    tab.until("document.querySelector('[data-lost]').dataset.lost == '199'").await?;
+    tab.until(&format!("{lines} == 1"))
+        .await
+        .context("a node that lost all is marked, without a line for each")?;
+    picture(&mut tab, "ui-mesh").await?;
+    tab.evaluate("document.querySelector('[data-node=node140]').focus()").await?;
+    tab.press("Enter").await?;
+    tab.until(&format!("{lines} == 200")).await.context("its own when it is chosen, and the other one")?;
+    tab.until("document.querySelectorAll('#chosen .peers li').length == 199").await?;
+    tab.evaluate("document.querySelector('#tab-sessions').click()").await?;
+    tab.until("document.querySelectorAll('#sessions tbody tr').length == 400").await?;
+    println!("{}", tab.evaluate(TOLD_TASKS).await?.as_str().unwrap_or_default());
+    cluster.usage(&ui);
+    clean(&tab, &ui)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_hang_keep_neither_the_others_nor_the_screen_waiting() -> Result<()> {
+    let Some(manxctl) = program("manxctl") else { return Ok(()) };
+    let cluster = Cluster::of(60).await?;
+    cluster.nodes_answer(SOME_HANG)?;
+    let mut terminal = Terminal::start(&cluster.top(&manxctl, &["--node-timeout", "3"]), 80, 200)?;
+    let row = |screen: &str, name: &str, words: &str| {
+        screen.lines().any(|line| line.split_whitespace().next() == Some(name) && line.contains(words))
+    };
+    terminal.until(|screen| screen.contains("nodes 60/60")).await?;
+    let pressed = std::time::Instant::now();
+    terminal.type_keys("2")?;
+    terminal.until(|screen| screen.contains("MSG IN/s")).await?;
+    ensure!(pressed.elapsed() < Duration::from_secs(5), "the key took {:?}", pressed.elapsed());
+    terminal.type_keys("1")?;
+    terminal.until(|screen| screen.contains("10 not asked")).await.context("fifty answer")?;
+    terminal.until(|screen| row(screen, "node10", "not asked: no answer in time")).await?;
+    terminal
+        .until(|screen| row(screen, "node2", "no answer for 1"))
+        .await
+        .context("the one that fell silent")?;
+    terminal.until(|screen| screen.contains("11 not asked")).await?;
+    terminal.type_keys("q")?;
+    ensure!(terminal.end().await?.contains("ended 0"), "it ends at once");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_cluster_and_an_api_server_that_goes_away_are_told() -> Result<()> {
     let cluster = Cluster::of(0).await?;
     let Some((ui, _browser, mut tab)) = page(&cluster, "overview").await? else { return Ok(()) };
@@ -186,7 +258,7 @@ async fn an_empty_cluster_and_an_api_server_that_goes_away_are_told() -> Result<
 async fn top_draws_reacts_to_keys_and_gives_the_terminal_back() -> Result<()> {
     let Some(manxctl) = program("manxctl") else { return Ok(()) };
     let cluster = Cluster::of(3).await?;
-    let mut terminal = Terminal::start(&cluster.top(&manxctl), 40, 150)?;
+    let mut terminal = Terminal::start(&cluster.top(&manxctl, &[]), 40, 150)?;
     terminal.until(|screen| screen.contains("node3") && screen.contains("sessions 9/9")).await?;
     terminal.until(|screen| screen.contains("pods +2.0")).await.context("pods per second")?;
     cluster.session("node3", "peer/tor", Some("peer: Hold Timer Expired")).await?;
@@ -211,7 +283,7 @@ async fn top_gives_the_terminal_back_when_it_is_told_to_end() -> Result<()> {
     let Some(manxctl) = program("manxctl") else { return Ok(()) };
     let cluster = Cluster::of(3).await?;
     for signal in ["TERM", "INT", "HUP"] {
-        let mut terminal = Terminal::start(&cluster.top(&manxctl), 30, 120)?;
+        let mut terminal = Terminal::start(&cluster.top(&manxctl, &[]), 30, 120)?;
         terminal.until(|screen| screen.contains("node3")).await?;
         terminal.signal("manxctl", signal)?;
         let after = terminal.end().await?;
@@ -224,7 +296,7 @@ async fn top_gives_the_terminal_back_when_it_is_told_to_end() -> Result<()> {
 async fn top_says_that_it_needs_a_terminal() -> Result<()> {
     let Some(manxctl) = program("manxctl") else { return Ok(()) };
     let cluster = Cluster::of(0).await?;
-    let words = cluster.top(&manxctl);
+    let words = cluster.top(&manxctl, &[]);
     let output = tokio::time::timeout(
         Duration::from_secs(20),
         tokio::process::Command::new(&words[0]).args(&words[1..]).stdin(std::process::Stdio::null()).output(),

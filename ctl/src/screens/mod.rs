@@ -7,6 +7,7 @@ mod board;
 mod feed;
 mod listen;
 mod rates;
+mod routers;
 mod state;
 pub(crate) mod top;
 pub(crate) mod ui;

@@ -8,7 +8,9 @@ use kube::ResourceExt as _;
 use manx_api::{IPPool, NodeNetwork, Session, SessionState, Timestamp, condition, is_true};
 use manx_facts::counters::Counters;
 
+use super::listen::Manner;
 use super::rates::{Meter, Rates};
+use super::routers::{Identities, Routers};
 use super::view::{BlockView, NodeView, PoolView, RouterView, SessionView, Summary, View};
 use crate::cluster::Cluster;
 use crate::finding::{Finding, Weight};
@@ -51,7 +53,11 @@ pub(crate) struct State {
     objects: Option<Box<Cluster>>,
     deaf: Option<String>,
     meters: BTreeMap<String, Meter>,
+    /// When each node last answered.
+    heard: BTreeMap<String, Timestamp>,
     away: BTreeMap<String, String>,
+    now: Timestamp,
+    identities: Identities,
     history: VecDeque<[f64; 3]>,
     findings: Vec<Finding>,
 }
@@ -64,14 +70,17 @@ impl State {
 
     /// Learns something.
     pub(crate) fn handle(&mut self, event: Event, now: Timestamp) {
+        self.now = self.now.max(now);
         match event {
             Event::Objects(objects) => {
+                self.identities.learn(&objects.networks, &objects.peers);
                 self.objects = Some(objects);
                 self.judge(now);
             }
             Event::Deaf(why) => self.deaf = why,
             Event::Counted(node, counters) => {
                 self.away.remove(&node);
+                self.heard.insert(node.clone(), now);
                 self.meters.entry(node).or_default().take(counters);
             }
             Event::Away(node, why) => {
@@ -105,9 +114,23 @@ impl State {
         self.objects.as_ref().map_or(&[], |objects| &objects.pools)
     }
 
+    /// What a node counts, unless it has been silent for too long.
+    fn meter(&self, node: &str) -> Option<&Meter> {
+        self.meters.get(node).filter(|_| self.silent_since(node).is_none())
+    }
+
+    /// When a node last answered that should have since, in seconds since 1970.
+    fn silent_since(&self, node: &str) -> Option<i64> {
+        let heard = *self.heard.get(node)?;
+        let stale = Manner::of(self.networks().len()).stale;
+        let silent = self.away.contains_key(node) || heard + stale < self.now;
+        silent.then(|| heard.as_second())
+    }
+
     /// What all nodes that answer do together.
     fn sum(&self) -> Rates {
-        self.meters.values().filter_map(Meter::rates).fold(Rates::default(), |sum, one| Rates {
+        let rates = self.meters.keys().filter_map(|node| self.meter(node)?.rates());
+        rates.fold(Rates::default(), |sum, one| Rates {
             started: sum.started + one.started,
             stopped: sum.stopped + one.stopped,
             failed: sum.failed + one.failed,
@@ -123,9 +146,9 @@ impl State {
 
     /// What a screen may show now.
     pub(crate) fn view(&self) -> View {
-        let sessions = self.sessions();
+        let sessions = self.sessions(&self.identities.routers(self.networks()));
         let blocks = self.blocks();
-        let nodes = self.node_views(&blocks);
+        let nodes = self.node_views(&blocks, &sessions);
         let summary = self.summary(&nodes, &sessions, &blocks);
         View {
             summary,
@@ -158,13 +181,16 @@ impl State {
         }
     }
 
-    fn sessions(&self) -> Vec<SessionView> {
+    fn sessions(&self, routers: &Routers) -> Vec<SessionView> {
         let mut sessions = Vec::new();
         for network in self.networks() {
             let node = network.name_any();
-            let meter = self.meters.get(&node);
+            let meter = self.meter(&node);
             let listed = network.status.iter().flat_map(|status| &status.sessions);
-            sessions.extend(listed.map(|session| session_view(&node, session, meter)));
+            sessions.extend(listed.map(|session| {
+                let end = (node.clone(), session.peer.clone());
+                SessionView { router: routers.get(&end).cloned(), ..session_view(&node, session, meter) }
+            }));
         }
         sessions
     }
@@ -197,7 +223,7 @@ impl State {
         blocks.into_iter().map(|(_, view)| view).collect()
     }
 
-    fn node_views(&self, blocks: &[BlockView]) -> Vec<NodeView> {
+    fn node_views(&self, blocks: &[BlockView], sessions: &[SessionView]) -> Vec<NodeView> {
         let mut owned: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
         for block in blocks {
             let (count, used, free) = owned.entry(&block.node).or_default();
@@ -206,9 +232,16 @@ impl State {
             *free += u64::from(block.free);
         }
         let places = self.places();
+        let mut spoken: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for session in sessions {
+            let router = session.router.as_deref().and_then(|router| router.strip_prefix("peer/"));
+            spoken.entry(&session.node).or_default().extend(router);
+        }
         let views = self.networks().iter().map(|network| {
-            let own = owned.get(network.name_any().as_str()).copied().unwrap_or_default();
-            NodeView { group: self.group(network, &places), ..self.node_view(network, own) }
+            let name = network.name_any();
+            let own = owned.get(name.as_str()).copied().unwrap_or_default();
+            let routers = spoken.remove(name.as_str()).unwrap_or_default();
+            NodeView { group: self.group(&name, routers, &places), ..self.node_view(network, own) }
         });
         let mut views: Vec<NodeView> = views.collect();
         let groups: BTreeSet<&String> = views.iter().map(|node| &node.group).collect();
@@ -243,8 +276,9 @@ impl State {
                 .filter(|one| one.weight != Weight::Note && one.concerns(&name))
                 .count(),
             errors: self.findings.iter().filter(|one| own_error(one, &name)).count(),
-            rates: self.meters.get(&name).and_then(Meter::rates),
+            rates: self.meter(&name).and_then(Meter::rates),
             away: self.away.get(&name).cloned(),
+            silent_since: self.silent_since(&name),
             group: String::new(),
             name,
         }
@@ -278,14 +312,10 @@ impl State {
     }
 
     /// Where a node stands: by its label, else by the routers it talks to.
-    fn group(&self, network: &NodeNetwork, places: &BTreeMap<&str, &str>) -> String {
+    fn group(&self, node: &str, routers: BTreeSet<&str>, places: &BTreeMap<&str, &str>) -> String {
         if self.place().is_some() {
-            let name = network.metadata.name.as_deref().unwrap_or_default();
-            return places.get(name).map(|place| (*place).to_owned()).unwrap_or_default();
+            return places.get(node).map(|place| (*place).to_owned()).unwrap_or_default();
         }
-        let sessions = network.status.iter().flat_map(|status| &status.sessions);
-        let routers: BTreeSet<&str> =
-            sessions.filter_map(|session| session.peer.strip_prefix("peer/")).collect();
         routers.into_iter().take(4).collect::<Vec<_>>().join(" + ")
     }
 
@@ -325,6 +355,7 @@ fn session_view(node: &str, session: &Session, meter: Option<&Meter>) -> Session
     SessionView {
         node: node.to_owned(),
         peer: session.peer.clone(),
+        router: None,
         address: session.address.map(|address| address.to_string()).unwrap_or_default(),
         as_number: session.as_number,
         state: session.state,
@@ -343,8 +374,12 @@ fn session_view(node: &str, session: &Session, meter: Option<&Meter>) -> Session
 /// The peers that are no nodes, out of what the nodes say of their sessions.
 fn routers(sessions: &[SessionView]) -> Vec<RouterView> {
     let mut routers: BTreeMap<&str, RouterView> = BTreeMap::new();
-    for session in sessions.iter().filter(|session| !session.peer.starts_with("node/")) {
-        let router = routers.entry(&session.peer).or_default();
+    for session in sessions {
+        let Some(name) = &session.router else { continue };
+        let router = routers.entry(name).or_default();
+        if !router.peers.contains(&session.peer) {
+            router.peers.push(session.peer.clone());
+        }
         router.sessions += 1;
         router.sessions_up += usize::from(session.up);
         router.as_number = router.as_number.or(session.as_number);

@@ -95,6 +95,8 @@ pub(crate) struct NodeView {
     pub(crate) rates: Option<Rates>,
     /// Why it does not answer.
     pub(crate) away: Option<String>,
+    /// When it last answered, in seconds since 1970, if it should have since.
+    pub(crate) silent_since: Option<i64>,
 }
 
 /// A peer that is no node of the cluster.
@@ -103,6 +105,8 @@ pub(crate) struct NodeView {
 pub(crate) struct RouterView {
     /// Such as `peer/tor`.
     pub(crate) name: String,
+    /// The peers that nodes have it by, such as `peer/tor-node1`.
+    pub(crate) peers: Vec<String>,
     /// Its addresses.
     pub(crate) addresses: Vec<String>,
     /// Its AS.
@@ -121,6 +125,8 @@ pub(crate) struct SessionView {
     pub(crate) node: String,
     /// Such as `node/node2` or `peer/tor`.
     pub(crate) peer: String,
+    /// The router that the peer is, if it is no node: its name among [`View::routers`].
+    pub(crate) router: Option<String>,
     /// The peer's address.
     pub(crate) address: String,
     /// The peer's AS.

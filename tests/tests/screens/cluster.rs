@@ -42,6 +42,18 @@ pub(crate) struct Cluster {
     client: Client,
     folder: tempfile::TempDir,
     nodes: usize,
+    shape: Shape,
+}
+
+/// Who speaks to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Few nodes all speak to each other and to one router.
+    Few,
+    /// Racks of twenty nodes, with two routers each.
+    Racks,
+    /// Every node speaks to every other, and to nobody else.
+    Mesh,
 }
 
 /// A running `manxctl ui`; it ends with this value.
@@ -54,6 +66,11 @@ pub(crate) struct Ui {
 impl Cluster {
     /// With so many nodes: in racks of twenty with two routers each, or with one router for all if there are few.
     pub(crate) async fn of(nodes: usize) -> Result<Self> {
+        Self::shaped(nodes, if nodes > 24 { Shape::Racks } else { Shape::Few }).await
+    }
+
+    /// With so many nodes.
+    pub(crate) async fn shaped(nodes: usize, shape: Shape) -> Result<Self> {
         let server = ApiServer::start(Config::default()).await?;
         let client = server.client();
         let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
@@ -63,7 +80,7 @@ impl Cluster {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("kubeconfig"), server.kubeconfig())?;
         std::fs::write(folder.path().join("node"), NODE)?;
-        let cluster = Self { server, client, folder, nodes };
+        let cluster = Self { server, client, folder, nodes, shape };
         let pools: Api<IPPool> = Api::all(cluster.client.clone());
         tokio::time::timeout(PATIENCE, async {
             while pools.list(&ListParams::default()).await.is_err() {
@@ -126,9 +143,10 @@ impl Cluster {
 
     fn routers(&self, number: usize) -> Vec<String> {
         let rack = (number - 1) / 20 + 1;
-        match self.nodes {
-            0..=24 => vec!["peer/tor".to_owned()],
-            _ => ["a", "b"].map(|which| format!("peer/tor-{rack:02}{which}")).to_vec(),
+        match self.shape {
+            Shape::Few => vec!["peer/tor".to_owned()],
+            Shape::Mesh => Vec::new(),
+            Shape::Racks => ["a", "b"].map(|which| format!("peer/tor-{rack:02}{which}")).to_vec(),
         }
     }
 
@@ -148,7 +166,7 @@ impl Cluster {
         let api: Api<NodeNetwork> = Api::all(self.client.clone());
         api.create(&PostParams::default(), &network).await?;
         let mut peers = self.routers(number);
-        if self.nodes <= 24 {
+        if self.shape != Shape::Racks {
             let others = (1..=self.nodes).filter(|other| *other != number);
             peers.extend(others.map(|other| format!("node/node{other}")));
         }
@@ -196,6 +214,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets all sessions of a node go down, as the node sees it.
+    pub(crate) async fn alone(&self, node: &str, reason: &str) -> Result<()> {
+        let api: Api<NodeNetwork> = Api::all(self.client.clone());
+        let mut status = api.get(node).await?.status.context("a status")?;
+        let when = Time(Timestamp::now());
+        for session in &mut status.sessions {
+            session.state = SessionState::Active;
+            session.since = when.clone();
+            session.last_error = Some(SessionError::new(when.clone(), reason));
+        }
+        status.sessions_up = NodeNetworkStatus::count_up(&status.sessions);
+        self.status(&api, node, json!(status)).await
+    }
+
     /// Lets a session go down for a reason, or come up again.
     pub(crate) async fn session(&self, node: &str, peer: &str, reason: Option<&str>) -> Result<()> {
         let api: Api<NodeNetwork> = Api::all(self.client.clone());
@@ -210,6 +242,11 @@ impl Cluster {
         self.status(&api, node, json!(status)).await
     }
 
+    /// What nodes do in place of answering: a script.
+    pub(crate) fn nodes_answer(&self, script: &str) -> Result<()> {
+        Ok(std::fs::write(self.folder.path().join("node"), script)?)
+    }
+
     fn words(&self, manxctl: &Path, command: &[&str]) -> Vec<String> {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let through = format!("sh {} {{node}}", path("node"));
@@ -220,8 +257,8 @@ impl Cluster {
     }
 
     /// The words of `manxctl top` for this cluster.
-    pub(crate) fn top(&self, manxctl: &Path) -> Vec<String> {
-        self.words(manxctl, &["top"])
+    pub(crate) fn top(&self, manxctl: &Path, more: &[&str]) -> Vec<String> {
+        self.words(manxctl, &[&["top"], more].concat())
     }
 
     /// Starts `manxctl ui`. So many nodes as scripts would be a load of their own: where there are many, none is asked.

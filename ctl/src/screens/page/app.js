@@ -29,6 +29,7 @@ function learn({ anew, set, gone }) {
     known[key.slice(0, slash)].delete(key.slice(slash + 1));
     dirty.add(key.slice(0, slash));
   }
+  if (dirty.has("sessions")) known.sessions.version = (known.sessions.version ?? 0) + 1;
   requestAnimationFrame(draw);
 }
 
@@ -127,9 +128,10 @@ function drawChosen() {
   const router = chosen && !node && known.router.get(chosen);
   card.hidden = !node && !router;
   if (card.hidden) return;
-  const sessions = [...known.sessions.entries()].flatMap(([from, own]) => own.map((session) => ({ ...session, node: from })));
-  const own = sessions.filter((session) => (node ? session.node === name : session.peer === chosen)).sort((a, b) => a.up - b.up || a.peer.localeCompare(b.peer, "en", { numeric: true }));
-  const facts = node ? nodeFacts(node) : [["Addresses", router.addresses.join(", ")], ["AS", router.asNumber], ["Sessions", `${router.sessionsUp} of ${router.sessions} up`]];
+  const from = node ? [[name, known.sessions.get(name) ?? []]] : [...known.sessions];
+  const ends = (session) => node || (session.router ?? session.peer) === chosen;
+  const own = from.flatMap(([at, sessions]) => sessions.filter(ends).map((session) => ({ ...session, node: at }))).sort((a, b) => a.up - b.up || a.peer.localeCompare(b.peer, "en", { numeric: true }));
+  const facts = node ? nodeFacts(node) : [["Addresses", router.addresses.join(", ")], ["AS", router.asNumber], ["BGPPeers", router.peers.length > 1 ? router.peers.map(bare).join(", ") : ""], ["Sessions", `${router.sessionsUp} of ${router.sessions} up`]];
   put(card,
     el("header", {}, el("span", { class: `dot ${own.every((session) => session.up) ? "" : "bad"}` }), el("h2", {}, node ? name : bare(chosen)), el("button", { class: "quiet", type: "button", "aria-label": "Close", "data-id": "close", onclick: () => choose(chosen) }, "×")),
     el("dl", {}, facts.filter(([, value]) => value !== undefined && value !== "" && value !== null).flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, String(value))])),
@@ -142,7 +144,7 @@ function nodeFacts(node) {
   return [
     ["Where", node.group], ["Addresses", node.addresses.join(", ")], ["AS", node.asNumber], ["Ready", node.ready === null ? "has not reported" : node.ready ? "yes" : "no"], ["Role", node.reflector ? "route reflector" : ""],
     ["Blocks", node.blocks], ["Pods' addresses", `${count(node.used)} used, ${count(node.free)} free`], ["Pods per second", rates && `+${rate(rates.started)} −${rate(rates.stopped)}`],
-    ["Routes", rates && `${count(rates.routes)} of ${count(rates.desired)}, ${rate(rates.changes)} changes/s`], ["Put right", rates && count(rates.drift)], ["Agent", rates ? `${node.version}, ${octets(rates.memory)}, ${percent(rates.cpu)} of a processor` : node.version], ["Not asked", node.away],
+    ["Routes", rates && `${count(rates.routes)} of ${count(rates.desired)}, ${rate(rates.changes)} changes/s`], ["Put right", rates && count(rates.drift)], ["Agent", rates ? `${node.version}, ${octets(rates.memory)}, ${percent(rates.cpu)} of a processor` : node.version], ["Last answer", node.silentSince && `${ago(node.silentSince)} ago`], ["Not asked", node.away],
   ];
 }
 

@@ -26,8 +26,10 @@ const smaller = (a, b) => (typeof a === "number" && typeof b === "number" ? b - 
 
 function draw(name, columns, rows) {
   const table = tables[name];
-  const kept = rows.filter((row) => !table.filter || row.words.includes(table.filter));
-  if (table.sort !== null) kept.sort((a, b) => smaller(a.cells[table.sort].value, b.cells[table.sort].value));
+  const kept = rows.filter((row) => !table.filter || row.words().includes(table.filter));
+  // What is in a row is worked out for those that are ordered by it, or drawn: of a mesh there are thousands.
+  if (table.sort !== null) for (const row of kept) row.value = row.cells()[table.sort].value;
+  if (table.sort !== null) kept.sort((a, b) => smaller(a.value, b.value));
   else kept.sort((a, b) => b.bad - a.bad);
   if (table.back) kept.reverse();
   const order = (index) => () => {
@@ -37,7 +39,7 @@ function draw(name, columns, rows) {
   };
   const head = columns.map((column, index) => el("th", { scope: "col", class: column.right ? "r" : "", "aria-sort": table.sort === index ? (table.back ? "ascending" : "descending") : null },
     el("button", { type: "button", "data-id": `h-${index}`, onclick: order(index) }, `${column.name}${table.sort === index ? (table.back ? " ↑" : " ↓") : ""}`)));
-  const body = kept.slice(0, MOST).map((row) => el("tr", { class: row.bad ? "bad" : "", ...row.data }, row.cells.map((cell) =>
+  const body = kept.slice(0, MOST).map((row) => el("tr", { class: row.bad ? "bad" : "", ...row.data() }, row.cells().map((cell) =>
     el("td", { class: [cell.right && "r", cell.bad && "bad", cell.dim && "dim", cell.mono && "mono", cell.wrap && "wrap", cell.long && "long"].filter(Boolean).join(" "), title: cell.long ? cell.text : null },
       cell.choose ? el("button", { class: "link", type: "button", "data-id": `r-${cell.text}`, onclick: cell.choose }, cut(cell.text, 44)) : cell.text))));
   if (!kept.length) body.push(el("tr", {}, el("td", { class: "empty", colspan: columns.length }, known.summary.complete ? (table.filter || table.down ? "Nothing like that." : "There are none yet.") : "Reading the cluster…")));
@@ -49,6 +51,12 @@ function draw(name, columns, rows) {
 const left = (name) => ({ name });
 const right = (name) => ({ name, right: true });
 
+/** Since when a node has not answered, and why. */
+function silence(node) {
+  const age = node.silentSince ? `no answer for ${ago(node.silentSince)}` : "";
+  return [age || (node.away ? "not asked" : ""), node.away].filter(Boolean).join(": ");
+}
+
 /** The nodes. */
 export function drawNodes(_, choose) {
   const columns = [left("Node"), left("Where"), left("Address"), left("Ready"), right("Sessions"), right("Blocks"), right("Used"), right("Free"), right("Pods started/s"), right("stopped/s"), right("Routes"), right("Changes/s"), right("Put right"), right("Memory"), right("CPU"), left("Remarks")];
@@ -56,14 +64,14 @@ export function drawNodes(_, choose) {
     const [rates] = known.rates.get(node.name) ?? [{}];
     const short = node.sessionsUp < node.sessions;
     const bad = short || node.ready !== true || node.findings > 0;
-    const cells = [
+    const cells = () => [
       plain(node.name, node.name, { choose: () => choose(`node/${node.name}`), long: true }), plain(node.group, node.group, { long: true }), plain(node.addresses.join(", "), node.addresses[0] ?? "", { mono: true }),
       plain(node.ready === null ? "not reported" : node.ready ? "yes" : "no", String(node.ready), { bad: node.ready !== true }),
       number(node.sessionsUp - node.sessions, `${node.sessionsUp}/${node.sessions}`, { bad: short }), number(node.blocks), number(node.used), number(node.free),
       live(rates.started, rate), live(rates.stopped, rate), live(rates.routes, count), live(rates.changes, rate), live(rates.drift, count), live(rates.memory, octets), live(rates.cpu, percent),
-      plain(node.away ? `not asked: ${node.away}` : node.reflector ? "route reflector" : "", "", { dim: true, wrap: Boolean(node.away) }),
+      plain(silence(node) || (node.reflector ? "route reflector" : ""), "", { dim: true, wrap: Boolean(node.away) }),
     ];
-    return { cells, bad, words: `${node.name} ${node.group} ${node.addresses.join(" ")} ${node.version} ${node.away ?? ""}`.toLowerCase(), data: { "data-row": node.name } };
+    return { cells, bad, words: () => `${node.name} ${node.group} ${node.addresses.join(" ")} ${node.version} ${node.away ?? ""}`.toLowerCase(), data: () => ({ "data-row": node.name }) };
   }));
 }
 
@@ -76,13 +84,13 @@ export function drawSessions(_, choose) {
     for (const session of own) {
       if (tables.session.down && session.up) continue;
       const [into, out] = busy?.[session.peer] ?? (rates ? [0, 0] : []);
-      const cells = [
+      const cells = () => [
         plain(node, node, { choose: () => choose(`node/${node}`), long: true }), plain(session.peer, session.peer, { long: true }), plain(session.state, session.state, { bad: !session.up }),
         number(Date.now() / 1000 - session.since, ago(session.since)), number(session.accepted), number(session.received), number(session.advertised),
         live(into, rate), live(out, rate), number(session.flaps), plain(session.address, session.address, { mono: true }), number(session.asNumber ?? 0, session.asNumber ? String(session.asNumber) : ""),
         plain(session.error, session.error, { wrap: true, bad: !session.up, dim: session.up }),
       ];
-      rows.push({ cells, bad: !session.up, words: `${node} ${session.peer} ${session.state} ${session.address} ${session.error}`.toLowerCase(), data: { "data-session": `${node} ${session.peer}`, "data-up": String(session.up) } });
+      rows.push({ cells, bad: !session.up, words: () => `${node} ${session.peer} ${session.state} ${session.address} ${session.error}`.toLowerCase(), data: () => ({ "data-session": `${node} ${session.peer}`, "data-up": String(session.up) }) });
     }
   }
   draw("session", columns, rows);

@@ -16,21 +16,34 @@ const INNER = { side: 14, top: 34, bottom: 14 };
 function pairsOf(known) {
   const pairs = new Map();
   for (const [node, own] of known.sessions) {
+    const mine = `node/${node}`;
     for (const session of own) {
-      const mine = `node/${node}`;
-      const key = session.peer.startsWith("node/") && session.peer < mine ? `${session.peer}|${mine}` : `${mine}|${session.peer}`;
+      // A router may be a peer by several names.
+      const peer = session.router ?? session.peer;
+      const [a, b] = peer.startsWith("node/") && peer < mine ? [peer, mine] : [mine, peer];
+      const key = `${a}|${b}`;
       let pair = pairs.get(key);
-      if (!pair) pairs.set(key, (pair = { key, a: key.split("|")[0], b: key.slice(key.indexOf("|") + 1), up: true, why: "", said: [] }));
+      if (!pair) pairs.set(key, (pair = { key, a, b, up: true, why: "", said: [] }));
       pair.up &&= session.up;
-      pair.said.push({ node, ...session });
+      pair.said.push({ node, session });
       if (!session.up && session.error && !pair.why) pair.why = session.error;
     }
   }
   return [...pairs.values()];
 }
 
+let found = { version: -1, pairs: [] };
+
+/** The same, found anew only when sessions have changed: a mesh has thousands. */
+function pairsNow(known) {
+  if (found.version !== known.sessions.version) found = { version: known.sessions.version, pairs: pairsOf(known) };
+  return found.pairs;
+}
+
 function words(pair) {
-  const lines = pair.said.map((one) => `${one.node} says: ${one.state} for ${ago(one.since)}${!one.up && one.error ? `, ${one.error}` : ""}`);
+  const peers = new Set(pair.said.map(({ session }) => session.peer));
+  const by = (session) => (peers.size > 1 && !session.peer.startsWith("node/") ? ` of ${bare(session.peer)}` : "");
+  const lines = pair.said.map(({ node, session: one }) => `${node} says${by(one)}: ${one.state} for ${ago(one.since)}${!one.up && one.error ? `, ${one.error}` : ""}`);
   return `${bare(pair.a)} – ${bare(pair.b)}\n${lines.join("\n")}`;
 }
 
@@ -245,6 +258,7 @@ function nothing(known) {
   return el("div", { class: "empty" }, el("strong", {}, "No node runs an agent of Manx yet"), "Nodes appear here when their agents describe them: look at ", el("code", {}, "kubectl -n manx-system get pods"));
 }
 
+/** What the whole speaks, in words. */
 function meshNote(inner, hubs) {
   if (inner.length) {
     const up = inner.filter((pair) => pair.up).length;
@@ -257,7 +271,7 @@ function meshNote(inner, hubs) {
 export function drawTopology(into, note, known, chosen, choose) {
   const all = [...known.node.values()];
   if (!all.length) return void (put(into, nothing(known)), (note.textContent = ""));
-  const pairs = pairsOf(known);
+  const pairs = pairsNow(known);
   const reflectors = all.filter((node) => node.reflector);
   const plain = reflectors.length < all.length ? all.filter((node) => !node.reflector) : all;
   const lifted = plain.length < all.length ? reflectors : [];
@@ -293,22 +307,62 @@ export function drawTopology(into, note, known, chosen, choose) {
     lines.push(...edge(path, pair.up ? "" : "down", pair, far(pair.a, pair.b)));
   }
   const few = all.length <= 9 && groups.length === 1 && groups[0].columns === groups[0].nodes.length;
-  for (const pair of inner.filter((one) => few || !one.up || one.a === chosen || one.b === chosen).slice(0, 600)) {
+  const alone = lostOf(inner, few ? Infinity : LOST);
+  const drawn = (one) => few || one.a === chosen || one.b === chosen || (!one.up && !alone.has(one.a) && !alone.has(one.b));
+  for (const pair of inner.filter(drawn).slice(0, 600)) {
     lines.push(...edge(arc(spots.get(pair.a), spots.get(pair.b)), pair.up ? "mesh" : "mesh down", pair, far(pair.a, pair.b)));
   }
+  const rings = few ? [] : [drawMesh(inner, plain.length, groups, room), ...drawLost(alone, spots)];
   const down = drawable.filter((pair) => !pair.up && pair.why);
   const reasons = down.length <= 3 && single ? down.map((pair) => reason(pair, spots)) : [];
-  const depth = few && inner.length ? 40 : 8;
+  const depth = few && inner.length ? 40 : rings[0] ? 34 : 8;
   const mark = (id) => (id === chosen ? "chosen" : near && !near.has(id) ? "t-far" : "");
   const svg = el("svg", { width: room, height: bottom + depth, viewBox: `0 0 ${room} ${bottom + depth}`, role: "group", "aria-label": `${plural(all.length, "node")} and ${plural(known.router.size, "router")}` },
-    groups.map((group) => drawGroup(group, pairs, titled)), el("g", {}, lines),
+    groups.map((group) => drawGroup(group, titled)), rings, el("g", {}, lines),
     hubs.map((hub) => drawHub(hub, spots.get(hub.name), mark(hub.name), choose)),
     plain.map((node) => drawNode(node, spots.get(`node/${node.name}`), size, known.rates.get(node.name)?.[0], mark(`node/${node.name}`), choose)), reasons);
   put(into, svg);
   note.textContent = meshNote(inner, hubs);
 }
 
-function drawGroup(group, pairs, titled) {
+// A node that misses so many of its sessions with other nodes is marked, in place of a line for each.
+const LOST = 5;
+
+/** How many sessions with other nodes each node misses, of those that miss many; the other ends of theirs do not count. */
+function lostOf(inner, many) {
+  const tally = new Map();
+  const down = inner.filter((pair) => !pair.up);
+  const add = (id, by) => tally.set(id, (tally.get(id) ?? 0) + by);
+  for (const pair of down) (add(pair.a, 1), add(pair.b, 1));
+  const alone = new Map();
+  for (const [id, lost] of [...tally].sort((a, b) => b[1] - a[1])) {
+    if (tally.get(id) < many) continue;
+    alone.set(id, lost);
+    for (const pair of down) if (pair.a === id || pair.b === id) add(pair.a === id ? pair.b : pair.a, -1);
+  }
+  return alone;
+}
+
+function drawLost(alone, spots) {
+  return [...alone].map(([id, lost]) => {
+    const { x, y, width, height } = spots.get(id);
+    return el("rect", { class: "t-lost", "data-lost": lost, x: x - 4, y: y - 4, width: width + 8, height: height + 8, rx: 9, tip: `${bare(id)} misses ${plural(lost, "session")} with other nodes` });
+  });
+}
+
+/** Every node speaks to every other: one ring around them says so, and a line is drawn for what is down. */
+function drawMesh(inner, nodes, groups, room) {
+  if (nodes < 3 || inner.length < 0.9 * ((nodes * (nodes - 1)) / 2)) return null;
+  const down = inner.filter((pair) => !pair.up).length;
+  const [left, right] = [Math.min(...groups.map((group) => group.x)), Math.max(...groups.map((group) => group.x + group.width))];
+  const [top, bottom] = [Math.min(...groups.map((group) => group.y)), Math.max(...groups.map((group) => group.y + group.height))];
+  const [x, width] = [Math.max(2, left - 8), Math.min(room - 4, right - left + 16)];
+  const text = `full mesh · ${count(inner.length)} sessions${down ? ` · ${count(down)} down` : ""}`;
+  return el("g", { class: `t-mesh ${down ? "bad" : ""}`, "data-mesh": inner.length, "data-down": down },
+    el("rect", { x, y: top - 8, width, height: bottom - top + 34, rx: 20 }), el("text", { x: x + width / 2, y: bottom + 17, "text-anchor": "middle" }, text));
+}
+
+function drawGroup(group, titled) {
   const up = group.nodes.reduce((sum, node) => sum + node.sessionsUp, 0);
   const all = group.nodes.reduce((sum, node) => sum + node.sessions, 0);
   const room = Math.max(6, Math.floor((group.width - 28 - 74) / 7.2));

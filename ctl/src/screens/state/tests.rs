@@ -106,7 +106,11 @@ fn a_large_pool_has_as_many_places_as_a_number_can_tell() {
 
 #[test]
 fn nodes_stand_in_racks_by_label_or_by_their_routers() {
-    let on = |name: &str, tor: &str| network(name, vec![session(tor, SessionState::Established)]);
+    let on = |name: &str, tor: &str| {
+        let mut session = session(tor, SessionState::Established);
+        session.address = Some([192, 0, 2, tor.as_bytes()[tor.len() - 1]].into());
+        network(name, vec![session])
+    };
     let state =
         cluster(vec![on("a", "peer/tor1"), on("b", "peer/tor2"), on("c", "peer/tor2")], vec![], vec![]);
     let groups = |state: &State| state.view().nodes.into_iter().map(|node| node.group).collect::<Vec<_>>();
@@ -162,6 +166,42 @@ fn a_node_that_stops_answering_says_so_and_has_no_rates() {
     state.handle(Event::Away("a".to_owned(), "it has no agent".to_owned()), now());
     let node = state.view().nodes.remove(0);
     assert_eq!((node.rates, node.away.as_deref()), (None, Some("it has no agent")));
+}
+
+#[test]
+fn what_was_said_long_ago_is_not_shown_as_of_now() {
+    let mut state = cluster(vec![network("a", vec![]), network("b", vec![])], vec![], vec![]);
+    let at = |second: i64| Timestamp::from_second(second).expect("a time");
+    let mut said = |node: &str, second: u64| {
+        let counters = Counters { time: second * SECOND, started: second, ..Counters::default() };
+        state.handle(Event::Counted(node.to_owned(), counters), at(second as i64));
+    };
+    (1..=4).for_each(|second| said("a", second));
+    (1..=9).for_each(|second| said("b", second));
+    state.handle(Event::Tick, at(9));
+    assert_eq!(state.view().nodes[0].silent_since, None, "five seconds are not long");
+    state.handle(Event::Tick, at(10));
+    let view = state.view();
+    assert_eq!((view.nodes[0].silent_since, view.nodes[0].rates), (Some(4), None));
+    assert_eq!((view.nodes[1].silent_since, view.summary.nodes_asked), (None, 1));
+    assert_eq!(view.summary.rates.started, 1.0, "only what is heard counts");
+    state.handle(Event::Away("a".to_owned(), "it answers no more".to_owned()), at(20));
+    assert_eq!(state.view().nodes[0].silent_since, Some(4), "since its last answer");
+}
+
+#[test]
+fn one_router_of_a_peer_for_each_node_is_drawn_once() {
+    let on = |name: &str| {
+        let mut session = session(&format!("peer/tor-{name}"), SessionState::Established);
+        session.router_id = Some([10, 0, 0, 1].into());
+        network(name, vec![session])
+    };
+    let view = cluster(vec![on("a"), on("b")], vec![], vec![]).view();
+    let router = &view.routers[0];
+    assert_eq!((view.routers.len(), router.name.as_str(), router.sessions), (1, "peer/tor", 2));
+    assert_eq!(router.peers, ["peer/tor-a", "peer/tor-b"]);
+    assert_eq!(view.sessions[1].router.as_deref(), Some("peer/tor"));
+    assert_eq!(view.nodes[1].group, "tor");
 }
 
 #[test]

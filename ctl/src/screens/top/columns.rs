@@ -89,14 +89,14 @@ const fn right(name: &'static str, yields: u8) -> Column {
 /// The table of a page; `now` in seconds since 1970.
 pub(crate) fn table(page: Page, view: &View, now: i64) -> Table {
     match page {
-        Page::Nodes => nodes(view),
+        Page::Nodes => nodes(view, now),
         Page::Sessions => sessions(view, now),
         Page::Pools => pools(view),
         Page::Wrong => wrong(view),
     }
 }
 
-fn nodes(view: &View) -> Table {
+fn nodes(view: &View, now: i64) -> Table {
     let columns = [
         left("NODE", 0),
         right("SESSIONS", 1),
@@ -113,18 +113,17 @@ fn nodes(view: &View) -> Table {
         left("WHERE", 8),
         left("", 2),
     ];
-    Table { columns: columns.to_vec(), rows: view.nodes.iter().map(node).collect() }
+    Table { columns: columns.to_vec(), rows: view.nodes.iter().map(|one| node(one, now)).collect() }
 }
 
-fn node(node: &NodeView) -> Vec<Cell> {
+fn node(node: &NodeView, now: i64) -> Vec<Cell> {
     let rates = node.rates.as_ref();
     let live = |value: Option<u64>| value.map_or_else(|| quiet(number(-1.0, "·")), count);
     let down = node.sessions_up < node.sessions;
-    let (note, tone) = match (node.ready, &node.away) {
+    let (note, tone) = match (node.ready, silence(node, now)) {
         (Some(false), _) => ("not ready".to_owned(), Tone::Bad),
         (None, _) => ("has not reported".to_owned(), Tone::Bad),
-        (_, Some(away)) => (format!("not asked: {away}"), Tone::Quiet),
-        _ => (String::new(), Tone::Quiet),
+        (_, silence) => (silence, Tone::Quiet),
     };
     let sessions = number(
         node.sessions_up as f64 - node.sessions as f64,
@@ -155,6 +154,17 @@ fn node(node: &NodeView) -> Vec<Cell> {
         quiet(text(&node.group)),
         toned(text(note), tone),
     ]
+}
+
+/// Since when a node has not answered, and why.
+fn silence(node: &NodeView, now: i64) -> String {
+    let age = node.silent_since.map(|since| span(now - since));
+    match (age, &node.away) {
+        (Some(age), Some(why)) => format!("no answer for {age}: {why}"),
+        (Some(age), None) => format!("no answer for {age}"),
+        (None, Some(why)) => format!("not asked: {why}"),
+        (None, None) => String::new(),
+    }
 }
 
 fn sessions(view: &View, now: i64) -> Table {

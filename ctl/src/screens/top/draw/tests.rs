@@ -37,6 +37,7 @@ fn session(node: &str, peer: &str, state: SessionState, error: &str) -> SessionV
     SessionView {
         node: node.to_owned(),
         peer: peer.to_owned(),
+        router: None,
         address: "192.0.2.1".to_owned(),
         as_number: Some(64512),
         state,
@@ -235,6 +236,13 @@ fn a_node_that_is_not_asked_says_why() {
         NodeView { rates: None, away: Some("its kubelet is away".to_owned()), ..node("node1", 0.0, 2) };
     let text = shown(&View { nodes: vec![away], ..view() }, &mut Desk::new(Page::Nodes), (170, 12));
     assert!(text.contains("not asked: its kubelet is away") && text.contains("·"), "{text}");
+}
+
+#[test]
+fn a_node_that_fell_silent_says_for_how_long() {
+    let silent = NodeView { rates: None, silent_since: Some(-75), ..node("node1", 0.0, 2) };
+    let text = shown(&View { nodes: vec![silent], ..view() }, &mut Desk::new(Page::Nodes), (170, 12));
+    assert!(text.contains("no answer for 1m15s") && text.contains("·"), "{text}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ const AROUND: &str = r#"stty rows $ROWS cols $COLUMNS; tty >"$NOTE"; before=$(st
 test "$(stty -g)" = "$before" && echo 'mode as before'"#;
 
 /// The terminal; whatever runs on it ends with this value.
-pub(crate) struct Terminal {
+pub struct Terminal {
     process: Child,
     keys: Option<ChildStdin>,
     screen: Arc<Mutex<vt100::Parser>>,
@@ -24,7 +24,7 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Runs a program on a new terminal.
-    pub(crate) fn start(words: &[String], rows: u16, columns: u16) -> Result<Self> {
+    pub fn start(words: &[String], rows: u16, columns: u16) -> Result<Self> {
         let note = tempfile::NamedTempFile::new()?;
         let quoted: Vec<String> = ["sh", "-c", AROUND, "around"]
             .into_iter()
@@ -60,7 +60,7 @@ impl Terminal {
     }
 
     /// Waits until the screen is as it should be.
-    pub(crate) async fn until(&self, right: impl Fn(&str) -> bool) -> Result<()> {
+    pub async fn until(&self, right: impl Fn(&str) -> bool) -> Result<()> {
         let begun = tokio::time::Instant::now();
         while !right(&self.contents()) {
             ensure!(begun.elapsed() < PATIENCE, "the screen stays so:\n{}", self.contents());
@@ -70,7 +70,7 @@ impl Terminal {
     }
 
     /// Presses keys.
-    pub(crate) fn type_keys(&mut self, keys: &str) -> Result<()> {
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
         let pipe = self.keys.as_mut().context("it has ended")?;
         // An escape alone is told from one that begins a sequence by what follows it, or nothing.
         for key in keys.split_inclusive('\u{1b}') {
@@ -82,7 +82,7 @@ impl Terminal {
     }
 
     /// Makes the terminal larger or smaller.
-    pub(crate) fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+    pub fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
         let tty = std::fs::read_to_string(self.note.path())?;
         let size = ["rows", &rows.to_string(), "cols", &columns.to_string()].map(str::to_owned);
         let done = Command::new("stty").args(["-F", tty.trim()]).args(size).status()?;
@@ -93,7 +93,7 @@ impl Terminal {
     }
 
     /// Sends a signal to the program of this name on the terminal, and to no other.
-    pub(crate) fn signal(&self, name: &str, signal: &str) -> Result<()> {
+    pub fn signal(&self, name: &str, signal: &str) -> Result<()> {
         let tty = std::fs::read_to_string(self.note.path())?;
         let tty = tty.trim().trim_start_matches("/dev/");
         let list = Command::new("ps").args(["-t", tty, "-o", "pid=,comm="]).output()?;
@@ -106,7 +106,7 @@ impl Terminal {
     }
 
     /// Waits for the end of everything on the terminal; gives what stands there then.
-    pub(crate) async fn end(&mut self) -> Result<String> {
+    pub async fn end(&mut self) -> Result<String> {
         let begun = tokio::time::Instant::now();
         while self.process.try_wait()?.is_none() {
             ensure!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.contents());

@@ -35,14 +35,14 @@ const OPTIONS: [&str; 13] = [
 ];
 
 /// The browser; it ends with this value.
-pub(crate) struct Browser {
+pub struct Browser {
     address: String,
     _process: Child,
     _folder: tempfile::TempDir,
 }
 
 /// A page in it.
-pub(crate) struct Tab {
+pub struct Tab {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     number: u64,
     session: String,
@@ -53,7 +53,7 @@ pub(crate) struct Tab {
 
 impl Browser {
     /// Starts one; `None` where there is none, which is a failure under CI.
-    pub(crate) async fn start() -> Result<Option<Self>> {
+    pub async fn start() -> Result<Option<Self>> {
         let program = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
         let Some(program) = program.into_iter().find(|program| Path::new(program).exists()) else {
             println!("skipped: there is no Chromium; cargo xtask setup installs it");
@@ -86,7 +86,7 @@ impl Browser {
     }
 
     /// A page of this size.
-    pub(crate) async fn open(&mut self, width: u32, height: u32) -> Result<Tab> {
+    pub async fn open(&mut self, width: u32, height: u32) -> Result<Tab> {
         let (socket, _) = connect_async(&self.address).await?;
         let mut tab = Tab {
             socket,
@@ -149,24 +149,24 @@ impl Tab {
     }
 
     /// What the console said.
-    pub(crate) fn complaints(&self) -> &[String] {
+    pub fn complaints(&self) -> &[String] {
         &self.complaints
     }
 
     /// Every address that was asked for.
-    pub(crate) fn asked(&self) -> &[String] {
+    pub fn asked(&self) -> &[String] {
         &self.asked
     }
 
     /// Opens an address.
-    pub(crate) async fn go(&mut self, address: &str) -> Result<()> {
+    pub async fn go(&mut self, address: &str) -> Result<()> {
         let opened = self.call("Page.navigate", json!({"url": address})).await?;
         ensure!(opened["errorText"].is_null(), "{address}: {}", opened["errorText"]);
         Ok(())
     }
 
     /// The value of an expression in the page.
-    pub(crate) async fn evaluate(&mut self, expression: &str) -> Result<Value> {
+    pub async fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", asked).await?;
         ensure!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
@@ -174,7 +174,7 @@ impl Tab {
     }
 
     /// Waits until an expression holds; one that fails does not hold yet.
-    pub(crate) async fn until(&mut self, expression: &str) -> Result<()> {
+    pub async fn until(&mut self, expression: &str) -> Result<()> {
         let tried = format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
         let begun = tokio::time::Instant::now();
         while self.evaluate(&tried).await? != true {
@@ -191,7 +191,7 @@ impl Tab {
     }
 
     /// Presses a key.
-    pub(crate) async fn press(&mut self, key: &str) -> Result<()> {
+    pub async fn press(&mut self, key: &str) -> Result<()> {
         for kind in ["keyDown", "keyUp"] {
             self.call("Input.dispatchKeyEvent", json!({"type": kind, "key": key, "code": key})).await?;
         }
@@ -199,17 +199,17 @@ impl Tab {
     }
 
     /// Types a text.
-    pub(crate) async fn type_text(&mut self, text: &str) -> Result<()> {
+    pub async fn type_text(&mut self, text: &str) -> Result<()> {
         self.call("Input.insertText", json!({"text": text})).await.map(drop)
     }
 
     /// As on a system that likes it dark.
-    pub(crate) async fn dark(&mut self) -> Result<()> {
+    pub async fn dark(&mut self) -> Result<()> {
         self.scheme("dark").await
     }
 
     /// As on a system that likes it light.
-    pub(crate) async fn light(&mut self) -> Result<()> {
+    pub async fn light(&mut self) -> Result<()> {
         self.scheme("light").await
     }
 
@@ -219,7 +219,7 @@ impl Tab {
     }
 
     /// What it looks like, as PNG.
-    pub(crate) async fn picture(&mut self) -> Result<Vec<u8>> {
+    pub async fn picture(&mut self) -> Result<Vec<u8>> {
         // Once what changed last has been painted.
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             .await?;
