@@ -34,6 +34,8 @@ mod places;
 mod ports;
 #[path = "kubernetes/rbac.rs"]
 mod rbac;
+#[path = "kubernetes/screens.rs"]
+mod screens;
 #[path = "kubernetes/services.rs"]
 mod services;
 #[path = "kubernetes/start.rs"]
@@ -60,7 +62,7 @@ const USE: &str = "MANX_CLUSTER";
 type Scenario = fn() -> Result<()>;
 
 /// Every module brings its own; `rbac` judges what was asked of all clusters before and goes last.
-const SCENARIOS: [&[(&str, Scenario)]; 16] = [
+const SCENARIOS: [&[(&str, Scenario)]; 17] = [
     install::SCENARIOS,
     start::SCENARIOS,
     life::SCENARIOS,
@@ -69,6 +71,7 @@ const SCENARIOS: [&[(&str, Scenario)]; 16] = [
     services::SCENARIOS,
     ports::SCENARIOS,
     eyes::SCENARIOS,
+    screens::SCENARIOS,
     trace::SCENARIOS,
     families::SHARED,
     status::SCENARIOS,

@@ -17,17 +17,17 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 /// Somebody who looks, with a kubeconfig of their own.
-struct Person<'a> {
+pub(crate) struct Person<'a> {
     cluster: &'a Cluster,
     /// Of the account alone, and of nothing of Manx.
     namespace: String,
     kubeconfig: PathBuf,
-    manxctl: Manxctl<'a>,
+    pub(crate) manxctl: Manxctl<'a>,
 }
 
 impl<'a> Person<'a> {
     /// Makes an account bound to these roles of deploy/access.
-    fn new(cluster: &'a Cluster, name: &str, operator: bool) -> Result<Self> {
+    pub(crate) fn new(cluster: &'a Cluster, name: &str, operator: bool) -> Result<Self> {
         let namespace = format!("person-{name}");
         cluster.apply(include_str!("../../../deploy/access/roles.yaml"))?;
         cluster.apply(
