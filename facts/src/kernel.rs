@@ -1,5 +1,7 @@
 //! What a kernel says of one network namespace: links, addresses, routes, rules, neighbours, settings.
 
+mod decide;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -7,6 +9,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::{Ask, Question};
+
+pub use decide::{Decided, Decision, Packet, holds};
 
 /// The table of the node's own addresses.
 pub const TABLE_LOCAL: u32 = 255;
@@ -94,14 +98,9 @@ impl Kernel {
         self.setting(&format!("net/ipv6/conf/{link}/{setting}"))
     }
 
-    /// The route of this table that is taken for an address: the longest prefix, then the lowest metric. It does not
-    /// look at rules, and takes the first of several routes that differ in nothing else.
+    /// The route of this table that is taken for an address: see [`Kernel::route_to`]. It does not look at rules.
     pub fn route_in(&self, table: u32, address: IpAddr) -> Option<&Route> {
-        let fits = |route: &&Route| {
-            route.table == table && route.kind != RouteKind::Throw && route.dst.contains(address)
-        };
-        let better = |route: &&Route| (std::cmp::Reverse(route.dst.prefix()), route.metric);
-        self.routes.iter().filter(fits).min_by_key(better)
+        self.route_to(table, address.into())
     }
 }
 
@@ -295,6 +294,9 @@ pub struct Rule {
     pub action: RuleAction,
     /// The table, for [`RuleAction::Table`].
     pub table: u32,
+    /// The priority of the rule that is looked at next, for [`RuleAction::Goto`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goto: Option<u32>,
     /// Routes of this length and shorter do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppress_length: Option<u32>,

@@ -260,6 +260,7 @@ fn rule(message: &Message<'_>) -> Option<Rule> {
             1 => rule.to = network(value, to_length),
             2 => rule.from = network(value, from_length),
             3 => rule.iif = Some(read_str(value)),
+            4 => rule.goto = read_u32(value),
             6 => rule.priority = read_u32(value)?,
             10 => rule.mark = read_u32(value),
             // Minus one stands for any length.

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use manx_api::{IPBlock, IPPool, NodeNetwork};
 use manx_facts::bgp::{Explain, Explained};
-use manx_facts::kernel::{Kernel, KernelQuestion};
+use manx_facts::kernel::{Kernel, KernelQuestion, holds};
 use manx_facts::record::{Record, RecordQuestion};
 
 use super::What;
@@ -137,11 +137,6 @@ pub(super) fn pool_of(pools: &[IPPool], network: IpNetwork) -> Option<&IPPool> {
 /// The block that holds all of it.
 pub(super) fn block_of(blocks: &[IPBlock], network: IpNetwork) -> Option<&IPBlock> {
     blocks.iter().find(|block| holds(block.spec.cidr.network(), network))
-}
-
-/// Whether one network holds all of another.
-pub(super) fn holds(outer: IpNetwork, inner: IpNetwork) -> bool {
-    outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
 async fn pod(context: &Context, namespace: &str, name: &str) -> Result<Option<PodFacts>> {

@@ -1,6 +1,7 @@
 //! From what was read to the chain, and to where it breaks: pure.
 
 mod elsewhere;
+mod rules;
 
 use std::net::IpAddr;
 
@@ -8,10 +9,10 @@ use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
 use manx_api::{IPBlock, NodeNetwork, Session, SessionError, SessionState};
 use manx_facts::bgp;
-use manx_facts::kernel::{Kernel, Route, RouteKind, TABLE_MAIN};
+use manx_facts::kernel::{Kernel, Route, RouteKind, TABLE_MAIN, holds};
 use manx_facts::record::{Endpoint, Record};
 
-use super::gather::{Gathered, PodFacts, Target, block_of, holds, is_host, pool_of};
+use super::gather::{Gathered, PodFacts, Target, block_of, is_host, pool_of};
 use super::{AwayNode, Chain, Link, Report, Told};
 use crate::finding::Finding;
 
@@ -260,6 +261,7 @@ fn here(gathered: &Gathered, home: &str, target: &Target, chain: &mut Chain, fin
         link_of(kernel, home, name, chain, findings);
     }
     local_route(kernel, home, target.network, link, chain, findings);
+    findings.extend(rules::judge(gathered, home, kernel, target.network));
 }
 
 /// Why the record does not know a pod that the API server has.
@@ -324,7 +326,7 @@ fn local_route(
     let object = format!("node {home}");
     let route = route_to(kernel, network);
     let is = route.map_or_else(|| "none".to_owned(), |route| shown(kernel, route));
-    chain.links.push(Link { what: "route", is: is.clone() });
+    chain.links.push(Link { what: "route", is: rules::way(kernel, network) });
     let leads = route.and_then(|route| route.hops.first()).map(|hop| kernel.link_name(hop.link));
     let exact = route.is_some_and(|route| route.dst == network && route.kind == RouteKind::Unicast);
     if !exact {
@@ -350,12 +352,7 @@ fn local_route(
 
 /// The route of the main table that packets to all of a network take.
 fn route_to(kernel: &Kernel, network: IpNetwork) -> Option<&Route> {
-    let over = |route: &&Route| route.table == TABLE_MAIN && holds(route.dst, network);
-    kernel
-        .routes
-        .iter()
-        .filter(over)
-        .min_by_key(|route| (std::cmp::Reverse(route.dst.prefix()), route.metric))
+    kernel.route_to(TABLE_MAIN, network)
 }
 
 /// A route as `ip route` writes it.

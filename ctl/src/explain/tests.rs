@@ -8,7 +8,7 @@ use manx_api::{
     Time, Timestamp,
 };
 use manx_facts::bgp::{Attributes, Explained, Import, Path, Told};
-use manx_facts::kernel::{Hop, Kernel, Link, PROTOCOL, Route, RouteKind, TABLE_MAIN};
+use manx_facts::kernel::{Hop, Kernel, Link, PROTOCOL, Route, RouteKind, Rule, RuleAction, TABLE_MAIN};
 use manx_facts::record::{Endpoint, Record};
 
 use super::gather::{Gathered, PodFacts, Target};
@@ -217,6 +217,62 @@ fn a_wrong_route_in_the_way_is_named_with_how_to_take_it_away() {
             .starts_with("another route is in the way: 10.244.1.5 via 172.30.0.99 dev eth0 proto boot")
     );
     assert_eq!(finding.cure, "who made it? take it away: ip route del 10.244.1.5 dev eth0");
+}
+
+/// The usual rules and one more, and a default route in table 100.
+fn ruled(rule: Rule) -> Gathered {
+    let mut gathered = healthy(true);
+    let kernel = kernel_of(&mut gathered, "node1");
+    let usual = |priority, table| Rule { priority, table, ..Rule::default() };
+    kernel.rules = vec![usual(0, 255), rule, usual(32_766, TABLE_MAIN), usual(32_767, 253)];
+    let aside = route("0.0.0.0/0", Some("172.30.0.99"), 2, 3);
+    kernel.routes.push(Route { table: 100, ..aside });
+    gathered
+}
+
+#[test]
+fn a_rule_that_leads_packets_away_is_named_with_its_table_and_how_to_take_it_away() {
+    let gathered =
+        ruled(Rule { priority: 100, table: 100, to: Some(network("10.244.0.0/16")), ..Rule::default() });
+    let told = text(&gathered);
+    assert!(
+        told.contains(
+            "kernel  default via 172.30.0.99 dev eth0 proto boot, by the rule 100: from all to 10.244.0.0/16 lookup 100"
+        ),
+        "{told}"
+    );
+    let findings = reason::report(&gathered).findings;
+    let [finding] = &*findings else { panic!("{findings:?}") };
+    assert_eq!(
+        finding.what,
+        "its rule \"100: from all to 10.244.0.0/16 lookup 100\" leads packets to 10.244.1.5 elsewhere: default via \
+         172.30.0.99 dev eth0 proto boot of table 100; that of Manx is 10.244.1.0/26 via 172.30.0.12 dev eth0"
+    );
+    assert!(finding.cure.contains("ip rule del pref 100"), "{}", finding.cure);
+    assert!(finding.cure.contains("ip rule add to 10.244.1.0/26 lookup main pref 99"), "{}", finding.cure);
+}
+
+#[test]
+fn rules_that_do_no_harm_are_no_fault_and_those_for_some_packets_are_told_if_they_are_of_pods() {
+    // One that has a copy of the route of Manx.
+    let rule =
+        |from: Option<&str>| Rule { priority: 100, table: 100, from: from.map(network), ..Rule::default() };
+    let mut copied = ruled(rule(None));
+    let copy = Route { table: 100, ..route("10.244.1.0/26", Some("172.30.0.12"), 2, 3) };
+    kernel_of(&mut copied, "node1").routes.push(copy);
+    assert_eq!(wrong(&copied), Vec::<String>::new());
+    assert!(text(&copied).contains("by the rule 100: from all lookup 100"));
+    // Another network of the machine.
+    assert_eq!(wrong(&ruled(rule(Some("192.168.7.0/24")))), Vec::<String>::new());
+    let pods = wrong(&ruled(rule(Some("10.244.3.0/26"))));
+    assert_eq!(pods.len(), 1, "{pods:?}");
+    assert!(pods[0].contains("leads some packets to 10.244.1.5 elsewhere"), "{pods:?}");
+    let thrown = Rule { action: RuleAction::Blackhole, ..rule(None) };
+    let thrown = wrong(&ruled(thrown));
+    assert!(
+        thrown[0].contains("\"100: from all blackhole\" throws packets to 10.244.1.5 away"),
+        "{thrown:?}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use manx_facts::kernel::{Kernel, PROTOCOL, Route, RouteKind};
 
 use super::super::gather::{Gathered, Target};
 use super::super::{Chain, Way};
-use super::{down, named, route_to, session, shown};
+use super::{down, named, route_to, rules, session, shown};
 use crate::finding::Finding;
 
 /// The ways of all other nodes that answered.
@@ -55,7 +55,7 @@ impl Here<'_> {
 
     fn way(&self) -> Way {
         let mut way = Way { node: self.node.to_owned(), ..Way::default() };
-        way.kernel = self.route().map_or_else(|| "no route".to_owned(), |route| shown(self.kernel, route));
+        way.kernel = rules::way(self.kernel, self.target.network);
         match self.table {
             None => "not asked".clone_into(&mut way.bgp),
             Some(Err(away)) => way.bgp = format!("unknown: {away}"),
@@ -109,6 +109,7 @@ impl Here<'_> {
             ),
             (Some((table, path)), Some(route)) => findings.extend(self.compare(table, path, route)),
         }
+        findings.extend(rules::judge(self.gathered, self.node, self.kernel, self.target.network));
     }
 
     /// No path in BGP.
