@@ -138,8 +138,43 @@ pub struct Link {
     pub master: Option<u32>,
     /// Group; 179 of pods' links.
     pub group: u32,
+    /// What may take packets away before netfilter sees them, or after.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
     /// What has passed since it was made.
     pub counters: Counters,
+}
+
+/// A filter of tc or an XDP program on a link. Programs that are attached by `tcx` are not told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Program {
+    /// Where it sees packets.
+    pub place: ProgramPlace,
+    /// Kind of the filter, such as `u32` or `bpf`; empty of XDP.
+    pub kind: String,
+    /// Name of its BPF program, where the kernel says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Id of its BPF program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+}
+
+/// Where a program sees packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProgramPlace {
+    /// As they come in, before all else, packet sockets included.
+    Xdp,
+    /// As they come in, after packet sockets.
+    Ingress,
+    /// As they go out, before packet sockets.
+    Egress,
+    /// Somewhere that this version does not know.
+    #[default]
+    #[serde(other)]
+    Other,
 }
 
 /// What has passed over a link since it was made.

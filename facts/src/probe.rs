@@ -195,6 +195,9 @@ pub enum Sight {
     Translation(Translation),
     /// Counters of the node that have grown since it began to watch, and by how much. Others' packets count too.
     Grown(BTreeMap<String, u64>),
+    /// Rules of legacy iptables that have dropped packets since it began to watch and may be for probes. Others' packets
+    /// count too.
+    Legacy(Vec<LegacyDrop>),
     /// Nothing comes any more.
     Done,
     /// Something that this version does not know.
@@ -351,6 +354,11 @@ pub struct Verdict {
     /// The rule's comment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+    /// Which rule of its chain it is, from 1; none of a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Whether the rule is made of parts of iptables.
+    pub xtables: bool,
     /// What it decided: `accept`, `drop`, `jump CHAIN`, …
     pub verdict: String,
     /// The link by which the packet came.
@@ -362,6 +370,26 @@ pub struct Verdict {
     /// Its destination by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<IpAddr>,
+}
+
+/// A rule, or the policy of a chain, of legacy iptables that dropped packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LegacyDrop {
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// Which rule of its chain it is, from 1; none of a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The rule's comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// `DROP` or `REJECT`.
+    pub target: String,
+    /// How many packets it dropped meanwhile.
+    pub packets: u64,
 }
 
 /// A tracked connection.
@@ -382,6 +410,9 @@ pub struct Translation {
     pub backend_port: u16,
     /// Whom answers go to: `from`, or the address behind which the source is hidden.
     pub seen_as: IpAddr,
+    /// The port to which answers go; 0 if the node does not say.
+    #[serde(default)]
+    pub seen_port: u16,
     /// How long the entry lives on, in seconds.
     #[serde(default)]
     pub timeout: u32,

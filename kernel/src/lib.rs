@@ -1,6 +1,7 @@
 //! Linux as Manx sees it: a pure model of routes, links and translation, and the netlink shell that applies it.
 //!
-//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`guard`], [`names`], [`pod`], [`aside`]. Shell: [`netlink`], [`netns`], [`sysctl`].
+//! Pure: [`model`], [`tracker`], [`fib`], [`nat`], [`guard`], [`names`], [`pod`], [`aside`]. Shell: [`netlink`], [`netns`], [`sysctl`],
+//! [`xtables`].
 
 pub mod aside;
 pub mod fib;
@@ -13,3 +14,4 @@ pub mod netns;
 pub mod pod;
 pub mod sysctl;
 pub mod tracker;
+pub mod xtables;

@@ -9,6 +9,7 @@ use manx_kernel::netlink::conntrack::{self, Tuple};
 use manx_kernel::netlink::lookup::{Packet, way};
 use manx_kernel::netlink::nftrace::{Follower, Mark, Sign, addresses};
 use manx_kernel::netlink::socket::Socket;
+use manx_kernel::xtables;
 use namespace::{command, ip, nft};
 use nix::errno::Errno;
 
@@ -86,9 +87,9 @@ fn the_rule_that_drops_a_marked_packet_is_told_and_others_packets_are_not() {
             Mark { protocol: 17, signs: vec![Sign::Is { offset: 8, octets: b"mark".to_vec() }] },
             Mark { protocol: 6, signs: vec![Sign::From { offset: 4, first: 7, span: 9 }] },
         ];
-        let mut follower = Follower::start("manx-trace-1", &marks).unwrap();
+        let mut follower = Follower::start("manxctl-trace-1", &marks, Some("l1")).unwrap();
         let listed = nft("list tables").unwrap_or_default();
-        assert!(listed.contains("manx-trace-1"), "{listed}");
+        assert!(listed.contains("manxctl-trace-1"), "{listed}");
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         for (text, port) in [("other", 9), ("marked", 10), ("marked", 9)] {
             let _refused = socket.send_to(text.as_bytes(), ("192.0.1.1", port));
@@ -97,7 +98,8 @@ fn the_rule_that_drops_a_marked_packet_is_told_and_others_packets_are_not() {
         let drops: Vec<_> = decisions.iter().filter(|decision| decision.verdict == "drop").collect();
         assert_eq!(drops.len(), 1, "{decisions:?}");
         assert_eq!((drops[0].family, &*drops[0].table, &*drops[0].chain), ("inet", "wall", "out"));
-        assert_eq!(follower.comment(drops[0]).as_deref(), Some("nine"));
+        let note = follower.rule(drops[0]).unwrap();
+        assert_eq!((note.comment.as_deref(), note.line, note.xtables), (Some("nine"), 1, false));
         let handle = drops[0].handle.unwrap();
         let listed = nft("-a list chain inet wall out").unwrap_or_default();
         assert!(listed.contains(&format!("handle {handle}")), "{handle} is not in {listed}");
@@ -105,7 +107,7 @@ fn the_rule_that_drops_a_marked_packet_is_told_and_others_packets_are_not() {
         assert!(drops[0].packet.ends_with(b"marked"), "{:?}", drops[0].packet);
         drop(follower);
         let listed = nft("list tables").unwrap_or_default();
-        assert!(!listed.contains("manx-trace"), "{listed}");
+        assert!(!listed.contains("manxctl-trace"), "{listed}");
     });
 }
 
@@ -140,5 +142,64 @@ fn a_tracked_connection_tells_where_its_packets_are_translated_to() {
         assert_eq!((tracked.reply.from, tracked.reply.from_port), (address("192.0.1.1"), 5353));
         let other = Tuple { to_port: 54, ..packets };
         assert_eq!(conntrack::find(&mut netfilter, &other).unwrap(), None);
+    });
+}
+
+#[test]
+fn rules_of_iptables_are_told_by_their_place_and_comment_in_both_of_its_kinds() {
+    namespace::run(|| {
+        router();
+        let made = [
+            ("iptables-nft", "-A OUTPUT -p tcp --dport 7 -j ACCEPT"),
+            ("iptables-nft", "-A OUTPUT -p udp --dport 9 -m comment --comment nine -j DROP"),
+        ];
+        for (program, rule) in made {
+            command(program, rule);
+        }
+        let marks = [Mark { protocol: 17, signs: vec![Sign::Is { offset: 8, octets: b"mark".to_vec() }] }];
+        let mut follower = Follower::start("manxctl-trace-1", &marks, None).unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let _refused = socket.send_to(b"marked", ("192.0.1.1", 9));
+        let decisions = follower.decisions().unwrap();
+        let drop = decisions.iter().find(|decision| decision.verdict == "drop").expect("it was dropped");
+        assert_eq!((drop.family, &*drop.table, &*drop.chain), ("ip", "filter", "OUTPUT"));
+        let note = follower.rule(drop).expect("a rule");
+        assert_eq!((note.comment.as_deref(), note.line, note.xtables), (Some("nine"), 2, true));
+    });
+}
+
+#[test]
+fn rules_of_legacy_iptables_that_drop_are_read_with_their_counters() {
+    namespace::run(|| {
+        router();
+        assert_eq!(xtables::dropping(false).unwrap(), []);
+        let rules = [
+            "-N OWN",
+            "-A OUTPUT -p tcp --dport 7 -j ACCEPT",
+            "-A OUTPUT -j OWN",
+            "-A OWN -p tcp -j RETURN",
+            "-A OWN -p udp -d {} --dport 9 -m comment --comment nine -j DROP",
+            "-A OWN -p udp --dport 10 -j REJECT",
+            "-P FORWARD DROP",
+        ];
+        for (program, to) in [("iptables-legacy", "192.0.1.1"), ("ip6tables-legacy", "fd00:1::1")] {
+            for rule in rules {
+                command(program, &rule.replace("{}", to));
+            }
+            let socket = UdpSocket::bind(if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+            for port in [9, 9, 10, 11] {
+                let _refused = socket.send_to(b"x", (to, port));
+            }
+            let found = xtables::dropping(to.contains(':')).unwrap();
+            let told = found.iter().map(|it| (&*it.chain, it.line, &*it.target, it.packets));
+            let expected =
+                [("FORWARD", None, "DROP", 0), ("OWN", Some(2), "DROP", 2), ("OWN", Some(3), "REJECT", 1)];
+            assert_eq!(told.collect::<Vec<_>>(), expected, "{found:?}");
+            assert_eq!(found[1].comment.as_deref(), Some("nine"));
+            assert!(found[1].may_concern(address(to), 17) && !found[1].may_concern(address(to), 6));
+            let other = if to.contains(':') { "fd00:7::1" } else { "192.0.7.1" };
+            // It may come from anywhere.
+            assert!(found[1].may_concern(address(other), 17));
+        }
     });
 }

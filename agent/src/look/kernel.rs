@@ -3,7 +3,7 @@
 use manx_facts::kernel::{Kernel, KernelQuestion};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 
-use super::{links, routes, settings};
+use super::{links, programs, routes, settings};
 
 /// Room for the kernel's answers, in octets.
 const BUFFER: usize = 4 << 20;
@@ -23,6 +23,7 @@ pub(super) fn look(question: &KernelQuestion) -> Kernel {
     socket.enlarge_buffers(BUFFER);
     let unread = &mut kernel.unread;
     kernel.links = read("links", links::links(&mut socket), unread);
+    read("filters of tc", programs::filters(&mut socket, &mut kernel.links), unread);
     kernel.addresses = read("addresses", links::addresses(&mut socket), unread);
     kernel.neighbours = read("neighbours", links::neighbours(&mut socket), unread);
     kernel.rules = read("rules", routes::rules(&mut socket), unread);

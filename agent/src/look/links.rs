@@ -7,6 +7,8 @@ use manx_kernel::netlink::request::{Batch, Message, attributes, read_ip, read_st
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use nix::libc;
 
+use super::programs;
+
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -63,7 +65,7 @@ fn link(message: &Message<'_>) -> Option<Link> {
                     .map(|(_, value)| read_str(value));
             }
             IFLA_STATS64 => link.counters = counters(value),
-            _ => {}
+            kind => link.programs.extend(programs::xdp(kind, value)),
         }
     }
     Some(link)

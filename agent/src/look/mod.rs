@@ -13,6 +13,7 @@ mod node;
 mod page;
 mod pod;
 mod probe;
+mod programs;
 mod reach;
 mod record;
 mod routes;

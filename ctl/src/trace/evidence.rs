@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use manx_facts::kernel::{Kernel, Route};
+use manx_facts::kernel::{Decision, Kernel, NeighbourState, Packet, Route};
 use manx_facts::pod::PodInside;
-use manx_facts::probe::{Aim, Flow, Kind, Seen, Sent, Sight, Translation, Verdict, Way};
+use manx_facts::probe::{Aim, Flow, Kind, LegacyDrop, Lookup, Seen, Sent, Sight, Translation, Verdict, Way};
 
 /// A pod, as Kubernetes says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,17 @@ pub(crate) struct SessionDown {
     pub(crate) what: String,
 }
 
+/// What the cluster knows of a node without asking it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeView {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The nodes that say that their session with it is up.
+    pub(crate) up: Vec<String>,
+    /// Those that say that it is not.
+    pub(crate) down: Vec<String>,
+}
+
 /// Everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence {
@@ -71,6 +82,7 @@ pub(crate) struct Evidence {
     /// Nodes of the target, or of all backends; the source's once more if the target is there too.
     pub(crate) there: Vec<NodeEvidence>,
     pub(crate) sessions_down: Vec<SessionDown>,
+    pub(crate) views: Vec<NodeView>,
 }
 
 /// The number of the probe that is to reach the target.
@@ -126,9 +138,36 @@ impl NodeEvidence {
         counters.and_then(|grown| grown.get(counter)).copied().unwrap_or(0)
     }
 
-    /// The route that the node takes for a packet, by its main table.
+    /// Rules of legacy iptables that dropped packets meanwhile.
+    pub(crate) fn legacy(&self) -> &[LegacyDrop] {
+        let last = self.sights.iter().rev().find_map(|sight| match sight {
+            Sight::Legacy(drops) => Some(drops),
+            _ => None,
+        });
+        last.map_or(&[], Vec::as_slice)
+    }
+
+    /// The hardware address that Manx gave the pod's end of its link, and the addresses: what the node wrote down for
+    /// good at the other end.
+    pub(crate) fn given(&self) -> Option<(&str, Vec<IpAddr>)> {
+        let link = self.kernel.link_named(self.veth()?)?.index;
+        let given = || {
+            let all = self.kernel.neighbours.iter();
+            all.filter(|it| it.link == link && it.state == NeighbourState::Permanent)
+        };
+        let mac = given().find_map(|neighbour| neighbour.mac.as_deref())?;
+        Some((mac, given().map(|neighbour| neighbour.address).collect()))
+    }
+
+    /// The route that the node takes for a packet to an address, wherever it comes from.
     pub(crate) fn route(&self, to: IpAddr) -> Option<&Route> {
-        self.kernel.route_in(manx_facts::kernel::TABLE_MAIN, to)
+        self.kernel.decide(&Packet { to: to.into(), from: None, iif: None }).others?.route
+    }
+
+    /// The rule and the route that decide about a packet that was looked up.
+    pub(crate) fn decided(&self, lookup: &Lookup) -> Option<Decision<'_>> {
+        let iif = lookup.iif.as_deref().or(Some("lo"));
+        self.kernel.decide(&Packet { to: lookup.to.into(), from: lookup.from, iif }).others
     }
 
     /// The longest route of Manx itself that holds an address.

@@ -38,7 +38,7 @@ type Tagged = (usize, Result<Sight, Away>);
 /// When the API server does not say which nodes there are.
 pub(crate) async fn gather(journey: Journey, context: &Context) -> Result<Evidence> {
     let nodes = context.nodes().await?;
-    let Journey { flow, source, target, sessions_down } = journey;
+    let Journey { flow, source, target, sessions_down, views } = journey;
     let ends = far_ends(&target, flow.target);
     let mut around: BTreeSet<IpAddr> = BTreeSet::from([flow.source, flow.target]);
     around.extend(ends.iter().map(|(_, address, _)| *address));
@@ -64,9 +64,12 @@ pub(crate) async fn gather(journey: Journey, context: &Context) -> Result<Eviden
     let watched: Vec<(&str, &WatchQuestion)> =
         asked.iter().zip(&questions).map(|((node, _), question)| (&**node, question)).collect();
     let size = mtu(&known[0]);
-    drive(&nodes, &watched, size, &mut known).await;
+    // Without the pod's node nobody can send.
+    if known[0].away.is_none() {
+        drive(&nodes, &watched, size, &mut known).await;
+    }
     let here = known.remove(0);
-    Ok(Evidence { flow, source, target, here, there: known, sessions_down })
+    Ok(Evidence { flow, source, target, here, there: known, sessions_down, views })
 }
 
 /// Nodes and addresses of who may be at the far end, and whether each is a pod with a network of its own.

@@ -1,12 +1,12 @@
 //! What is shown of a trace: its hops in order, each with its links and with what decides there.
 
 use manx_facts::kernel::{Kernel, Link};
-use manx_facts::probe::{Kind, Seen, Way};
+use manx_facts::probe::{Kind, Protocol, Seen, Way};
 use serde::Serialize;
 
 use super::evidence::{Evidence, NodeEvidence, REACH, Target};
 use super::judge::{Fault, judge};
-use super::path::{Leg, Station, Stop, sighting, stations};
+use super::path::{self, Leg, Station, Stop, sighting, stations};
 use super::words;
 use crate::finding::Finding;
 
@@ -120,13 +120,14 @@ impl Trace {
 }
 
 fn outcome(evidence: &Evidence, stop: Option<Stop>) -> String {
+    if evidence.here.sent().next().is_none() {
+        return "no probe was sent".to_owned();
+    }
     let last = stop.and_then(|stop| stop.after).map(|station| words::station(evidence, station));
     match stop {
         None => answered(evidence),
         Some(Stop { leg: Leg::Back, after: None, .. }) => match evidence.flow.protocol {
-            manx_facts::probe::Protocol::Udp => {
-                "it arrived; nobody has to answer a datagram, and nobody did".to_owned()
-            }
+            Protocol::Udp => "it arrived; nobody has to answer a datagram, and nobody did".to_owned(),
             _ => "no answer came back".to_owned(),
         },
         Some(stop) => format!(
@@ -223,32 +224,12 @@ impl Hops<'_> {
     fn node(&self, node: &NodeEvidence, entry: Option<Station>, exit: Option<Station>) -> Hop {
         let evidence = self.evidence;
         let mut notes = Vec::new();
-        let rules = node.kernel.rules.iter().filter(|rule| {
-            rule.ipv6 == evidence.flow.source.is_ipv6() && !matches!(rule.priority, 0 | 32766 | 32767)
-        });
-        match rules.count() {
-            0 => {}
-            count => notes.push(format!("{count} rules of policy routing besides the usual")),
-        }
         notes.extend(firewall_note(node));
-        if let Some(translation) = node.translation() {
-            if translation.chooses() {
-                notes.push(format!(
-                    "Service: {}:{} is {}:{}, tracked for {} s",
-                    translation.to,
-                    translation.to_port,
-                    translation.backend,
-                    translation.backend_port,
-                    translation.timeout
-                ));
-            }
-            if translation.hides() {
-                notes.push(format!("masquerade: {} is seen as {}", translation.from, translation.seen_as));
-            }
-        }
+        notes.extend(translation_notes(evidence, node));
         let to = evidence.far();
         let way = node.ways().find(|way| way.passing && way.lookup.to == to);
         let way = way.or_else(|| node.ways().find(|way| !way.lookup.inside && way.lookup.to == to));
+        notes.extend(way.and_then(|way| rule_note(evidence, node, way)));
         notes.extend(way.map(|way| way_notes(way, Some(&node.kernel))).into_iter().flatten());
         Hop {
             kind: HopKind::Node,
@@ -259,6 +240,12 @@ impl Hops<'_> {
             exit: exit.map(|station| self.pass(node, station)),
             lost: false,
         }
+    }
+
+    /// Another source than the pod, where the probe was seen with one.
+    fn hidden(&self, there: Option<&Seen>) -> String {
+        let from = there.and_then(|seen| seen.from).filter(|from| *from != self.evidence.flow.source);
+        from.map_or_else(String::new, |from| format!(", as {from}"))
     }
 
     fn wire(&self) -> Hop {
@@ -299,16 +286,15 @@ impl Hops<'_> {
     fn pass(&self, node: &NodeEvidence, station: Station) -> Pass {
         let there = sighting(self.evidence, station, Leg::There, REACH);
         let back = sighting(self.evidence, station, Leg::Back, REACH);
-        let inside = matches!(station, Station::SourcePod | Station::TargetPod);
-        let kernel = if inside { node.pod.as_ref().map(|pod| &pod.inside) } else { Some(&node.kernel) };
-        let link = there.or(back).map(|seen| seen.link.clone()).or_else(|| self.expected(node, station));
-        let link = link.unwrap_or_else(|| "?".to_owned());
+        let kernel = path::kernel(node, station);
+        let link = path::link(self.evidence, station).map_or_else(|| "?".to_owned(), |(_, link)| link);
         let near = station <= Station::SourceUplink;
         let start = sighting(self.evidence, Station::SourcePod, Leg::There, REACH).filter(|_| near);
         let at = |seen: Option<&Seen>| Some(seen?.time.checked_sub(start?.time)? / 1000);
         Pass {
             station,
-            about: kernel.and_then(|kernel| kernel.link_named(&link)).map_or_else(String::new, about),
+            about: kernel.and_then(|kernel| kernel.link_named(&link)).map_or_else(String::new, about)
+                + &self.hidden(there),
             link,
             there: there.is_some(),
             back: back.is_some(),
@@ -316,23 +302,49 @@ impl Hops<'_> {
             back_at: at(back),
         }
     }
+}
 
-    /// The link that packets should take where none was seen.
-    fn expected(&self, node: &NodeEvidence, station: Station) -> Option<String> {
-        match station {
-            Station::SourcePod | Station::TargetPod => {
-                Some(node.pod.as_ref()?.endpoint.as_ref()?.ifname.clone())
-            }
-            Station::SourceVeth | Station::TargetVeth => node.veth().map(str::to_owned),
-            Station::SourceUplink => self.by_route(node, self.evidence.far()),
-            Station::TargetUplink => self.by_route(node, self.evidence.flow.source),
-        }
+/// The rule of policy routing that decides where it is none of the usual, or how many of those there are.
+fn rule_note(evidence: &Evidence, node: &NodeEvidence, way: &Way) -> Option<String> {
+    let ipv6 = evidence.flow.source.is_ipv6();
+    let count = node.kernel.rules.iter().filter(|rule| rule.ipv6 == ipv6 && !rule.is_usual()).count();
+    match node.decided(&way.lookup).and_then(|decision| decision.rule).filter(|rule| !rule.is_usual()) {
+        Some(rule) => Some(format!("rule {rule}")),
+        None => (count > 0).then(|| format!("{count} rules of policy routing that let it pass")),
     }
+}
 
-    fn by_route(&self, node: &NodeEvidence, to: std::net::IpAddr) -> Option<String> {
-        let hop = node.route(to)?.hops.first()?;
-        Some(node.kernel.link_name(hop.link))
+/// The Service's backend, and behind whom the pod is hidden, on both ways.
+fn translation_notes(evidence: &Evidence, node: &NodeEvidence) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Some(it) = node.translation() else {
+        // A connection that was refused is forgotten at once.
+        let seen = sighting(evidence, Station::SourceUplink, Leg::There, REACH).and_then(|seen| seen.from);
+        let seen = seen.filter(|from| *from != evidence.flow.source && node.node == evidence.here.node);
+        notes.extend(seen.map(|from| format!("masquerade: {} goes out as {from}", evidence.flow.source)));
+        return notes;
+    };
+    if it.chooses() {
+        notes.push(format!(
+            "Service: {}:{} is {}:{}, tracked for {} s",
+            it.to, it.to_port, it.backend, it.backend_port, it.timeout
+        ));
     }
+    if it.hides() {
+        let flow = &evidence.flow;
+        let port = |number: u16| match flow.protocol {
+            Protocol::Icmp => String::new(),
+            _ if number == 0 => String::new(),
+            _ => format!(" port {number}"),
+        };
+        let (own, other) = (port(flow.source_port()), port(it.seen_port));
+        notes.push(format!(
+            "masquerade: {}{own} goes out as {}{other}, tracked for {} s",
+            it.from, it.seen_as, it.timeout
+        ));
+        notes.push(format!("answers to {}{other} go back to {}{own}", it.seen_as, it.from));
+    }
+    notes
 }
 
 fn about(link: &Link) -> String {

@@ -1,15 +1,18 @@
 //! What is wrong on the way of a packet: each fault with its name, its place and its cure.
 
+mod away;
+mod drops;
+
 use std::net::IpAddr;
 
 use manx_facts::kernel::{NeighbourState, RouteKind};
-use manx_facts::probe::{Kind, Protocol, Verdict, Way};
+use manx_facts::probe::{Kind, Protocol, Sight, Way};
 use serde::Serialize;
 
 use super::evidence::{Evidence, NodeEvidence, REACH, Target};
 use super::path::{Leg, Station, Stop, sighting, stations, stop};
 use super::words;
-use crate::finding::Finding;
+use crate::finding::{Finding, Weight};
 
 /// A finding with the name of its fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +38,9 @@ pub(crate) fn judge(evidence: &Evidence) -> (Vec<Fault>, Option<Stop>) {
         faults.push(no_endpoints(name));
         return (faults, stop(evidence));
     }
+    if evidence.here.away.is_some() && evidence.here.sent().next().is_none() {
+        return (faults, None);
+    }
     if let Some(failed) = evidence.here.sent().find(|sent| sent.probe == REACH && sent.failed.is_some()) {
         faults.push(not_sent(evidence, failed.failed.as_deref().unwrap_or_default()));
         return (faults, Some(Stop { leg: Leg::There, after: None, before: Station::SourcePod }));
@@ -54,16 +60,14 @@ pub(crate) fn judge(evidence: &Evidence) -> (Vec<Fault>, Option<Stop>) {
 }
 
 fn blind(evidence: &Evidence) -> Vec<Fault> {
-    let nodes = std::iter::once(&evidence.here).chain(&evidence.there);
     let mut faults = Vec::new();
-    for node in nodes {
+    for node in std::iter::once(&evidence.here).chain(&evidence.there) {
         let object = format!("node {}", node.node);
-        if let Some(why) = &node.away {
-            let what = format!("it does not say what it sees: {why}");
-            faults.push(fault("away", Finding::warning(&object, what, "what happens there is left out")));
-        }
+        let source = std::ptr::eq(node, &raw const evidence.here) && node.sent().next().is_none();
+        let weight = if source { Weight::Error } else { Weight::Warning };
+        faults.extend(node.away.as_ref().map(|why| away::away(evidence, node, why, weight)));
         for sight in &node.sights {
-            if let manx_facts::probe::Sight::Blind(why) = sight {
+            if let Sight::Blind(why) = sight {
                 let finding = Finding::note(&object, format!("it cannot see all: {why}"));
                 faults.push(fault("blind", finding));
             }
@@ -106,15 +110,18 @@ fn explain(evidence: &Evidence, stop: Stop) -> Option<Fault> {
     };
     use Station::{SourcePod, SourceUplink, SourceVeth, TargetPod, TargetUplink, TargetVeth};
     match (stop.leg, stop.after, stop.before) {
-        (_, None, SourcePod) => Some(not_sent(evidence, "no probe left it")),
-        (Leg::Back, None, _) => silent(evidence),
-        (_, Some(SourcePod), SourceVeth) => Some(pod_link(near, &evidence.source.name)),
-        (_, Some(SourceVeth), SourcePod) => Some(pod_link(near, &evidence.source.name)),
-        (_, Some(TargetVeth), TargetPod) | (_, Some(TargetPod), TargetVeth) => {
-            far.map(|far| pod_link(far, &evidence.far_end().0))
+        (_, None, SourcePod) => {
+            Some(drops::changed_mac(near).unwrap_or_else(|| not_sent(evidence, "no probe left it")))
         }
-        (_, Some(SourceUplink), TargetUplink) => Some(on_wire(evidence, near, far, stop.leg, ends)),
-        (_, Some(TargetUplink), SourceUplink) => Some(on_wire(evidence, far?, Some(near), stop.leg, ends)),
+        (Leg::Back, None, _) => taken(evidence, far).or_else(|| silent(evidence)),
+        (_, Some(SourcePod), SourceVeth) | (_, Some(SourceVeth), SourcePod) => {
+            Some(pod_link(evidence, near, stop, &evidence.source.name))
+        }
+        (_, Some(TargetVeth), TargetPod) | (_, Some(TargetPod), TargetVeth) => {
+            far.map(|far| pod_link(evidence, far, stop, &evidence.far_end().0))
+        }
+        (_, Some(SourceUplink), TargetUplink) => Some(on_wire(evidence, near, far, stop, ends)),
+        (_, Some(TargetUplink), SourceUplink) => Some(on_wire(evidence, far?, Some(near), stop, ends)),
         (_, Some(SourceVeth | SourceUplink), SourceVeth | SourceUplink) => {
             Some(in_node(evidence, near, stop, ends))
         }
@@ -124,6 +131,14 @@ fn explain(evidence: &Evidence, stop: Stop) -> Option<Fault> {
         (_, Some(TargetVeth | TargetUplink), _) => far.map(|far| in_node(evidence, far, stop, ends)),
         _ => silent(evidence),
     }
+}
+
+/// It arrived at a node that is the target itself, and a rule there took it away, or the answer.
+fn taken(evidence: &Evidence, far: Option<&NodeEvidence>) -> Option<Fault> {
+    let far = far.filter(|_| !evidence.far_is_pod())?;
+    let legs = [Leg::There, Leg::Back].into_iter();
+    let named = legs.filter_map(|leg| drops::named(evidence, far, leg)).next();
+    named.or_else(|| drops::legacy(evidence, far))
 }
 
 /// It arrived, and nothing came back.
@@ -147,10 +162,11 @@ fn silent(evidence: &Evidence) -> Option<Fault> {
 
 fn outside(evidence: &Evidence) -> Fault {
     let ends = (evidence.flow.source, evidence.flow.target);
-    on_wire(evidence, &evidence.here, None, Leg::There, ends)
+    let stop = Stop { leg: Leg::There, after: Some(Station::SourceUplink), before: Station::SourceUplink };
+    on_wire(evidence, &evidence.here, None, stop, ends)
 }
 
-fn pod_link(node: &NodeEvidence, pod: &str) -> Fault {
+fn pod_link(evidence: &Evidence, node: &NodeEvidence, stop: Stop, pod: &str) -> Fault {
     let link = node.veth().unwrap_or("its link");
     let state = match node.kernel.link_named(link) {
         None => "is gone".to_owned(),
@@ -159,8 +175,11 @@ fn pod_link(node: &NodeEvidence, pod: &str) -> Fault {
         Some(_) => "does not pass it on".to_owned(),
     };
     let object = format!("node {}", node.node);
-    let what = format!("the link {link} of {pod} {state}");
-    fault("podLink", Finding::error(object, what, "delete the pod, so that it is made anew"))
+    let hint = drops::programs(evidence, stop);
+    let program = hint.as_ref().map_or("", |hint| &hint.words);
+    let what = format!("the link {link} of {pod} {state}{program}");
+    let cure = hint.map_or_else(|| "delete the pod, so that it is made anew".to_owned(), |hint| hint.look);
+    fault("podLink", Finding::error(object, what, cure))
 }
 
 type Ends = (IpAddr, IpAddr);
@@ -168,8 +187,8 @@ type Ends = (IpAddr, IpAddr);
 /// A packet came in and did not go on.
 fn in_node(evidence: &Evidence, node: &NodeEvidence, stop: Stop, ends: Ends) -> Fault {
     let object = format!("node {}", node.node);
-    if let Some(drop) = dropped(node, stop.leg) {
-        return firewall(&object, drop);
+    if let Some(named) = drops::named(evidence, node, stop.leg) {
+        return named;
     }
     let way = passing(node, ends);
     if let Some(way) = way {
@@ -178,55 +197,31 @@ fn in_node(evidence: &Evidence, node: &NodeEvidence, stop: Stop, ends: Ends) -> 
             return found;
         }
     }
-    if let Some(found) = source_check(node, stop, evidence, ends) {
+    let found = drops::legacy(evidence, node).or_else(|| source_check(node, stop, evidence, ends));
+    if let Some(found) = found {
         return found;
     }
+    let hint = drops::programs(evidence, stop);
     let counters: Vec<String> = node
         .sights
         .iter()
         .rev()
         .find_map(|sight| match sight {
-            manx_facts::probe::Sight::Grown(grown) => {
-                Some(grown.iter().map(|(name, more)| format!("{name} +{more}")).collect())
-            }
+            Sight::Grown(grown) => Some(grown.iter().map(|(name, more)| format!("{name} +{more}")).collect()),
             _ => None,
         })
         .unwrap_or_default();
     let what = format!(
-        "the packet from {} to {} comes in and does not go on; {}",
+        "the packet from {} to {} comes in and does not go on; {}{}",
         ends.0,
         ends.1,
-        if counters.is_empty() { "no counter says why".to_owned() } else { counters.join(", ") }
+        if counters.is_empty() { "no counter says why".to_owned() } else { counters.join(", ") },
+        hint.as_ref().map_or("", |hint| &hint.words)
     );
-    let cure = "look for legacy iptables, tc or eBPF programs on its links: these do not tell what they drop";
+    let programs =
+        "look for eBPF programs on its links and cgroups (`bpftool net`): these do not tell what they drop";
+    let cure = hint.map_or_else(|| programs.to_owned(), |hint| hint.look);
     fault("lostInNode", Finding::error(object, what, cure))
-}
-
-fn dropped(node: &NodeEvidence, leg: Leg) -> Option<&Verdict> {
-    node.verdicts().find(|verdict| {
-        verdict.verdict == "drop" && verdict.probe == REACH && verdict.back == (leg == Leg::Back)
-    })
-}
-
-fn firewall(object: &str, drop: &Verdict) -> Fault {
-    let chain = format!("chain {} of table {} {}", drop.chain, drop.family, drop.table);
-    let links = format!(
-        "{}{}",
-        drop.iif.as_ref().map_or_else(String::new, |link| format!(" from {link}")),
-        drop.oif.as_ref().map_or_else(String::new, |link| format!(" to {link}"))
-    );
-    let what = match drop.handle {
-        Some(handle) => {
-            let comment = drop.comment.as_ref().map_or_else(String::new, |text| format!(" ({text:?})"));
-            format!("a firewall drops it{links}: the rule with handle {handle}{comment} in {chain}")
-        }
-        None => format!("a firewall drops it{links}: the policy of {chain}"),
-    };
-    let cure = format!(
-        "see `nft -a list chain {} {} {}`, and let pods through",
-        drop.family, drop.table, drop.chain
-    );
-    fault("firewall", Finding::error(object, what, cure).see("no-route"))
 }
 
 /// The way that the kernel found for the packet that came in.
@@ -240,15 +235,23 @@ fn refused_way(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     let refused = way.refused.as_deref()?;
     let object = format!("node {}", node.node);
     let to = way.lookup.to;
-    let route = node.route(to);
-    if let Some(route) = route.filter(|route| is_hole(route.kind)) {
-        let what = format!("its route for {to} throws packets away: {}", words::route(node, route));
+    let decision = node.decided(&way.lookup).unwrap_or_default();
+    let rule = decision.rule.filter(|rule| !rule.is_usual());
+    let hole = |what, cure| fault("blackHole", Finding::error(&object, what, cure).see("no-route"));
+    if let Some(route) = decision.route.filter(|route| is_hole(route.kind)) {
+        let by = rule.map_or_else(String::new, |rule| format!(", by the rule {rule}"));
+        let of = rule.map_or_else(String::new, |rule| format!(" table {}", rule.table));
+        let what = format!("its route for {to} throws packets away: {}{by}", words::route(node, route));
         let cure = format!(
-            "find who made it, and remove it: `ip route del {} {}`",
+            "find who made it, and remove it: `ip route del {} {}{of}`",
             words::kind(route.kind),
             route.dst
         );
-        return Some(fault("blackHole", Finding::error(object, what, cure).see("no-route")));
+        return Some(hole(what, cure));
+    }
+    if let Some(rule) = rule.filter(|_| decision.route.is_none()) {
+        let what = format!("its rule \"{rule}\" throws packets to {to} away");
+        return Some(hole(what, format!("find who made it, and remove it: `{}`", words::rule_gone(rule))));
     }
     if matches!(refused, "ENETUNREACH" | "EHOSTUNREACH") {
         let what = format!("it has no route to {to}");
@@ -260,10 +263,7 @@ fn refused_way(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     }
     if refused == "EACCES" {
         let what = format!("its route for {to} prohibits packets");
-        return Some(fault(
-            "blackHole",
-            Finding::error(object, what, "find who made it, and remove it").see("no-route"),
-        ));
+        return Some(hole(what, "find who made it, and remove it".to_owned()));
     }
     let (from, iif) = (way.lookup.from?, way.lookup.iif.as_deref()?);
     Some(source_fault(node, from, iif, to))
@@ -310,10 +310,12 @@ fn elsewhere(node: &NodeEvidence, way: &Way) -> Option<Fault> {
     let by = way.link.as_deref().unwrap_or("?");
     let via = way.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
     let taken = way.prefix.map_or_else(|| "a route".to_owned(), |prefix| format!("the route {prefix}"));
-    let table = if way.table == manx_facts::kernel::TABLE_MAIN {
-        String::new()
-    } else {
-        format!(" of table {}", way.table)
+    let rule = node.decided(&way.lookup).and_then(|decision| decision.rule);
+    let rule = rule.filter(|rule| !rule.is_usual() && rule.table == way.table);
+    let table = match (rule, way.table) {
+        (Some(rule), number) => format!(" of table {number}, by the rule {rule}"),
+        (None, manx_facts::kernel::TABLE_MAIN) => String::new(),
+        (None, number) => format!(" of table {number}"),
     };
     let what = format!(
         "{taken}{via} dev {by}{table} (made by {}) leads packets for {} elsewhere, before that of Manx: {}",
@@ -322,9 +324,12 @@ fn elsewhere(node: &NodeEvidence, way: &Way) -> Option<Fault> {
         words::route(node, own)
     );
     let of = if table.is_empty() { String::new() } else { format!(" table {}", way.table) };
-    let cure = match way.prefix {
-        Some(prefix) => format!("find who made it, and remove it: `ip route del {prefix} dev {by}{of}`"),
-        None => "find who made it, and remove it".to_owned(),
+    let cure = match (rule, way.prefix) {
+        (Some(rule), _) => format!("find who made the rule, and remove it: `{}`", words::rule_gone(rule)),
+        (None, Some(prefix)) => {
+            format!("find who made it, and remove it: `ip route del {prefix} dev {by}{of}`")
+        }
+        (None, None) => "find who made it, and remove it".to_owned(),
     };
     Some(fault("wrongRoute", Finding::error(object, what, cure).see("no-route")))
 }
@@ -363,7 +368,7 @@ fn on_wire(
     evidence: &Evidence,
     from: &NodeEvidence,
     to: Option<&NodeEvidence>,
-    leg: Leg,
+    stop: Stop,
     ends: Ends,
 ) -> Fault {
     let way = passing(from, ends);
@@ -374,8 +379,13 @@ fn on_wire(
     let object = format!("node {}", from.node);
     let hop = way.and_then(|way| way.gateway).map_or_else(String::new, |gateway| format!(" to {gateway}"));
     let link = way.and_then(|way| way.link.as_deref()).unwrap_or("its uplink");
-    let end =
-        to.map_or_else(|| "no answer comes".to_owned(), |to| format!("it never comes to node {}", to.node));
+    let end = match to {
+        None => "no answer comes".to_owned(),
+        Some(to) if to.away.is_some() => {
+            format!("no answer comes; node {} does not say whether it got there", to.node)
+        }
+        Some(to) => format!("it never comes to node {}", to.node),
+    };
     let error =
         evidence.came_back(REACH).find(|seen| matches!(seen.kind, Kind::Unreachable | Kind::Prohibited));
     if let Some((seen, router)) = error.and_then(|seen| Some((seen, seen.from?))) {
@@ -388,10 +398,13 @@ fn on_wire(
     let routers = evidence.routers();
     let last = routers
         .last()
-        .filter(|_| leg == Leg::There)
+        .filter(|_| stop.leg == Leg::There)
         .map_or_else(String::new, |(_, router)| format!("; the last router that answers is {router}"));
-    let what = format!("the packet to {} leaves by {link}{hop}, and {end}{last}", ends.1);
-    let cure = "something between drops it without a word: look at routes and filters of the routers and switches there";
+    let hint = drops::programs(evidence, stop);
+    let program = hint.as_ref().map_or("", |hint| &hint.words);
+    let what = format!("the packet to {} leaves by {link}{hop}, and {end}{last}{program}", ends.1);
+    let between = "something between drops it without a word: look at routes and filters of the routers and switches there";
+    let cure = hint.map_or_else(|| between.to_owned(), |hint| hint.look);
     fault("lostOnWire", Finding::error(object, what, cure).see("no-route"))
 }
 
@@ -447,8 +460,11 @@ fn sizes(evidence: &Evidence) -> Option<Fault> {
             evidence.answered(probe)
         }
     };
+    // Of datagrams only who gets them knows which came: answers do not say it.
+    let unknown = evidence.flow.protocol == Protocol::Udp
+        && (evidence.far_node().is_none_or(|there| there.away.is_some()) || !evidence.arrived(REACH));
     // A refusal says as much as an answer; where nothing is looked at there and nothing answers, nothing is known.
-    if passes(large) || (evidence.flow.protocol == Protocol::Udp && !evidence.arrived(REACH)) {
+    if passes(large) || unknown {
         return None;
     }
     let best = sizes.iter().filter(|(probe, _)| passes(*probe)).map(|(_, size)| *size).max();

@@ -1,5 +1,6 @@
 //! The path as a list of stations, and where probes stop on it.
 
+use manx_facts::kernel::Kernel;
 use manx_facts::probe::{Kind, Seen};
 
 use super::evidence::{Evidence, NodeEvidence, REACH};
@@ -66,9 +67,7 @@ pub(crate) fn sighting(evidence: &Evidence, station: Station, leg: Leg, probe: u
         Leg::Back => matches!(seen.kind, Kind::Answer | Kind::Refusal),
     };
     let near = station <= Station::SourceUplink;
-    // Which way a packet goes through the link, on the way there.
-    let outgoing = matches!(station, Station::SourcePod | Station::SourceUplink | Station::TargetVeth);
-    let outgoing = if leg == Leg::There { outgoing } else { !outgoing };
+    let outgoing = outgoing(station, leg);
     let inside = matches!(station, Station::SourcePod | Station::TargetPod);
     let node = if near { Some(&evidence.here) } else { evidence.far_node() }?;
     let here = |seen: &&Seen| {
@@ -79,6 +78,39 @@ pub(crate) fn sighting(evidence: &Evidence, station: Station, leg: Leg, probe: u
             && fits(node, station, seen)
     };
     node.seen().find(here)
+}
+
+/// Whether a packet leaves its namespace by the link of a station, on this way.
+pub(crate) fn outgoing(station: Station, leg: Leg) -> bool {
+    let there = matches!(station, Station::SourcePod | Station::SourceUplink | Station::TargetVeth);
+    there == (leg == Leg::There)
+}
+
+/// The node of a station, and the name of its link: that which saw a probe, else that which packets should take.
+pub(crate) fn link(evidence: &Evidence, station: Station) -> Option<(&NodeEvidence, String)> {
+    let near = station <= Station::SourceUplink;
+    let node = if near { Some(&evidence.here) } else { evidence.far_node() }?;
+    let seen = [Leg::There, Leg::Back].into_iter().find_map(|leg| sighting(evidence, station, leg, REACH));
+    let name = match (seen, station) {
+        (Some(seen), _) => seen.link.clone(),
+        (None, Station::SourcePod | Station::TargetPod) => {
+            node.pod.as_ref()?.endpoint.as_ref()?.ifname.clone()
+        }
+        (None, Station::SourceVeth | Station::TargetVeth) => node.veth()?.to_owned(),
+        (None, Station::SourceUplink) => by_route(node, evidence.far())?,
+        (None, Station::TargetUplink) => by_route(node, evidence.flow.source)?,
+    };
+    Some((node, name))
+}
+
+fn by_route(node: &NodeEvidence, to: std::net::IpAddr) -> Option<String> {
+    Some(node.kernel.link_name(node.route(to)?.hops.first()?.link))
+}
+
+/// What the kernel of a station's namespace says.
+pub(crate) fn kernel(node: &NodeEvidence, station: Station) -> Option<&Kernel> {
+    let inside = matches!(station, Station::SourcePod | Station::TargetPod);
+    if inside { node.pod.as_ref().map(|pod| &pod.inside) } else { Some(&node.kernel) }
 }
 
 fn fits(node: &NodeEvidence, station: Station, seen: &Seen) -> bool {

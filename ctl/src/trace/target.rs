@@ -12,7 +12,7 @@ use kube::api::{Api, ListParams};
 use manx_api::{NodeNetwork, SessionState};
 use manx_facts::probe::{Flow, Protocol};
 
-use super::evidence::{Backend, PodEnd, SessionDown, Target};
+use super::evidence::{Backend, NodeView, PodEnd, SessionDown, Target};
 use crate::Context;
 
 /// What the command line says.
@@ -30,6 +30,7 @@ pub(crate) struct Journey {
     pub(crate) source: PodEnd,
     pub(crate) target: Target,
     pub(crate) sessions_down: Vec<SessionDown>,
+    pub(crate) views: Vec<NodeView>,
 }
 
 /// Finds both ends.
@@ -71,7 +72,8 @@ pub(crate) async fn find(asked: &Asked, context: &Context) -> Result<Journey> {
         port: if protocol == Protocol::Icmp { 0 } else { port },
         mark,
     };
-    Ok(Journey { flow, source, target, sessions_down: sessions_down(&finder.networks) })
+    let (sessions_down, views) = (sessions_down(&finder.networks), views(&finder.networks));
+    Ok(Journey { flow, source, target, sessions_down, views })
 }
 
 fn pick(source: &[IpAddr], target: &[IpAddr], ipv6: bool) -> Option<(IpAddr, IpAddr)> {
@@ -300,4 +302,23 @@ fn sessions_down(networks: &[NodeNetwork]) -> Vec<SessionDown> {
         }
     }
     down
+}
+
+fn views(networks: &[NodeNetwork]) -> Vec<NodeView> {
+    let view = |network: &NodeNetwork| {
+        let name = network.name_any();
+        let own = &network.spec.addresses;
+        let addresses = own.ipv4.map(IpAddr::from).into_iter().chain(own.ipv6.map(IpAddr::from)).collect();
+        let mut view = NodeView { name, addresses, ..NodeView::default() };
+        let peer = format!("node/{}", view.name);
+        for other in networks {
+            let sessions = other.status.iter().flat_map(|status| &status.sessions);
+            for session in sessions.filter(|session| session.peer == peer) {
+                let up = session.state == SessionState::Established;
+                (if up { &mut view.up } else { &mut view.down }).push(other.name_any());
+            }
+        }
+        view
+    };
+    networks.iter().map(view).collect()
 }

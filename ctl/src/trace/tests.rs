@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 
-use manx_facts::kernel::{Hop, Kernel, Link, Neighbour, NeighbourState, Route, RouteKind, TABLE_MAIN};
+use manx_facts::kernel::{
+    Hop, Kernel, Link, Neighbour, NeighbourState, Program, ProgramPlace, Route, RouteKind, Rule, RuleAction,
+    TABLE_MAIN,
+};
 use manx_facts::pod::PodInside;
-use manx_facts::probe::{Aim, Flow, Kind, Lookup, Protocol, Seen, Sent, Sight, Translation, Verdict, Way};
+use manx_facts::probe::{
+    Aim, Flow, Kind, LegacyDrop, Lookup, Protocol, Seen, Sent, Sight, Translation, Verdict, Way,
+};
 use manx_facts::record::Endpoint;
 
-use super::evidence::{Backend, Evidence, NodeEvidence, PodEnd, SessionDown, Target};
+use super::evidence::{Backend, Evidence, NodeEvidence, NodeView, PodEnd, SessionDown, Target};
 use super::hops::Trace;
 use super::judge::judge;
 use super::path::{Leg, Station};
@@ -144,6 +149,7 @@ fn between_pods(count: usize) -> Evidence {
         here,
         there: vec![there],
         sessions_down: Vec::new(),
+        views: Vec::new(),
     };
     passes(&mut evidence, 0, count);
     evidence
@@ -261,6 +267,11 @@ fn packets_that_are_too_large_for_a_link_between_are_named_with_what_passes() {
     let text = said(&evidence);
     assert!(text.contains("packets of 1500 octets are lost behind the uplink of node node1"), "{text}");
     assert!(text.contains("1400 pass"), "{text}");
+    // Nobody outside tells which datagrams came.
+    let mut outside = evidence.clone();
+    (outside.target, outside.flow.protocol) = (Target::Outside, Protocol::Udp);
+    outside.there.clear();
+    assert_eq!(names(&outside), Vec::<&str>::new());
     // A router that says so is as it should be.
     let told = seen(1, "eth0", true, false, Kind::TooBig(1400), 9);
     evidence.here.sights.push(told);
@@ -287,6 +298,197 @@ fn the_rule_of_a_firewall_is_named_with_table_chain_and_handle() {
     );
 }
 
+fn drop_of(family: &str, table: &str, chain: &str) -> Verdict {
+    Verdict {
+        family: family.to_owned(),
+        table: table.to_owned(),
+        chain: chain.to_owned(),
+        verdict: "drop".to_owned(),
+        ..Verdict::default()
+    }
+}
+
+#[test]
+fn rules_of_iptables_are_named_by_their_number_in_both_of_its_kinds() {
+    let mut evidence = between_pods(4);
+    let drop = Verdict {
+        handle: Some(9),
+        line: Some(3),
+        comment: Some("no pings".to_owned()),
+        ..drop_of("ip", "filter", "FORWARD")
+    };
+    evidence.there[0].sights.push(Sight::Verdict(drop));
+    assert_eq!(names(&evidence), ["firewall"]);
+    let text = said(&evidence);
+    assert!(
+        text.contains("rule 3 (\"no pings\") in chain FORWARD of the table filter of iptables"),
+        "{text}"
+    );
+    assert!(text.contains("iptables -t filter -vnL FORWARD --line-numbers"), "{text}");
+
+    let mut evidence = between_pods(4);
+    let drop = LegacyDrop {
+        table: "filter".to_owned(),
+        chain: "FORWARD".to_owned(),
+        target: "DROP".to_owned(),
+        packets: 3,
+        ..LegacyDrop::default()
+    };
+    evidence.there[0].sights.push(Sight::Legacy(vec![drop]));
+    assert_eq!(names(&evidence), ["firewall"]);
+    let text = said(&evidence);
+    let words = "legacy iptables drops it: the policy of chain FORWARD of the table filter (+3)";
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn what_the_guard_of_a_pods_link_drops_is_told_with_what_the_pod_did_wrong() {
+    let guarded = |mac: &str, given: &[&str]| {
+        let mut evidence = between_pods(2);
+        evidence.here.sights.push(Sight::Verdict(drop_of("netdev", "manx-cali1", "ingress")));
+        for sight in &mut evidence.here.sights {
+            if let Sight::Seen(seen) = sight {
+                (seen.mac, seen.from) = (Some(mac.to_owned()), Some(ip(A)));
+            }
+        }
+        let given = given.iter().map(|address| Neighbour {
+            link: 17,
+            address: ip(address),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            state: NeighbourState::Permanent,
+        });
+        evidence.here.kernel.neighbours = given.collect();
+        assert_eq!(names(&evidence), ["guard"]);
+        said(&evidence)
+    };
+    let text = guarded("02:00:00:00:00:77", &[A]);
+    assert!(text.contains("sends from the hardware address 02:00:00:00:00:77, and Manx gave it"), "{text}");
+    let text = guarded("02:00:00:00:00:01", &["10.244.0.9"]);
+    assert!(text.contains("it comes from 10.244.0.5, and Manx gave that pod 10.244.0.9"), "{text}");
+    let text = guarded("02:00:00:00:00:01", &[A]);
+    assert!(text.contains("none of its rules is for the packet"), "{text}");
+}
+
+#[test]
+fn programs_on_the_links_where_packets_vanish_are_hinted_at() {
+    let of = |place, kind: &str| Program { place, kind: kind.to_owned(), name: None, id: Some(7) };
+    let mut evidence = between_pods(4);
+    evidence.there[0].kernel.links[0].programs.push(of(ProgramPlace::Ingress, "bpf"));
+    assert_eq!(names(&evidence), ["lostInNode"]);
+    let text = said(&evidence);
+    assert!(
+        text.contains("eth0 of node node2 has a filter of tc at ingress: bpf (id 7), which may"),
+        "{text}"
+    );
+    assert!(text.contains("look at `tc filter show dev eth0 ingress`"), "{text}");
+    // Before packet sockets see it.
+    let mut evidence = between_pods(3);
+    evidence.there[0].kernel.links[0].programs.push(of(ProgramPlace::Xdp, ""));
+    assert_eq!(names(&evidence), ["lostOnWire"]);
+    assert!(said(&evidence).contains("eth0 of node node2 has an XDP program (id 7)"), "{}", said(&evidence));
+    // One that does not see packets of this direction is not why.
+    let mut evidence = between_pods(3);
+    evidence.there[0].kernel.links[0].programs.push(of(ProgramPlace::Egress, "bpf"));
+    assert!(!said(&evidence).contains("egress"), "{}", said(&evidence));
+}
+
+#[test]
+fn a_rule_that_leads_packets_elsewhere_or_throws_them_away_is_named() {
+    let rule = Rule { priority: 100, table: 100, ..Rule::default() };
+    let mut evidence = between_pods(3);
+    evidence.here.kernel.rules.push(rule.clone());
+    evidence.here.kernel.routes.push(Route { table: 100, ..route("10.244.1.7/32", 3, None, 3) });
+    evidence.here.sights.retain(|sight| !matches!(sight, Sight::Way(_)));
+    let ruled = Way { table: 100, ..way(A, B, "cali1", "10.244.1.7/32", 3, None, "eth0") };
+    evidence.here.sights.push(Sight::Way(ruled));
+    assert_eq!(names(&evidence), ["wrongRoute"]);
+    let text = said(&evidence);
+    assert!(text.contains("of table 100, by the rule 100: from all lookup 100 (made by hand)"), "{text}");
+    assert!(text.contains("`ip rule del pref 100`"), "{text}");
+
+    let mut evidence = between_pods(2);
+    evidence.here.kernel.rules.push(Rule { action: RuleAction::Blackhole, ..rule });
+    evidence.here.sights.retain(|sight| !matches!(sight, Sight::Way(_)));
+    let mut refused = way(A, B, "cali1", "10.244.1.7/32", 0, None, "eth0");
+    refused.refused = Some("EINVAL".to_owned());
+    evidence.here.sights.push(Sight::Way(refused));
+    assert_eq!(names(&evidence), ["blackHole"]);
+    let text = said(&evidence);
+    assert!(
+        text.contains("its rule \"100: from all blackhole\" throws packets to 10.244.1.7 away"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_node_that_cannot_be_asked_is_told_with_what_others_know_of_it() {
+    let mut evidence = between_pods(0);
+    evidence.here = NodeEvidence {
+        node: "node1".to_owned(),
+        away: Some("no answer in time".to_owned()),
+        ..NodeEvidence::default()
+    };
+    evidence.views.push(NodeView {
+        name: "node1".to_owned(),
+        addresses: vec![ip("172.30.0.1")],
+        up: vec!["node2".to_owned(), "node3".to_owned()],
+        down: Vec::new(),
+    });
+    evidence.there[0].kernel.neighbours.push(Neighbour {
+        link: 3,
+        address: ip("172.30.0.1"),
+        mac: Some("02:00:00:00:00:99".to_owned()),
+        state: NeighbourState::Reachable,
+    });
+    assert_eq!(names(&evidence), ["away"]);
+    let text = said(&evidence);
+    for words in [
+        "no probe was sent",
+        "its sessions with node2, node3 are up",
+        "node node2 has the neighbour 172.30.0.1 is 02:00:00:00:00:99, reachable",
+        "--through 'ssh root@{node}'",
+    ] {
+        assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {text}");
+    }
+    // Nothing is claimed of where it got lost.
+    let mut evidence = between_pods(3);
+    evidence.there[0] = NodeEvidence { away: Some("x".to_owned()), ..NodeEvidence::default() };
+    evidence.there[0].node = "node2".to_owned();
+    assert_eq!(names(&evidence), ["away", "lostOnWire"]);
+    assert!(said(&evidence).contains("does not say whether it got there"), "{}", said(&evidence));
+}
+
+#[test]
+fn a_pod_that_is_hidden_behind_its_node_is_shown_with_both_ways() {
+    let mut evidence = between_pods(12);
+    (evidence.flow.port, evidence.flow.protocol) = (80, Protocol::Tcp);
+    let node = ip("172.30.1.2");
+    for sight in &mut evidence.here.sights {
+        if let Sight::Seen(seen) = sight {
+            let hidden = !seen.inside && seen.link == "eth0" && seen.kind == Kind::Probe;
+            seen.from = Some(if hidden { node } else { ip(A) });
+        }
+    }
+    evidence.here.sights.push(Sight::Translation(Translation {
+        from: ip(A),
+        to: ip(B),
+        to_port: 80,
+        backend: ip(B),
+        backend_port: 80,
+        seen_as: node,
+        seen_port: 4242,
+        timeout: 119,
+    }));
+    let (text, own) = (said(&evidence), evidence.flow.source_port());
+    for words in [
+        &*format!("masquerade: 10.244.0.5 port {own} goes out as 172.30.1.2 port 4242, tracked for 119 s"),
+        &format!("answers to 172.30.1.2 port 4242 go back to 10.244.0.5 port {own}"),
+        "rx 0 tx 0, as 172.30.1.2  → 0.080 ms ← 0.360 ms",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
 #[test]
 fn a_service_without_endpoints_is_named_and_one_with_shows_the_chosen_backend() {
     let mut evidence = between_pods(2);
@@ -305,6 +507,7 @@ fn a_service_without_endpoints_is_named_and_one_with_shows_the_chosen_backend() 
         backend: ip(B),
         backend_port: 8081,
         seen_as: ip(A),
+        seen_port: 61_000,
         timeout: 119,
     }));
     assert_eq!(names(&evidence), Vec::<&str>::new());

@@ -1,6 +1,6 @@
 //! Routes, neighbours and stations in words.
 
-use manx_facts::kernel::{Neighbour, NeighbourState, Route, RouteKind};
+use manx_facts::kernel::{Neighbour, NeighbourState, Route, RouteKind, Rule};
 
 use super::evidence::{Evidence, NodeEvidence};
 use super::path::Station;
@@ -43,6 +43,11 @@ pub(crate) fn route(node: &NodeEvidence, route: &Route) -> String {
         text += &format!(" dev {}", kernel.link_name(hop.link));
     }
     format!("{text} (made by {})", protocol(route.protocol))
+}
+
+/// The command that removes a rule of policy routing.
+pub(crate) fn rule_gone(rule: &Rule) -> String {
+    format!("{} rule del pref {}", if rule.ipv6 { "ip -6" } else { "ip" }, rule.priority)
 }
 
 /// A neighbour, with what is known of it.

@@ -292,18 +292,18 @@ mod tests {
         // As wg-quick has it: all that the tunnel did not mark, but for routes of the main table that are no default.
         let tunnel = Rule { priority: 200, table: 100, mark: Some(7), invert: true, ..Rule::default() };
         let main = Rule { priority: 199, table: TABLE_MAIN, suppress_length: Some(0), ..Rule::default() };
-        let mut kernel = self::kernel(&[main.clone(), tunnel.clone()]);
-        assert_eq!(link(kernel.decide(&to("10.1.2.3/32")).others), Some(1));
-        assert_eq!(link(kernel.decide(&to("192.0.2.1/32")).others), Some(2));
+        let mut ruled = kernel(&[main.clone(), tunnel.clone()]);
+        assert_eq!(link(ruled.decide(&to("10.1.2.3/32")).others), Some(1));
+        assert_eq!(link(ruled.decide(&to("192.0.2.1/32")).others), Some(2));
         assert_eq!(main.to_string(), "199: from all lookup main suppress_prefixlength 0");
         assert_eq!(tunnel.to_string(), "200: not from all fwmark 0x7 lookup 100");
         let throw = Route { kind: RouteKind::Throw, ..route("10.1.0.0/16", TABLE_MAIN, 0) };
-        kernel.routes.push(throw);
-        assert_eq!(link(kernel.decide(&to("10.1.2.3/32")).others), Some(2));
+        ruled.routes.push(throw);
+        assert_eq!(link(ruled.decide(&to("10.1.2.3/32")).others), Some(2));
         let (action, goto) = (RuleAction::Goto, Some(32_766));
         let jump = Rule { priority: 10, action, goto, ..Rule::default() };
-        let kernel = self::kernel(&[jump, Rule { priority: 20, table: 100, ..Rule::default() }]);
-        assert_eq!(link(kernel.decide(&to("10.1.2.3/32")).others), Some(1));
+        let ruled = kernel(&[jump, Rule { priority: 20, table: 100, ..Rule::default() }]);
+        assert_eq!(link(ruled.decide(&to("10.1.2.3/32")).others), Some(1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use nix::libc;
 use super::nftables::{NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_LIST_ELEM};
 use super::request::Attributes;
 
-const NFTA_EXPR_NAME: u16 = 1;
+pub(super) const NFTA_EXPR_NAME: u16 = 1;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_PAYLOAD_LL_HEADER: u32 = 0;

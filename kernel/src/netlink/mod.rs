@@ -24,6 +24,7 @@ pub mod lookup;
 pub mod monitor;
 pub mod mtu;
 pub mod nat;
+pub mod nfrules;
 mod nftables;
 pub mod nftrace;
 pub mod request;

@@ -1,7 +1,6 @@
 //! The part of nf_tables that Manx speaks: transactions, tables, base chains, interval sets and a few expressions,
 //! as netlink messages.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nix::errno::Errno;
@@ -44,11 +43,11 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_HANDLE: u16 = 3;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_RULE_USERDATA: u16 = 7;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_HANDLE: u16 = 3;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 const NFT_SET_INTERVAL: u32 = 4;
@@ -200,6 +199,21 @@ impl<'a> Transaction<'a> {
         });
     }
 
+    /// Makes a chain that sees what comes in by this link, at this priority, and accepts what it does not decide.
+    pub(super) fn first_ingress(&mut self, chain: &str, link: &str, priority: i32) {
+        let name = self.table.name;
+        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
+            attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
+                attributes
+                    .put_be32(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS)
+                    .put_be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned())
+                    .put_str(NFTA_HOOK_DEV, link);
+            });
+            attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
+        });
+    }
+
     /// Makes a chain that sees what comes in by this link before anybody else, and drops what it does not decide.
     pub(super) fn ingress(&mut self, chain: &str, link: &str) {
         let name = self.table.name;
@@ -254,7 +268,7 @@ fn subsystem() -> [u8; BODY] {
     [libc::AF_UNSPEC as u8, 0, high, low]
 }
 
-fn kind(message: i32) -> u16 {
+pub(super) fn kind(message: i32) -> u16 {
     (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
 }
 
@@ -391,37 +405,6 @@ pub(super) fn get_rules(table: Table<'_>) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_RULE_TABLE, table.name);
     })
-}
-
-/// The comments of the rules of a table, by handle. `family` is as nft says it.
-pub(super) fn comments(
-    socket: &mut Socket,
-    family: &str,
-    table: &str,
-) -> Result<BTreeMap<u64, String>, SocketError> {
-    let number = match family {
-        "ip" => libc::NFPROTO_IPV4,
-        "ip6" => libc::NFPROTO_IPV6,
-        "netdev" => libc::NFPROTO_NETDEV,
-        "bridge" => libc::NFPROTO_BRIDGE,
-        _ => libc::NFPROTO_INET,
-    };
-    let mut request =
-        Batch::of(kind(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP, &[number as u8, 0, 0, 0], |attributes| {
-            attributes.put_str(NFTA_RULE_TABLE, table);
-        });
-    let mut comments = BTreeMap::new();
-    socket.visit(&mut request, |rule| {
-        let of_kind =
-            |wanted| rule.attributes(BODY).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-        let handle = of_kind(NFTA_RULE_HANDLE).and_then(|value| value.first_chunk());
-        // As nft writes a comment: kind 0, length with the final zero, text.
-        let comment = of_kind(NFTA_RULE_USERDATA).filter(|data| data.first() == Some(&0));
-        if let (Some(handle), Some(text)) = (handle, comment.and_then(|data| data.get(2..))) {
-            comments.insert(u64::from_be_bytes(*handle), super::request::read_str(text));
-        }
-    })?;
-    Ok(comments)
 }
 
 /// Asks for the elements of a set.

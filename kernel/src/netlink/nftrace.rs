@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::libc;
 
+use super::nfrules::{self, RuleNote};
 use super::nftables::{self, Expression, Table, TableFamily, Transaction};
 use super::request::{Message, attributes, read_ip, read_str};
 use super::socket::{Socket, SocketError};
@@ -118,16 +119,17 @@ pub struct Follower {
     events: Socket,
     /// The table lives as long as this.
     owner: Socket,
-    comments: BTreeMap<(String, String), BTreeMap<u64, String>>,
+    rules: BTreeMap<(String, String), BTreeMap<u64, RuleNote>>,
 }
 
 impl Follower {
-    /// Begins to follow packets with these marks, by a table of this name.
+    /// Begins to follow packets with these marks, by a table of this name; those that come in by `link` from there on,
+    /// which is where the guard of a pod's link decides.
     ///
     /// # Errors
     ///
     /// When the kernel has no nf_tables, or none whose tables go with their socket.
-    pub fn start(name: &str, marks: &[Mark]) -> Result<Self, SocketError> {
+    pub fn start(name: &str, marks: &[Mark], link: Option<&str>) -> Result<Self, SocketError> {
         let events = Socket::netfilter()?;
         events.enlarge_buffers(BUFFER_OCTETS);
         events.join(GROUP)?;
@@ -136,12 +138,18 @@ impl Follower {
         transaction.own_table();
         for (chain, hook) in [("incoming", libc::NF_INET_PRE_ROUTING), ("own", libc::NF_INET_LOCAL_OUT)] {
             transaction.first(chain, hook as u32, PRIORITY);
-            for mark in marks {
-                transaction.rule(chain, &mark.expressions(), "manxctl trace; goes by itself");
-            }
+            mark(&mut transaction, chain, marks);
         }
         owner.send(&mut transaction.finish())?.all_done()?;
-        Ok(Self { name: name.to_owned(), events, owner, comments: BTreeMap::new() })
+        if let Some(link) = link {
+            let mut transaction = Transaction::new(Table { family: TableFamily::Netdev, name });
+            transaction.own_table();
+            transaction.first_ingress("incoming", link, PRIORITY);
+            mark(&mut transaction, "incoming", marks);
+            // Where links have no such chains there is no guard that could drop a packet either.
+            let _unsupported = owner.send(&mut transaction.finish())?.all_done();
+        }
+        Ok(Self { name: name.to_owned(), events, owner, rules: BTreeMap::new() })
     }
 
     /// The decisions that have been taken since the last call, without those of its own table.
@@ -156,14 +164,20 @@ impl Follower {
         Ok(decisions)
     }
 
-    /// The comment of the rule that decided, if it has one.
-    pub fn comment(&mut self, decision: &Decision) -> Option<String> {
+    /// What there is to say of the rule that decided; nothing of a policy.
+    pub fn rule(&mut self, decision: &Decision) -> Option<RuleNote> {
         let key = (decision.family.to_owned(), decision.table.clone());
-        if !self.comments.contains_key(&key) {
-            let comments = nftables::comments(&mut self.owner, decision.family, &decision.table);
-            self.comments.insert(key.clone(), comments.unwrap_or_default());
+        if !self.rules.contains_key(&key) {
+            let rules = nfrules::notes(&mut self.owner, decision.family, &decision.table);
+            self.rules.insert(key.clone(), rules.unwrap_or_default());
         }
-        self.comments.get(&key)?.get(&decision.handle?).cloned()
+        self.rules.get(&key)?.get(&decision.handle?).cloned()
+    }
+}
+
+fn mark(transaction: &mut Transaction<'_>, chain: &str, marks: &[Mark]) {
+    for mark in marks {
+        transaction.rule(chain, &mark.expressions(), "manxctl trace; goes by itself");
     }
 }
 

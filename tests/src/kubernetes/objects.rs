@@ -37,6 +37,14 @@ impl Cluster {
         Ok(command)
     }
 
+    /// A program that is in the image, as a file of this machine.
+    ///
+    /// # Errors
+    /// When the image was not built beside this program.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        Ok(manxctl()?.with_file_name(name))
+    }
+
     /// Runs kubectl and returns what it printed.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = netns::run(self.kubectl_command().args(args))?;

@@ -1,5 +1,8 @@
 //! `manxctl trace` on the real cluster: what is well is told so, and each fault is found and named where it is.
 
+#[path = "dropped.rs"]
+mod dropped;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,8 +34,12 @@ fn trace() -> Result<()> {
     let world = World::start(&cluster, "trace", objects)?;
     let stage = Stage { cluster: &cluster, world: &world };
     stage.healthy()?;
+    stage.hidden()?;
     stage.on_nodes()?;
+    stage.rules()?;
+    stage.droppers()?;
     stage.between()?;
+    stage.away()?;
     stage.of_kubernetes()?;
     stage.nothing_stays()
 }
@@ -281,7 +288,7 @@ impl Stage<'_> {
         for node in self.cluster.nodes() {
             wait::until("nothing of a trace is left", PATIENCE, || {
                 let tables = netns::text(&node.netns(), &["nft", "list", "tables"])?;
-                Ok(!tables.contains("manx-trace"))
+                Ok(!tables.contains("manxctl-trace"))
             })?;
         }
         Ok(())

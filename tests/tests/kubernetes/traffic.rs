@@ -139,13 +139,13 @@ pub(crate) fn sizes(table: &mut Table, world: &World<'_>, family: Family) -> Res
 }
 
 /// A server outside that tells each client its address, until it is dropped.
-struct Mirror {
+pub(super) struct Mirror {
     stop: Arc<AtomicBool>,
 }
 
 impl Mirror {
     /// On `port` of `place`, both families, TCP and UDP.
-    fn start(place: &Place, port: u16) -> Result<Self> {
+    pub(super) fn start(place: &Place, port: u16) -> Result<Self> {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let (tcp, udp) = place.inside(|| Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?)))?;
         tcp.set_nonblocking(true)?;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::io::IoSliceMut;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use manx_facts::probe::{Flow, Protocol};
@@ -95,7 +96,8 @@ impl AsRawFd for Capture {
     }
 }
 
-/// Lets pass what may be of the flow: ICMP, TCP handshakes and datagrams to its source port or with its mark. A classic
+/// Lets pass what may be of the flow: ICMP, TCP handshakes and datagrams to its source port or with its mark, and what
+/// comes from its target, where the port may be another because the node hides the pod behind its own address. A classic
 /// filter; packets begin with their IP header.
 fn filter(flow: &Flow) -> Vec<SockFilter> {
     let ipv4 = flow.source.is_ipv4();
@@ -127,18 +129,40 @@ fn filter(flow: &Flow) -> Vec<SockFilter> {
             steps.push(Step::Load(LOAD_SHORT_BEHIND, 2));
             steps.push(Step::Equal(u32::from(flow.source_port()), Keep, Next));
             steps.push(Step::Load(LOAD_SHORT_BEHIND, 14));
-            steps.push(Step::Equal(u32::from(flow.window()), Keep, Drop));
+            steps.push(Step::Equal(u32::from(flow.window()), Keep, Next));
         }
         Protocol::Udp => {
             steps.push(Step::Load(LOAD_SHORT_BEHIND, 2));
             steps.push(Step::Equal(u32::from(flow.source_port()), Keep, Next));
             steps.push(Step::Load(LOAD_WORD_BEHIND, 8));
-            steps.push(Step::Equal(flow.mark, Keep, Drop));
+            steps.push(Step::Equal(flow.mark, Keep, Next));
+            let (place, words) = address(flow.target);
+            for (number, word) in (0..).zip(words) {
+                steps.push(Step::Load(LOAD_WORD, place + 4 * number));
+                steps.push(Step::Equal(word, Next, Drop));
+            }
         }
+    }
+    if flow.protocol != Protocol::Icmp {
+        steps.push(Step::Load(LOAD_SHORT_BEHIND, 0));
+        steps.push(Step::Equal(u32::from(flow.port), Keep, Drop));
     }
     assemble(&steps)
 }
 
+/// Where the IP header has its source, and that address in words.
+fn address(address: IpAddr) -> (u32, Vec<u32>) {
+    match address {
+        IpAddr::V4(address) => (12, vec![address.to_bits()]),
+        IpAddr::V6(address) => {
+            let words = address.octets();
+            let words = words.chunks_exact(4).filter_map(|word| word.first_chunk());
+            (8, words.map(|word| u32::from_be_bytes(*word)).collect())
+        }
+    }
+}
+
+const LOAD_WORD: u16 = 0x20;
 const LOAD_SHORT: u16 = 0x28;
 const LOAD_OCTET: u16 = 0x30;
 const LOAD_WORD_BEHIND: u16 = 0x40;

@@ -21,7 +21,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::capture::{Capture, Passed};
-use super::packet::{Known, recognise};
+use super::legacy::Legacy;
+use super::packet::{Hidden, Known, recognise};
 use super::send::Sender;
 use super::{counters, packet};
 use crate::look::{Lines, links, record};
@@ -75,6 +76,7 @@ pub(super) struct Eyes {
     inside: Option<(NetNs, Place)>,
     follower: Option<AsyncFd<Follower>>,
     netfilter: Option<Socket>,
+    legacy: Option<Legacy>,
     before: BTreeMap<String, u64>,
     told: BTreeMap<String, u64>,
     /// Ways to look up at the next tick, and those that were.
@@ -95,15 +97,16 @@ impl Eyes {
         let mut blind = Vec::new();
         let mut note = |what: &str, why: &dyn std::fmt::Display| blind.push(format!("{what}: {why}"));
         let host = Place::open(&flow)?;
-        let inside = match question.pod.map(|address| enter(address, &flow, &place.run_dir)) {
-            Some(Ok(inside)) => Some(inside),
+        let (inside, link) = match question.pod.map(|address| enter(address, &flow, &place.run_dir)) {
+            Some(Ok((inside, link))) => (Some(inside), Some(link)),
             Some(Err(why)) => {
                 note("the inside of the pod", &why);
-                None
+                (None, None)
             }
-            None => None,
+            None => (None, None),
         };
-        let follower = Follower::start(&format!("manx-trace-{}", std::process::id()), &marks(&flow));
+        let name = format!("manxctl-trace-{}", std::process::id());
+        let follower = Follower::start(&name, &marks(&flow), link.as_deref());
         let follower = follower.map_err(|error| error.to_string());
         let follower = match follower.and_then(|it| readable(it).map_err(|error| error.to_string())) {
             Ok(follower) => Some(follower),
@@ -112,6 +115,10 @@ impl Eyes {
                 None
             }
         };
+        let legacy = Legacy::open(&flow).unwrap_or_else(|why| {
+            note("counters of legacy iptables", &why);
+            None
+        });
         let before = counters::read();
         let eyes = Self {
             flow,
@@ -119,6 +126,7 @@ impl Eyes {
             inside,
             follower,
             netfilter: Socket::netfilter().ok(),
+            legacy,
             told: BTreeMap::new(),
             before,
             due: BTreeSet::new(),
@@ -221,7 +229,7 @@ impl Eyes {
         inside: bool,
         lines: &mut Lines<W>,
     ) -> io::Result<Option<Seen>> {
-        let Some(known) = recognise(&self.flow, &passed.packet) else { return Ok(None) };
+        let Some(known) = self.known(&passed.packet, lines)? else { return Ok(None) };
         if self.seen >= MOST_SEEN {
             return Ok(None);
         }
@@ -238,14 +246,41 @@ impl Eyes {
         Ok(Some(seen))
     }
 
+    /// What a packet is of the flow. A datagram that nothing marks may answer to an address behind which the node hides
+    /// the pod: what is tracked says so.
+    fn known<W: Write>(&mut self, packet: &[u8], lines: &mut Lines<W>) -> io::Result<Option<Known>> {
+        let known = recognise(&self.flow, self.hidden(), packet);
+        if known.is_some() || self.flow.protocol != Protocol::Udp || self.translation.is_some() {
+            return Ok(known);
+        }
+        self.learn(lines)?;
+        Ok(recognise(&self.flow, self.hidden(), packet))
+    }
+
+    fn hidden(&self) -> Option<Hidden> {
+        let translation = self.translation.as_ref().filter(|translation| translation.hides())?;
+        Some((translation.seen_as, translation.seen_port))
+    }
+
+    /// Looks once more whether the connection is tracked.
+    fn learn<W: Write>(&mut self, lines: &mut Lines<W>) -> io::Result<()> {
+        if self.translation.is_none() {
+            self.translation = self.tracked();
+            if let Some(translation) = &self.translation {
+                lines.ok(&Sight::Translation(translation.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn decided<W: Write>(&mut self, decisions: Vec<Decision>, lines: &mut Lines<W>) -> io::Result<()> {
         for decision in decisions {
-            let Some(known) = recognise(&self.flow, &decision.packet) else { continue };
+            let Some(known) = recognise(&self.flow, self.hidden(), &decision.packet) else { continue };
             self.verdicts += 1;
             if self.verdicts > MOST_VERDICTS {
                 return Ok(());
             }
-            let comment = self.follower.as_mut().and_then(|it| it.get_mut().comment(&decision));
+            let rule = self.follower.as_mut().and_then(|it| it.get_mut().rule(&decision)).unwrap_or_default();
             let verdict = Verdict {
                 probe: known.probe,
                 back: known.kind != Kind::Probe,
@@ -254,8 +289,10 @@ impl Eyes {
                 oif: decision.oif.map(|link| self.host.name(link)),
                 table: decision.table,
                 chain: decision.chain,
+                line: decision.handle.map(|_| rule.line),
                 handle: decision.handle,
-                comment,
+                comment: rule.comment,
+                xtables: rule.xtables,
                 verdict: decision.verdict,
                 to: Some(known.to),
             };
@@ -266,18 +303,14 @@ impl Eyes {
 
     /// Looks up what came in, what is tracked, and which counters have grown.
     pub(super) fn tick<W: Write>(&mut self, lines: &mut Lines<W>) -> io::Result<()> {
-        if self.translation.is_none() && !self.due.is_empty() {
-            self.translation = self.tracked();
-            if let Some(translation) = &self.translation {
-                lines.ok(&Sight::Translation(translation.clone()))?;
-            }
+        if !self.due.is_empty() {
+            self.learn(lines)?;
         }
         for (link, from, to) in std::mem::take(&mut self.due) {
             if !self.found.insert((link, from, to)) {
                 continue;
             }
-            let chosen = self.translation.as_ref().filter(|it| it.to == to && it.from == from);
-            let to = chosen.map_or(to, |translation| translation.backend);
+            let to = self.translated(from, to);
             let lookup = Lookup { inside: false, to, from: Some(from), iif: Some(self.host.name(link)) };
             if let Some(sight) = self.way(lookup, true) {
                 lines.ok(&sight)?;
@@ -288,7 +321,19 @@ impl Eyes {
             lines.ok(&Sight::Grown(grown.clone()))?;
             self.told = grown;
         }
-        Ok(())
+        match self.legacy.as_mut().and_then(|legacy| legacy.news(std::time::Instant::now())) {
+            Some(drops) => lines.ok(&Sight::Legacy(drops)),
+            None => Ok(()),
+        }
+    }
+
+    /// Where a packet goes when it is routed: translation comes before that.
+    fn translated(&self, from: IpAddr, to: IpAddr) -> IpAddr {
+        match &self.translation {
+            Some(it) if it.to == to && it.from == from => it.backend,
+            Some(it) if it.hides() && it.seen_as == to && it.backend == from => it.from,
+            _ => to,
+        }
     }
 
     fn tracked(&mut self) -> Option<Translation> {
@@ -305,6 +350,7 @@ impl Eyes {
             backend: found.reply.from,
             backend_port: found.reply.from_port,
             seen_as: found.reply.to,
+            seen_port: found.reply.to_port,
             timeout: found.timeout,
         })
     }
@@ -355,13 +401,16 @@ async fn decisions(follower: &mut Option<AsyncFd<Follower>>) -> io::Result<Vec<D
     Ok(decisions.unwrap_or_default())
 }
 
-fn enter(address: IpAddr, flow: &Flow, run_dir: &Path) -> Result<(NetNs, Place), String> {
+/// A pod's namespace, what looks at it, and the node's end of its link.
+type Inside = ((NetNs, Place), String);
+
+fn enter(address: IpAddr, flow: &Flow, run_dir: &Path) -> Result<Inside, String> {
     let record = record::look(run_dir);
     let endpoint = record.holder(address).ok_or_else(|| format!("the record has no pod with {address}"))?;
     let path = endpoint.netns.as_ref().ok_or("the record does not say where its namespace is")?;
     let namespace = NetNs::open(Path::new(path)).map_err(|error| error.to_string())?;
     let place = namespace.within(|| Place::open(flow)).map_err(|error| error.to_string())??;
-    Ok((namespace, place))
+    Ok(((namespace, place), endpoint.link.clone()))
 }
 
 fn seen(known: &Known, passed: &Passed, inside: bool, link: String) -> Seen {
@@ -394,7 +443,11 @@ fn marks(flow: &Flow) -> Vec<Mark> {
         // Of both ways.
         Protocol::Icmp => vec![vec![signed]],
         Protocol::Udp => vec![vec![signed], vec![port(2)]],
-        Protocol::Tcp => vec![vec![numbered(4), window], vec![numbered(8), port(2)]],
+        // Of answers the port may be another, where the node hides the pod.
+        Protocol::Tcp => {
+            let of_target = Sign::Is { offset: 0, octets: flow.port.to_be_bytes().to_vec() };
+            vec![vec![numbered(4), window], vec![numbered(8), port(2)], vec![numbered(8), of_target]]
+        }
     };
     signs.into_iter().map(|signs| Mark { protocol, signs }).collect()
 }

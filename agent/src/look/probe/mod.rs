@@ -7,6 +7,7 @@
 mod capture;
 mod counters;
 mod eyes;
+mod legacy;
 mod packet;
 mod send;
 

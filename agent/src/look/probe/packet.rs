@@ -104,8 +104,12 @@ fn ip_header(flow: &Flow, shot: &Shot, length: usize) -> Option<IpHeaders> {
     })
 }
 
-/// What a packet without its link header is of the flow; cut off packets are known too.
-pub(super) fn recognise(flow: &Flow, packet: &[u8]) -> Option<Known> {
+/// Whom answers go to where the node hides the pod behind an address of its own.
+pub(super) type Hidden = (IpAddr, u16);
+
+/// What a packet without its link header is of the flow; cut off packets are known too. Answers on their way to whom the
+/// pod is hidden behind are known where that is said, those of TCP in any case.
+pub(super) fn recognise(flow: &Flow, hidden: Option<Hidden>, packet: &[u8]) -> Option<Known> {
     let (ip, _) = LaxIpSlice::from_slice(packet).ok()?;
     let (size, ttl) = match &ip {
         LaxIpSlice::Ipv4(ip) => (ip.header().total_len(), ip.header().ttl()),
@@ -116,11 +120,32 @@ pub(super) fn recognise(flow: &Flow, packet: &[u8]) -> Option<Known> {
     let number = ip.payload_ip_number().0;
     let of =
         |(probe, kind, from_port, to_port)| Known { probe, kind, from, to, from_port, to_port, size, ttl };
+    let ends = Ends { flow, hidden, from, to };
     match (number, flow.protocol) {
         (1 | 58, _) => echo(flow, content).or_else(|| error(flow, content)).map(of),
-        (17, Protocol::Udp) => datagram(flow, content, to).map(of),
-        (6, Protocol::Tcp) => segment(flow, content, to).map(of),
+        (17, Protocol::Udp) => datagram(&ends, content).map(of),
+        (6, Protocol::Tcp) => segment(&ends, content).map(of),
         _ => None,
+    }
+}
+
+/// A flow, and the addresses of a packet that may be of it.
+struct Ends<'a> {
+    flow: &'a Flow,
+    hidden: Option<Hidden>,
+    from: IpAddr,
+    to: IpAddr,
+}
+
+impl Ends<'_> {
+    /// Whether the packet goes to the pod, or to whom it is hidden behind.
+    fn back(&self, to_port: u16) -> bool {
+        let hidden = self.hidden.is_some_and(|hidden| hidden == (self.to, to_port));
+        hidden || (self.to, to_port) == (self.flow.source, self.flow.source_port())
+    }
+
+    fn of_target(&self, from_port: u16) -> bool {
+        (self.from, from_port) == (self.flow.target, self.flow.port)
     }
 }
 
@@ -143,16 +168,17 @@ fn marked(flow: &Flow, content: &[u8]) -> Option<u8> {
     (mark == flow.mark.to_be_bytes()).then(|| content.get(SHORT + 4).copied())?
 }
 
-fn datagram(flow: &Flow, content: &[u8], to: IpAddr) -> Option<Found> {
+fn datagram(ends: &Ends<'_>, content: &[u8]) -> Option<Found> {
     let (from_port, to_port) = (short(content, 0)?, short(content, 2)?);
-    let back = to == flow.source && to_port == flow.source_port();
-    match marked(flow, content) {
+    let back = ends.back(to_port);
+    match marked(ends.flow, content) {
         Some(probe) if !back => Some((probe, Kind::Probe, from_port, to_port)),
         other => back.then_some((other.unwrap_or(0), Kind::Answer, from_port, to_port)),
     }
 }
 
-fn segment(flow: &Flow, content: &[u8], to: IpAddr) -> Option<Found> {
+fn segment(ends: &Ends<'_>, content: &[u8]) -> Option<Found> {
+    let flow = ends.flow;
     const SYN: u8 = 2;
     const RST: u8 = 4;
     const ACK: u8 = 16;
@@ -172,7 +198,8 @@ fn segment(flow: &Flow, content: &[u8], to: IpAddr) -> Option<Found> {
         _ => return None,
     };
     let probe = flow.probe_of(word(content, 8)?.wrapping_sub(1))?;
-    (to == flow.source && to_port == flow.source_port()).then_some((probe, kind, from_port, to_port))
+    // Of who is behind an address, what it acknowledges says enough.
+    (ends.back(to_port) || ends.of_target(from_port)).then_some((probe, kind, from_port, to_port))
 }
 
 /// An error about a probe, which it quotes.
@@ -192,7 +219,7 @@ fn error(flow: &Flow, content: &[u8]) -> Option<Found> {
 
 fn recognise_quoted(flow: &Flow, packet: &[u8]) -> Option<Known> {
     // Errors are not sent about errors, so this ends.
-    recognise(flow, packet).filter(|known| known.kind == Kind::Probe)
+    recognise(flow, None, packet).filter(|known| known.kind == Kind::Probe)
 }
 
 fn short(octets: &[u8], at: usize) -> Option<u16> {
@@ -227,14 +254,14 @@ mod tests {
                 let flow = flow(protocol, ends);
                 let packet = build(&flow, &shot(&flow, 3, 1500)).expect("it fits");
                 assert_eq!(packet.len(), 1500);
-                let known = recognise(&flow, &packet).expect("known");
+                let known = recognise(&flow, None, &packet).expect("known");
                 assert_eq!((known.probe, known.kind, known.size), (3, Kind::Probe, 1500));
                 assert_eq!((known.from, known.to, known.ttl), (flow.source, flow.target, 64));
                 // What a trace of rules or an error quotes of it.
                 let header = if flow.source.is_ipv4() { 20 } else { 40 };
-                assert_eq!(recognise(&flow, &packet[..header + 20]).map(|known| known.probe), Some(3));
+                assert_eq!(recognise(&flow, None, &packet[..header + 20]).map(|known| known.probe), Some(3));
                 let other = Flow { mark: 0x1234_5678, ..flow };
-                assert_eq!(recognise(&other, &packet), None);
+                assert_eq!(recognise(&other, None, &packet), None);
             }
         }
     }
@@ -247,7 +274,7 @@ mod tests {
             let mut error = Vec::new();
             let builder = PacketBuilder::ipv4([192, 0, 2, 1], [10, 0, 0, 1], 60).icmpv4(kind);
             builder.write(&mut error, &packet[..28]).expect("written");
-            recognise(&flow, &error).map(|known| (known.probe, known.kind))
+            recognise(&flow, None, &error).map(|known| (known.probe, known.kind))
         };
         let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 };
         assert_eq!(error(Icmpv4Type::DestinationUnreachable(needed)), Some((5, Kind::TooBig(1400))));
@@ -267,8 +294,42 @@ mod tests {
             let mut packet = Vec::new();
             let builder = PacketBuilder::ipv4([10, 0, 1, 1], [10, 0, 0, 1], 60).tcp_header(tcp);
             builder.write(&mut packet, &[]).expect("written");
-            assert_eq!(recognise(&flow, &packet).map(|known| (known.probe, known.kind)), Some((7, kind)));
+            assert_eq!(
+                recognise(&flow, None, &packet).map(|known| (known.probe, known.kind)),
+                Some((7, kind))
+            );
         }
+    }
+
+    #[test]
+    fn an_answer_to_the_address_behind_which_the_pod_is_hidden_is_known_before_it_is_translated() {
+        let node: IpAddr = [192, 0, 2, 2].into();
+        let answer = |transport: &dyn Fn(etherparse::PacketBuilderStep<IpHeaders>) -> Vec<u8>| {
+            transport(PacketBuilder::ipv4([10, 0, 1, 1], [192, 0, 2, 2], 60))
+        };
+        let flow = flow(Protocol::Udp, ENDS[0]);
+        let datagram = answer(&|builder| {
+            let mut packet = Vec::new();
+            builder.udp(80, 4242).write(&mut packet, b"reply").expect("written");
+            packet
+        });
+        let known = |flow, hidden, packet: &[u8]| recognise(flow, hidden, packet).map(|known| known.kind);
+        assert_eq!(known(&flow, None, &datagram), None);
+        assert_eq!(known(&flow, Some((node, 4243)), &datagram), None);
+        assert_eq!(known(&flow, Some((node, 4242)), &datagram), Some(Kind::Answer));
+        let flow = Flow { protocol: Protocol::Tcp, ..flow };
+        let segment = |port| {
+            answer(&|builder| {
+                let mut tcp = TcpHeader::new(port, 4242, 9, 100);
+                tcp.acknowledgment_number = flow.sequence(0).wrapping_add(1);
+                (tcp.ack, tcp.syn) = (true, true);
+                let mut packet = Vec::new();
+                builder.tcp_header(tcp).write(&mut packet, &[]).expect("written");
+                packet
+            })
+        };
+        assert_eq!(known(&flow, None, &segment(80)), Some(Kind::Answer));
+        assert_eq!(known(&flow, None, &segment(81)), None);
     }
 
     proptest! {
@@ -277,7 +338,7 @@ mod tests {
             let mut packet = octets;
             packet.insert(0, first);
             for protocol in [Protocol::Icmp, Protocol::Udp, Protocol::Tcp] {
-                let _known = recognise(&flow(protocol, ENDS[0]), &packet);
+                let _known = recognise(&flow(protocol, ENDS[0]), None, &packet);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kube::ResourceExt as _;
-use manx_facts::kernel::{Decision, Kernel, PROTOCOL, Packet, Route, RouteKind, Rule, TABLE_MAIN, holds};
+use manx_facts::kernel::{Decision, Kernel, PROTOCOL, Packet, Route, RouteKind, Rule, holds};
 
 use super::super::gather::Gathered;
 use super::{named, route_to, shown};
@@ -106,7 +106,7 @@ fn finding(
 
 #[cfg(test)]
 mod tests {
-    use manx_facts::kernel::Hop;
+    use manx_facts::kernel::{Hop, TABLE_MAIN};
 
     use super::*;
 
