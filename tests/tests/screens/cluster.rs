@@ -56,6 +56,12 @@ pub(crate) enum Shape {
     Mesh,
 }
 
+/// The BGP identifier of a router: one for each name.
+fn identifier(router: &str) -> Option<std::net::Ipv4Addr> {
+    let end: [u8; 3] = router.as_bytes().last_chunk().copied()?;
+    Some([10, end[0], end[1], end[2]].into())
+}
+
 /// A running `manxctl ui`; it ends with this value.
 pub(crate) struct Ui {
     /// What it printed.
@@ -172,6 +178,7 @@ impl Cluster {
         }
         let since = Time(Timestamp::now() - Duration::from_secs(5000 + number as u64 * 61));
         let session = |peer: String| Session {
+            router_id: peer.strip_prefix("peer/").and_then(identifier),
             address: format!("172.30.{}.1", number % 250).parse().ok(),
             as_number: Some(if peer.starts_with("peer/") { 65000 } else { 64512 }),
             received: 7,
