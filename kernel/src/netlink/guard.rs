@@ -12,7 +12,7 @@ pub use super::admission::{Audit, Gate, Gates, admit, admitted};
 use super::nftables::{self, Expression, Hook, Table, TableFamily, Transaction};
 use super::socket::{Socket, SocketError};
 
-const TABLE: Table<'static> = Table { family: TableFamily::Inet, name: "manx" };
+pub(super) const TABLE: Table<'static> = Table { family: TableFamily::Inet, name: "manx" };
 const ROUTERS: [(TableFamily, &str, i32); 2] =
     [(TableFamily::Ip, "routers4", libc::NFPROTO_IPV4), (TableFamily::Ip6, "routers6", libc::NFPROTO_IPV6)];
 const COMMENT: &str = "nothing from a pod reaches where routers speak";

@@ -13,6 +13,7 @@ mod decode;
 mod dump;
 mod encode;
 mod expression;
+pub mod filters;
 pub mod guard;
 pub mod guests;
 pub mod inspect;

@@ -24,11 +24,11 @@ const NFTA_TABLE_HANDLE: u16 = 4;
 /// The table goes with the socket that made it.
 const NFT_TABLE_F_OWNER: u32 = 2;
 const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_POLICY: u16 = 5;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
+pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
+pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_SET_TABLE: u16 = 1;
@@ -39,9 +39,9 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_ID: u16 = 10;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
@@ -51,7 +51,7 @@ pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 const NFT_SET_INTERVAL: u32 = 4;
-const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NF_NETDEV_INGRESS: u32 = 0;
 
 /// An address family of tables.
@@ -408,7 +408,7 @@ pub(super) fn get_rules(table: Table<'_>) -> Batch {
 }
 
 /// Asks for the elements of a set.
-fn get_elements(table: Table<'_>, set: &str) -> Batch {
+pub(super) fn get_elements(table: Table<'_>, set: &str) -> Batch {
     Batch::of(kind(libc::NFT_MSG_GETSETELEM), libc::NLM_F_DUMP, &table.family.body(), |attributes| {
         attributes.put_str(NFTA_SET_ELEM_LIST_TABLE, table.name).put_str(NFTA_SET_ELEM_LIST_SET, set);
     })
