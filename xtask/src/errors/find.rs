@@ -90,15 +90,62 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The messages of one file.
-pub(crate) fn find(source: &Source<'_>) -> Vec<Message> {
-    let mut finder = Finder { path: source.path, found: Vec::new(), names: BTreeMap::new() };
+/// What the functions of a crate do, by their names: what a finding says may come out of one.
+#[derive(Debug, Default)]
+pub(crate) struct Functions(BTreeMap<String, Vec<(String, TokenStream)>>);
+
+impl Functions {
+    /// Learns those of one file, without its tests.
+    pub(crate) fn learn(&mut self, source: &Source<'_>) {
+        self.walk(source.path, &source.tokens);
+    }
+
+    fn walk(&mut self, path: &str, stream: &TokenStream) {
+        let tokens: Vec<TokenTree> = stream.clone().into_iter().collect();
+        let mut rest = tokens.as_slice();
+        while let [token, behind @ ..] = rest {
+            rest = behind;
+            match (token, behind) {
+                (hash, [TokenTree::Group(attribute), after @ ..]) if is(hash, '#') => {
+                    rest = if is_of_tests(attribute) { behind_item(after) } else { after };
+                }
+                (TokenTree::Ident(word), [TokenTree::Ident(name), after @ ..]) if word == "fn" => {
+                    let head = after.iter().take_while(|token| !is(token, ';'));
+                    let body = head.filter(|token| is_body(token)).find_map(|token| match token {
+                        TokenTree::Group(body) => Some(body.stream()),
+                        _ => None,
+                    });
+                    if let Some(body) = body {
+                        self.0.entry(name.to_string()).or_default().push((path.to_owned(), body));
+                    }
+                }
+                (TokenTree::Group(group), _) => self.walk(path, &group.stream()),
+                _ => {}
+            }
+        }
+    }
+
+    /// What the function of this name does: the one of the file itself, else the only one.
+    fn body(&self, path: &str, name: &str) -> Option<&TokenStream> {
+        let all = self.0.get(name)?;
+        let here: Vec<_> = all.iter().filter(|(other, _)| other == path).collect();
+        match (here.as_slice(), all.as_slice()) {
+            ([(_, body)], _) | ([], [(_, body)]) => Some(body),
+            _ => None,
+        }
+    }
+}
+
+/// The messages of one file, in a crate with these functions.
+pub(crate) fn find(source: &Source<'_>, functions: &Functions) -> Vec<Message> {
+    let mut finder = Finder { path: source.path, functions, found: Vec::new(), names: BTreeMap::new() };
     finder.walk(&source.tokens, Kind::Words);
     finder.found
 }
 
 struct Finder<'a> {
     path: &'a str,
+    functions: &'a Functions,
     found: Vec<Message>,
     /// What the names of a function stand for, as it was last said.
     names: BTreeMap<String, Vec<TokenTree>>,
@@ -148,6 +195,13 @@ impl Finder<'_> {
                     }
                     self.names.insert(what.to_string(), said);
                 }
+                (
+                    TokenTree::Ident(name),
+                    [TokenTree::Ident(some), TokenTree::Group(what), equals, of @ ..],
+                ) if name == "let" && some == "Some" && is(equals, '=') => {
+                    let said = of.iter().take_while(|token| !is_body(token) && !is(token, ';'));
+                    self.names.insert(what.stream().to_string(), said.cloned().collect());
+                }
                 (TokenTree::Ident(name), _) if name == "impl" => kind_inside = of_impl(behind, kind),
                 (TokenTree::Group(group), _) => {
                     let is_block = group.delimiter() == Delimiter::Brace;
@@ -171,13 +225,7 @@ impl Finder<'_> {
             [TokenTree::Ident(name), TokenTree::Group(group)] if name == "error" => {
                 self.formatted(&group.stream(), Kind::Error, None);
             }
-            [.., TokenTree::Ident(name)] if name == "test" => return behind_item(after),
-            [TokenTree::Ident(name), TokenTree::Group(group)] if name == "cfg" => {
-                let condition = group.stream().to_string().replace(' ', "");
-                if condition == "test" || condition.starts_with("all(test,") {
-                    return behind_item(after);
-                }
-            }
+            _ if is_of_tests(attribute) => return behind_item(after),
             _ => {}
         }
         after
@@ -276,15 +324,50 @@ impl Finder<'_> {
         self.found.extend(found.map(|message| Message { cure: Some(cure.clone()), ..message }));
     }
 
-    /// The messages of some tokens, of which every text is one; of a name, those of what it stands for.
+    /// The messages of some tokens, of which every text is one; of a name, those of what it stands for, of a function that
+    /// is called, its sentences.
     fn aside(&self, tokens: &[TokenTree]) -> Vec<Message> {
         let tokens = match tokens {
             [TokenTree::Ident(name)] => self.names.get(&name.to_string()).map_or(tokens, Vec::as_slice),
             tokens => tokens,
         };
-        let mut finder = Finder { path: self.path, found: Vec::new(), names: BTreeMap::new() };
-        finder.walk(&tokens.iter().cloned().collect(), Kind::Finding);
+        let found = self.findings(&tokens.iter().cloned().collect());
+        let called = match tokens {
+            [.., TokenTree::Ident(name), TokenTree::Group(arguments)]
+                if found.is_empty() && arguments.delimiter() == Delimiter::Parenthesis =>
+            {
+                self.functions.body(self.path, &name.to_string())
+            }
+            _ => None,
+        };
+        match called {
+            Some(body) => {
+                let mut found = self.findings(body);
+                found.retain(|message| is_message(Kind::Words, &message.template));
+                found
+            }
+            None => found,
+        }
+    }
+
+    fn findings(&self, stream: &TokenStream) -> Vec<Message> {
+        let mut finder =
+            Finder { path: self.path, functions: self.functions, found: Vec::new(), names: BTreeMap::new() };
+        finder.walk(stream, Kind::Finding);
         finder.found
+    }
+}
+
+/// Whether what has this attribute is for tests only.
+fn is_of_tests(attribute: &Group) -> bool {
+    let tokens: Vec<TokenTree> = attribute.stream().into_iter().collect();
+    match tokens.as_slice() {
+        [TokenTree::Ident(name), TokenTree::Group(group)] if name == "cfg" => {
+            let condition = group.stream().to_string().replace(' ', "");
+            condition == "test" || condition.starts_with("all(test,")
+        }
+        [.., TokenTree::Ident(name)] => name == "test",
+        _ => false,
     }
 }
 
@@ -345,7 +428,12 @@ mod tests {
 
     fn found_at(path: &str, text: &str) -> Vec<(Kind, String)> {
         let source = Source::parse(path, text).expect("it parses");
-        find(&source).into_iter().map(|message| (message.kind, message.template.to_string())).collect()
+        let mut functions = Functions::default();
+        functions.learn(&source);
+        find(&source, &functions)
+            .into_iter()
+            .map(|message| (message.kind, message.template.to_string()))
+            .collect()
     }
 
     fn found(text: &str) -> Vec<(Kind, String)> {
@@ -436,7 +524,7 @@ mod tests {
     fn findings_are_found_with_their_cure() {
         let text = "fn f() { g(Finding::error(format!(\"the node {n}\"), format!(\"lacks {what}\"), \"load it\").see(\"a\")); }";
         let source = Source::parse("ctl/src/a.rs", text).expect("it parses");
-        let found = find(&source);
+        let found = find(&source, &Functions::default());
         let finding = found.iter().find(|message| message.kind == Kind::Finding).expect("a finding");
         assert_eq!(finding.template.to_string(), "lacks {what}");
         let cure = Cure { needed: true, texts: vec!["load it".to_owned()], see: Some("a".to_owned()) };
@@ -444,6 +532,31 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         let text = "fn f() { let what = format!(\"lacks {n}\"); if h() { let what = 1; return Finding::note(1, \"a b\"); } g(Finding::note(\"x\", what)); }";
         assert!(found_at("ctl/src/a.rs", text).contains(&(Kind::Finding, "lacks {n}".to_owned())));
+    }
+
+    #[test]
+    fn a_finding_says_what_a_function_says() {
+        let findings = |text: &str| {
+            let found = found_at("ctl/src/a.rs", text);
+            found.into_iter().filter(|(kind, _)| *kind == Kind::Finding).collect::<Vec<_>>()
+        };
+        let words = "fn words(&self) -> String { match self { A => \"a\".into(), B => format!(\"lacks {n} links\") } }";
+        for call in ["self.words()", "words(&x)", "super::words(a, b)"] {
+            let text =
+                format!("fn f() {{ Finding::error(node, {call}, \"load it\"); }} impl X {{ {words} }}");
+            assert_eq!(findings(&text), one(Kind::Finding, "lacks {n} links"), "{call}");
+        }
+        let text = format!(
+            "fn f() {{ if let Some(what) = words(x) {{ g(Finding::error(node, what, \"load it\")); }} }} {words}"
+        );
+        assert_eq!(findings(&text), one(Kind::Finding, "lacks {n} links"));
+        let text =
+            format!("fn f() {{ Finding::error(node, a.words(), \"load it\"); }} {words} mod b {{ {words} }}");
+        assert_eq!(findings(&text), [], "nobody knows which of the two");
+        let text = format!(
+            "fn f() {{ Finding::error(node, words(), \"load it\"); }} #[cfg(test)] mod tests {{ {words} }}"
+        );
+        assert_eq!(findings(&text), []);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::chore::Root;
 use crate::generated::{self, Files};
 use crate::tidy::{Source, Tree};
 use catalogue::Catalogue;
-use find::{Kind, Message};
+use find::{Functions, Kind, Message};
 use template::Template;
 
 const PAGE: &str = "docs/errors.md";
@@ -79,18 +79,27 @@ fn unique(messages: Vec<Message>) -> BTreeMap<String, Message> {
 
 /// Every message of the code and of the definitions.
 fn messages(tree: &Tree) -> anyhow::Result<Vec<Message>> {
-    let mut found = Vec::new();
+    let mut sources = Vec::new();
+    let mut functions: BTreeMap<&str, Functions> = BTreeMap::new();
     for (path, text) in tree.files().filter(|(path, _)| is_ours(path)) {
         let source = Source::parse(path, text).map_err(|finding| anyhow::anyhow!("{finding}"))?;
         if !source.is_test() {
-            found.extend(find::find(&source));
+            functions.entry(of_crate(path)).or_default().learn(&source);
+            sources.push(source);
         }
     }
+    let mut found: Vec<Message> =
+        sources.iter().flat_map(|source| find::find(source, &functions[of_crate(source.path)])).collect();
     for crd in manx_api::crds() {
         let path = format!("deploy/crds/{}.yaml", crd.spec.names.plural);
         rules(&path, &serde_json::to_value(crd)?, &mut found);
     }
     Ok(found)
+}
+
+/// The folder of the crate in which a file is.
+fn of_crate(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
 }
 
 fn is_ours(path: &str) -> bool {
