@@ -1,6 +1,8 @@
 //! What is collected: objects, events, logs, and what nodes answer. Each is fetched by itself, so that one that cannot be
 //! had keeps no other away.
 
+use std::collections::BTreeMap;
+
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -9,6 +11,7 @@ use kube::api::{Api, DynamicObject, ListParams, LogParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
 use manx_facts::Ask;
+use manx_facts::bgp::{Routes, RoutesQuestion, Side};
 use manx_facts::kernel::KernelQuestion;
 use manx_facts::node::NodeQuestion;
 use manx_facts::record::RecordQuestion;
@@ -25,6 +28,14 @@ const PODS: u32 = 20_000;
 const EVENTS: u32 = 5_000;
 /// Beginning of the keys of annotations and labels that are ours.
 const OURS: &str = "manx.dev/";
+/// Routes of one table of one node that are taken, in the order of prefixes.
+const ROUTES: u32 = 20_000;
+/// The tables of BGP.
+const TABLES: [(Side, &str, &str); 3] = [
+    (Side::Best, "best", "BGP: each prefix with its best path, or the first 20,000"),
+    (Side::In, "in", "BGP: what its peers said and what became of it, the same"),
+    (Side::Out, "out", "BGP: what its peers are told, the same"),
+];
 const KINDS: [(&str, &str); 7] = [
     ("NodeNetwork", "nodenetworks"),
     ("IPPool", "ippools"),
@@ -124,7 +135,7 @@ fn node(node: &Node) -> Value {
         "name": node.name_any(),
         "created": node.metadata.creation_timestamp,
         "labels": node.labels(),
-        "annotations": annotations.collect::<std::collections::BTreeMap<_, _>>(),
+        "annotations": annotations.collect::<BTreeMap<_, _>>(),
         "podCIDRs": spec.pod_cidrs,
         "taints": spec.taints,
         "unschedulable": spec.unschedulable,
@@ -152,7 +163,7 @@ fn pod(pod: &Pod) -> Value {
         "uid": pod.uid(),
         "created": pod.metadata.creation_timestamp,
         "deleted": pod.metadata.deletion_timestamp,
-        "annotations": annotations.collect::<std::collections::BTreeMap<_, _>>(),
+        "annotations": annotations.collect::<BTreeMap<_, _>>(),
         "node": spec.node_name,
         "hostNetwork": spec.host_network,
         "phase": status.phase,
@@ -234,6 +245,10 @@ pub(super) fn nodes(nodes: &Nodes) -> Vec<Item> {
             answer(nodes, name, NodeQuestion::default()),
         ));
         items.push(item(path("kernel"), about_kernel, answer(nodes, name, KernelQuestion::default())));
+        for (side, what, about) in TABLES {
+            let table = table(nodes.clone(), name.to_owned(), side);
+            items.push(item(format!("nodes/{name}/bgp-{what}.jsonl"), about, table.boxed()));
+        }
         items.push(item(
             path("record"),
             "blocks and pods by the agent's record",
@@ -241,6 +256,28 @@ pub(super) fn nodes(nodes: &Nodes) -> Vec<Item> {
         ));
     }
     items
+}
+
+/// A table of BGP: a line that says what it is and whether it is all, and then a line for each route.
+async fn table(nodes: Nodes, node: String, side: Side) -> Result<String, String> {
+    let question = RoutesQuestion { side, peer: None, within: None, most: ROUTES };
+    let routes = nodes.ask(&node, &question).await.map_err(|away| away.to_string())?;
+    lines(side, &routes)
+}
+
+fn lines(side: Side, table: &Routes) -> Result<String, String> {
+    let mut peers: BTreeMap<&str, usize> = BTreeMap::new();
+    for route in &table.routes {
+        *peers.entry(route.peer.as_deref().unwrap_or("its own")).or_default() += 1;
+    }
+    let cut = (table.left_out > 0).then(|| format!("cut: {} more routes are left out", table.left_out));
+    let head = json!({"side": side, "routes": table.routes.len(), "peers": peers, "cut": cut});
+    let mut text = head.to_string();
+    for route in &table.routes {
+        text.push('\n');
+        text.push_str(&serde_json::to_string(route).map_err(words)?);
+    }
+    Ok(text + "\n")
 }
 
 fn answer<A>(nodes: &Nodes, node: &str, ask: A) -> Text
@@ -258,6 +295,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use manx_facts::bgp::RouteLine;
+
     use super::*;
 
     #[test]
@@ -280,5 +319,26 @@ mod tests {
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
         let text = node(&serde_json::from_value(object).expect("a node")).to_string();
         assert!(text.contains("192.0.2.1") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_table_says_how_much_of_it_is_left_out() {
+        let route = |peer: Option<&str>| RouteLine {
+            prefix: "10.0.0.0/26".parse().expect("a network"),
+            peer: peer.map(str::to_owned),
+            attributes: Default::default(),
+            verdict: "best".to_owned(),
+            selected: true,
+        };
+        let table = Routes { routes: vec![route(Some("peer/tor")), route(None)], left_out: 7 };
+        let text = lines(Side::In, &table).expect("written");
+        let all: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0]["cut"], "cut: 7 more routes are left out");
+        assert_eq!(all[0]["peers"], json!({"peer/tor": 1, "its own": 1}));
+        assert_eq!((&all[1]["prefix"], &all[1]["peer"]), (&json!("10.0.0.0/26"), &json!("peer/tor")));
+        let whole = lines(Side::Best, &Routes::default()).expect("written");
+        assert_eq!(whole, "{\"cut\":null,\"peers\":{},\"routes\":0,\"side\":\"best\"}\n");
     }
 }
