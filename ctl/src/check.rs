@@ -70,9 +70,8 @@ async fn this_machine(options: &Options, context: &Context) -> Result<Facts> {
     facts.nodes.insert(String::new(), Seen::default());
     let progress = context.show.progress("asking this machine");
     let question = |facts: &Facts, name: &str| HostQuestion {
-        trials: true,
         reach: reached::peers_of(facts, name),
-        ..HostQuestion::default()
+        ..reached::question(facts, name)
     };
     gather::ask(&Nodes::here().with_patience(gather::PATIENCE), &mut facts, question, &progress).await;
     let seen = facts.nodes.remove("").unwrap_or_default();
@@ -113,9 +112,9 @@ async fn ask(
     let nodes = stage.set(&options.image, &wanted, Duration::from_secs(options.wait)).await?;
     progress.say("asking the nodes");
     let question = |facts: &Facts, name: &str| {
-        let mut reach = reached::peers_of(facts, name);
-        reach.extend(reached::nodes_of(facts, name));
-        HostQuestion { root: Some("/host".to_owned()), trials: true, reach, api: true, pages: Vec::new() }
+        let mut question = reached::question(facts, name);
+        question.reach.extend(reached::peers_of(facts, name));
+        HostQuestion { root: Some("/host".to_owned()), api: true, ..question }
     };
     gather::ask(&nodes.running.with_patience(gather::PATIENCE), facts, question, progress).await;
     for (node, why) in nodes.waiting {

@@ -41,11 +41,9 @@ pub(crate) async fn facts(context: &Context) -> Result<Facts> {
     let nodes = context.nodes().await?.with_patience(gather::PATIENCE);
     progress.say("asking the nodes");
     let question = |facts: &Facts, name: &str| HostQuestion {
-        root: None,
-        trials: true,
-        reach: reached::nodes_of(facts, name),
         api: true,
         pages: vec!["/metrics".to_owned()],
+        ..reached::question(facts, name)
     };
     gather::ask(&nodes, &mut facts, question, &progress).await;
     Ok(facts)

@@ -21,6 +21,7 @@ mod documented;
 mod errors;
 mod explain;
 mod finding;
+mod guards;
 mod ipam;
 mod manual;
 mod migrate;

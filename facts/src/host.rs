@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+pub use crate::guards::Guards;
 use crate::{Ask, Question};
 
 /// Asks for [`HostFacts`].
@@ -25,6 +27,15 @@ pub struct HostQuestion {
     /// Pages of the agent's loopback address that shall be fetched, such as `/metrics`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<String>,
+    /// Networks of pods of which it shall be told whether firewalls let them pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<IpNetwork>,
+    /// The machine's own addresses as a node, which tell its uplinks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<IpAddr>,
+    /// Who shall be reached by packets as large as pods send them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub large: Vec<Large>,
 }
 
 impl Ask for HostQuestion {
@@ -48,6 +59,16 @@ pub struct Reach {
     /// Whether to wait for an OPEN (RFC 4271 §4.2) once connected.
     #[serde(default)]
     pub open: bool,
+}
+
+/// Somebody to reach by large packets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Large {
+    /// Whose address it is, given back as it is.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
 }
 
 /// What a machine is and has. What could not be found out is empty, and named in [`HostFacts::unknown`].
@@ -84,6 +105,14 @@ pub struct HostFacts {
     pub room: Vec<Room>,
     /// How everybody was reached, in the order of the question.
     pub reached: Vec<Reached>,
+    /// How packets fared that were as large as pods send them, in the order of the question.
+    pub large: Vec<LargeReached>,
+    /// What certainly does not let pods' packets pass.
+    pub barriers: Vec<Barrier>,
+    /// Tables of the older kind of iptables, whose rules are not read.
+    pub legacy_tables: Vec<String>,
+    /// Certificates that programs on this machine rely on to reach the API server.
+    pub certificates: Vec<Certificate>,
     /// How the API server was reached; `None` if that was not asked.
     pub api: Option<ApiReached>,
     /// Pages of the agent by their path: its text, or why there is none.
@@ -167,20 +196,6 @@ pub struct HostLink {
     pub addresses: Vec<String>,
     /// Its `rp_filter`, where IPv4 knows the link.
     pub rp_filter: Option<String>,
-}
-
-/// The guards of pods' links.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Guards {
-    /// Pods' links of ours.
-    pub links: usize,
-    /// Those of which the kernel takes more than the pod may send.
-    pub open: Vec<String>,
-    /// How many pods' links there are of each MTU.
-    pub mtus: BTreeMap<u32, usize>,
-    /// Tables of nftables of ours besides those of links, as `nft` names them.
-    pub tables: Vec<String>,
 }
 
 /// Configurations of container networks.
@@ -291,4 +306,67 @@ pub struct ApiReached {
     pub error: Option<String>,
     /// Milliseconds that it took.
     pub millis: u64,
+}
+
+/// How large packets fared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LargeReached {
+    /// Who.
+    #[serde(flatten)]
+    pub large: Large,
+    /// Octets of the largest packet, with all headers of IP: the MTU of pods' links, of the uplink if there are none.
+    #[serde(default)]
+    pub size: u32,
+    /// What came of it.
+    pub outcome: LargeOutcome,
+}
+
+/// What came of large packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LargeOutcome {
+    /// They are answered.
+    Answered,
+    /// Not even small ones are answered, which says nothing of large ones.
+    Silent,
+    /// Small ones are answered and large ones are not.
+    #[serde(rename_all = "camelCase")]
+    Lost {
+        /// The largest that were answered, of some usual sizes.
+        #[serde(default)]
+        passes: Option<u32>,
+        /// What a router on the way, or the machine's own kernel, said that a link there takes.
+        #[serde(default)]
+        told: Option<u32>,
+    },
+    /// They could not be sent: in words.
+    Error(String),
+}
+
+/// A base chain of nf_tables that certainly drops what pods send one another over this machine's uplink.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Barrier {
+    /// The network of pods.
+    pub pods: IpNetwork,
+    /// Whether it is about packets of pods here; else about those to pods here.
+    pub outgoing: bool,
+    /// The table, as `nft` names it: `ip filter`.
+    pub table: String,
+    /// The base chain.
+    pub chain: String,
+    /// The chain of which a rule drops them; `None`: it is the policy of the base chain.
+    #[serde(default)]
+    pub rule_in: Option<String>,
+}
+
+/// A certificate and until when it is good.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// Whose it is, in words.
+    pub of: String,
+    /// Its last second, since 1970.
+    pub until: i64,
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::guards::Guards;
 use crate::{Ask, Question};
 
 pub use decide::{Decided, Decision, Packet, holds};
@@ -63,6 +64,9 @@ pub struct Kernel {
     /// Settings by their path below `/proc/sys`, such as `net/ipv4/ip_forward`: those that forwarding depends on, for
     /// the namespace and for each link. What is not there the kernel does not have.
     pub settings: BTreeMap<String, String>,
+    /// The guards of pods' links; `None` inside of a pod, where the kernel has none, and from older nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guards: Option<Guards>,
     /// What could not be read, each with why: lower-case fragments.
     pub unread: Vec<String>,
 }

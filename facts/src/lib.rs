@@ -12,6 +12,7 @@
 
 pub mod bgp;
 pub mod counters;
+pub mod guards;
 pub mod host;
 pub mod kernel;
 pub mod node;

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
-use manx_facts::host::{ApiReached, Configurer, Guards, HostFacts, HostLink, HostQuestion, Room};
-use manx_kernel::names::parse_alias;
-use manx_kernel::netlink::guard::{Gates, tables};
+use manx_facts::host::{ApiReached, Configurer, HostFacts, HostLink, HostQuestion};
 use manx_kernel::netlink::inspect::{self, End};
 use manx_kernel::netlink::socket::Socket;
 use manx_kernel::sysctl;
 use tokio::time::Instant;
 
-use super::{cnifiles, features, listeners, page, reach};
+use super::guards::{is_link_local, is_pods};
+use super::{certificates, cnifiles, features, forwarding, guards, listeners, page, probe, reach, room};
 use crate::shell::events::chain;
 use crate::shell::options::Look;
 
@@ -57,32 +56,41 @@ pub(super) async fn host(question: &HostQuestion, place: &Look) -> HostFacts {
         listeners: listeners::listeners(),
         cni: cnifiles::read(&root),
         configurers: configurers(&root),
-        room: room(),
+        room: room::look(),
+        legacy_tables: forwarding::legacy_tables(),
         ..HostFacts::default()
     };
     if let Ok(system) = nix::sys::utsname::uname() {
         facts.name = system.nodename().to_string_lossy().into_owned();
         facts.kernel_release = system.release().to_string_lossy().into_owned();
     }
-    facts.uptime = number("/proc/uptime", 0).unwrap_or(0);
-    match links() {
-        Ok((links, guards)) => (facts.links, facts.guards) = (links, guards),
-        Err(error) => facts.unknown.push(format!("links: {error}")),
-    }
-    match guards(&mut facts.guards) {
-        Ok(()) => {}
-        Err(error) => facts.unknown.push(format!("guards of pods' links: {error}")),
-    }
+    facts.uptime = room::number("/proc/uptime", 0).unwrap_or(0);
+    facts.links = noted(&mut facts.unknown, "links", links());
+    facts.guards = noted(&mut facts.unknown, "guards of pods' links", guards::look());
+    facts.barriers =
+        noted(&mut facts.unknown, "rules of firewalls", forwarding::barriers(question, &facts.links));
     facts.reached = reach::all(&question.reach).await;
+    facts.large = probe::large::all(&question.large, |own| size(&facts, own)).await;
     for path in &question.pages {
         facts.pages.insert(path.clone(), text_of(place.health_listen, path).await);
     }
     facts.kube_proxy = text_of(KUBE_PROXY, "/configz").await.ok();
     if question.api {
         facts.api = Some(api().await);
+        // Why it is not reached is told already.
+        let shown = tokio::time::timeout(PATIENCE, certificates::look()).await;
+        facts.certificates = shown.ok().and_then(Result::ok).unwrap_or_default();
     }
     facts.time = now();
     facts
+}
+
+/// What was found out; if it was not, that is noted.
+fn noted<T: Default>(unknown: &mut Vec<String>, what: &str, found: Result<T, String>) -> T {
+    found.unwrap_or_else(|error| {
+        unknown.push(format!("{what}: {error}"));
+        T::default()
+    })
 }
 
 /// What a page says, or why it says nothing.
@@ -101,7 +109,7 @@ fn now() -> u64 {
 }
 
 /// A setting's name as `sysctl` has it. Dots of links' names become slashes there, as it does it itself.
-fn named(key: &str) -> String {
+pub(super) fn named(key: &str) -> String {
     key.chars()
         .map(|letter| match letter {
             '/' => '.',
@@ -109,40 +117,6 @@ fn named(key: &str) -> String {
             other => other,
         })
         .collect()
-}
-
-/// The whole part of a number of a file of numbers, by its place.
-fn number(path: &str, place: usize) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    text.split_whitespace().nth(place)?.split('.').next()?.parse().ok()
-}
-
-fn setting(key: &str) -> Option<u64> {
-    sysctl::read(key).ok()?.parse().ok()
-}
-
-/// What runs out: tracked connections, neighbours, open files, and what watches of files are made of.
-fn room() -> Vec<Room> {
-    let of = |what: &str, used: Option<u64>, key: &str| {
-        Some(Room { what: what.to_owned(), used, limit: setting(key)?, setting: named(key) })
-    };
-    let neighbours = |cache: &str| {
-        let text = std::fs::read_to_string(format!("/proc/net/stat/{cache}")).ok()?;
-        u64::from_str_radix(text.lines().nth(1)?.split_whitespace().next()?, 16).ok()
-    };
-    let all = [
-        of(
-            "tracked connections",
-            setting("net/netfilter/nf_conntrack_count"),
-            "net/netfilter/nf_conntrack_max",
-        ),
-        of("IPv4 neighbours", neighbours("arp_cache"), "net/ipv4/neigh/default/gc_thresh3"),
-        of("IPv6 neighbours", neighbours("ndisc_cache"), "net/ipv6/neigh/default/gc_thresh3"),
-        of("open files of the machine", number("/proc/sys/fs/file-nr", 0), "fs/file-max"),
-        of("instances of inotify of one user", None, "fs/inotify/max_user_instances"),
-        of("watches of inotify of one user", None, "fs/inotify/max_user_watches"),
-    ];
-    all.into_iter().flatten().collect()
 }
 
 /// Programs that configure networks, by what they leave in `/run` while they run.
@@ -166,28 +140,17 @@ fn configurers(root: &str) -> Vec<Configurer> {
         .collect()
 }
 
-/// Links that are not pods' of ours, and of those how many there are of each MTU.
-fn links() -> Result<(Vec<HostLink>, Guards), String> {
+/// Links that are not pods' of ours.
+fn links() -> Result<Vec<HostLink>, String> {
     let mut socket = Socket::route().map_err(|error| chain(&error))?;
     let ends = inspect::ends(&mut socket).map_err(|error| chain(&error))?;
-    let mut guards = Guards::default();
-    let mut links = Vec::new();
-    for end in ends.iter().filter(|end| end.name != "lo") {
-        if end.alias.as_deref().is_some_and(|alias| parse_alias(alias).is_some()) {
-            *guards.mtus.entry(end.mtu).or_default() += 1;
-        } else {
-            links.push(link(&mut socket, end)?);
-        }
-    }
-    Ok((links, guards))
+    let others = ends.iter().filter(|end| end.name != "lo" && !is_pods(end));
+    others.map(|end| link(&mut socket, end)).collect()
 }
 
 fn link(socket: &mut Socket, end: &End) -> Result<HostLink, String> {
     let addresses = inspect::addresses(socket, end.index).map_err(|error| chain(&error))?;
-    let lasting = |address: &&IpNetwork| match address.ip() {
-        IpAddr::V4(v4) => !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    };
+    let lasting = |address: &&IpNetwork| !is_link_local(address.ip());
     Ok(HostLink {
         name: end.name.clone(),
         mtu: end.mtu,
@@ -197,12 +160,14 @@ fn link(socket: &mut Socket, end: &End) -> Result<HostLink, String> {
     })
 }
 
-fn guards(guards: &mut Guards) -> Result<(), String> {
-    guards.tables = tables().map_err(|error| chain(&error))?;
-    if let Some(mut gates) = Gates::open().map_err(|error| chain(&error))? {
-        (guards.links, guards.open) = gates.unguarded().map_err(|error| chain(&error))?;
-    }
-    Ok(())
+/// Octets of the largest packets of pods; without pods, of those that the link with this address takes.
+fn size(facts: &HostFacts, own: IpAddr) -> u32 {
+    let has = |link: &&HostLink| {
+        let mut addresses = link.addresses.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
+        addresses.any(|address| address.ip() == own)
+    };
+    let of_pods = facts.guards.mtus.keys().next_back().copied();
+    of_pods.or_else(|| facts.links.iter().find(has).map(|link| link.mtu)).unwrap_or(0)
 }
 
 /// Asks the API server for its version, with the credentials of this pod; without any, only for a connection.

@@ -3,12 +3,22 @@
 use manx_facts::kernel::{Kernel, KernelQuestion};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 
-use super::{links, programs, routes, settings};
+use super::{guards, links, programs, routes, settings};
 
 /// Room for the kernel's answers, in octets.
 const BUFFER: usize = 4 << 20;
 /// The most routes that are told, unless asked for another number.
 const MOST_ROUTES: usize = 100_000;
+
+/// Reads it, with the guards of pods' links. What cannot be read is named.
+pub(super) fn look_at_node(question: &KernelQuestion) -> Kernel {
+    let mut kernel = look(question);
+    match guards::look() {
+        Ok(guards) => kernel.guards = Some(guards),
+        Err(why) => kernel.unread.push(format!("guards of pods' links: {why}")),
+    }
+    kernel
+}
 
 /// Reads it. What cannot be read is named.
 pub(super) fn look(question: &KernelQuestion) -> Kernel {

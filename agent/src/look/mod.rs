@@ -2,9 +2,12 @@
 //! that hangs, or without one. What cannot be read is said in the answer.
 
 mod bgp;
+mod certificates;
 mod cnifiles;
 mod counters;
 mod features;
+mod forwarding;
+mod guards;
 mod host;
 mod kernel;
 mod links;
@@ -16,6 +19,7 @@ mod probe;
 mod programs;
 mod reach;
 mod record;
+mod room;
 mod routes;
 mod settings;
 
@@ -104,7 +108,7 @@ fn unknown(error: &serde_json::Error) -> String {
 async fn answer<W: Write>(question: Question, place: &Look, lines: &mut Lines<W>) -> io::Result<()> {
     match question {
         Question::Node(_) => lines.ok(&node::look(place).await),
-        Question::Kernel(question) => lines.ok(&kernel::look(&question)),
+        Question::Kernel(question) => lines.ok(&kernel::look_at_node(&question)),
         Question::Record(_) => lines.ok(&record::look(&place.run_dir)),
         Question::Pod(question) => lines.ok(&pod::look(&question, &place.run_dir)),
         Question::Watch(question) => probe::watch(&question, place, lines).await,

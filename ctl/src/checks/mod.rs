@@ -1,8 +1,10 @@
 //! What can be wrong with machines, a cluster and a running Manx, as one list of checks. Each is pure: facts in, findings
 //! out. `manxctl check` asks those that make sense before anything is installed, `manxctl doctor` all of them.
 
+mod certificates;
 mod clock;
 pub(crate) mod cluster;
+mod firewall;
 pub(crate) mod gather;
 mod machine;
 mod network;
@@ -135,7 +137,13 @@ pub(crate) const CHECKS: &[Check] = &[
     check("configurations before ours", When::Running, Scope::Machine, machine::conflists),
     check("folders of the container runtime", When::Always, Scope::Machine, machine::folders),
     check("programs that configure networks", When::Always, Scope::Machine, machine::configurers),
-    check("room for connections, neighbours and files", When::Always, Scope::Machine, machine::room),
+    check("firewalls let pods pass", When::Always, Scope::Machine, firewall::barriers),
+    check(
+        "room for connections, neighbours, processes and files",
+        When::Always,
+        Scope::Machine,
+        machine::room,
+    ),
     check("MTU of the uplinks", When::Always, Scope::Cluster, network::mtu),
     check("addresses of nodes and families of pools", When::Always, Scope::Cluster, network::families),
     check("pools overlap nothing", When::Always, Scope::Cluster, network::overlaps),
@@ -143,6 +151,8 @@ pub(crate) const CHECKS: &[Check] = &[
     check("clocks", When::Always, Scope::Cluster, clock::clocks),
     check("the API server from each node", When::Always, Scope::Cluster, reached::api),
     check("nodes reach nodes", When::Always, Scope::Cluster, reached::nodes),
+    check("large packets between nodes", When::Always, Scope::Cluster, reached::large),
+    check("certificates", When::Always, Scope::Cluster, certificates::certificates),
     check("peers answer", When::Before, Scope::Cluster, reached::peers),
     check("pods of Manx run on", When::Running, Scope::Cluster, running::restarts),
     check("versions", When::Running, Scope::Cluster, running::versions),

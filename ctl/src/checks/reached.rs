@@ -1,18 +1,25 @@
 //! Who reached whom: peers, nodes, the API server.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt as _;
 use manx_api::{BGPPeer, PeerAsn, selects};
-use manx_facts::host::{Outcome, Reach, Reached};
+use manx_facts::host::{HostQuestion, Large, LargeOutcome, LargeReached, Outcome, Reach, Reached};
 
-use super::{Facts, machines};
+use super::{Facts, Seen, machines};
 use crate::finding::Finding;
 
-/// The most other nodes that a node is asked to reach: each is reached by as many in a large cluster.
+/// The most other nodes that a node is asked to reach. Half of them follow it in their order, so that each is reached by as
+/// many, the others are spread over the rest.
 const NEIGHBOURS: usize = 16;
+/// Targets that a finding names.
+const NAMED: usize = 3;
 /// Milliseconds of an answer of the API server from which on it is slow.
 const SLOW: u64 = 2_000;
 /// The port of BGP.
 const PORT: u16 = 179;
+/// What the API server says to a token that it does not take.
+const NOT_TAKEN: &str = "Unauthorized";
 /// What the names of those to be reached begin with.
 const NODE: &str = "node/";
 const PEER: &str = "peer/";
@@ -31,13 +38,43 @@ pub(crate) fn peers_of(facts: &Facts, node: &str) -> Vec<Reach> {
         .collect()
 }
 
-/// The other nodes that a node shall reach: those that follow it in their order, and after the last the first again.
-pub(crate) fn nodes_of(facts: &Facts, node: &str) -> Vec<Reach> {
-    let port = facts.cluster.configuration.as_ref().map_or(PORT, |object| object.spec.listen_port);
+/// What every node is asked, before there is a Manx and afterwards: what its kernel can do, whether firewalls let pods
+/// pass, and whom it reaches by which packets.
+pub(crate) fn question(facts: &Facts, node: &str) -> HostQuestion {
+    HostQuestion {
+        trials: true,
+        reach: nodes_of(facts, node),
+        large: large_of(facts, node),
+        pods: facts.cluster.pools.iter().map(|pool| pool.spec.cidr.network()).collect(),
+        own: facts.nodes.get(node).map(|seen| seen.addresses.clone()).unwrap_or_default(),
+        ..HostQuestion::default()
+    }
+}
+
+/// The other nodes that a node shall reach.
+fn others<'a>(facts: &'a Facts, node: &str) -> Vec<(&'a String, &'a Seen)> {
     let (after, before): (Vec<_>, Vec<_>) =
         facts.nodes.iter().filter(|(name, _)| *name != node).partition(|(name, _)| name.as_str() > node);
-    let others = after.into_iter().chain(before).take(NEIGHBOURS);
-    let reach = others.flat_map(|(name, seen)| {
+    let all: Vec<_> = after.into_iter().chain(before).collect();
+    if all.len() <= NEIGHBOURS {
+        return all;
+    }
+    let (next, rest) = all.split_at(NEIGHBOURS / 2);
+    let spread = rest.iter().step_by(rest.len() / (NEIGHBOURS - next.len()));
+    next.iter().chain(spread).take(NEIGHBOURS).copied().collect()
+}
+
+fn large_of(facts: &Facts, node: &str) -> Vec<Large> {
+    let others = others(facts, node).into_iter();
+    let large = others.flat_map(|(name, seen)| {
+        seen.addresses.iter().map(move |address| Large { name: format!("{NODE}{name}"), address: *address })
+    });
+    large.collect()
+}
+
+fn nodes_of(facts: &Facts, node: &str) -> Vec<Reach> {
+    let port = facts.cluster.configuration.as_ref().map_or(PORT, |object| object.spec.listen_port);
+    let reach = others(facts, node).into_iter().flat_map(|(name, seen)| {
         seen.addresses.iter().map(move |address| Reach {
             name: format!("{NODE}{name}"),
             address: *address,
@@ -85,6 +122,64 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::error(node, what, cure).see("no-route"));
     }
     findings
+}
+
+/// Nodes that a node reaches by small packets and not by such as its pods send.
+pub(super) fn large(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (node, host) in machines(facts) {
+        let mut lost: BTreeMap<(u32, Option<u32>, Option<u32>), Vec<&LargeReached>> = BTreeMap::new();
+        for reached in &host.large {
+            match &reached.outcome {
+                LargeOutcome::Lost { passes, told } => {
+                    lost.entry((reached.size, *passes, *told)).or_default().push(reached);
+                }
+                LargeOutcome::Error(error) => findings.push(Finding::note(
+                    node.clone(),
+                    format!(
+                        "whether {} is reached by large packets could not be tried: {error}",
+                        at(reached)
+                    ),
+                )),
+                LargeOutcome::Answered | LargeOutcome::Silent => {}
+            }
+        }
+        findings.extend(lost.into_iter().map(|((size, passes, told), to)| {
+            let shown: Vec<String> = to.iter().take(NAMED).map(|reached| at(reached)).collect();
+            let more = to.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            hole(&node, size, &(shown.join(", ") + &more), passes, told)
+        }));
+    }
+    findings
+}
+
+fn at(reached: &LargeReached) -> String {
+    let name = &reached.large.name;
+    format!("{} ({})", name.strip_prefix(NODE).unwrap_or(name), reached.large.address)
+}
+
+/// Large packets that are lost: for pods it is harmless only if they are told.
+fn hole(node: &str, size: u32, to: &str, passes: Option<u32>, told: Option<u32>) -> Finding {
+    let passes = passes.map_or_else(String::new, |passes| format!("; such of {passes} pass"));
+    let cure = "give all links between nodes the same MTU, or the agents --mtu with what passes";
+    let finding = match told {
+        Some(told) => Finding::warning(
+            node,
+            format!(
+                "packets of {size} octets, as its pods send them, do not reach {to}: a link on the way takes {told}{passes}"
+            ),
+            cure,
+        ),
+        None => Finding::error(
+            node,
+            format!(
+                "packets of {size} octets, as its pods send them, get lost on the way to {to}, and small ones do not{passes}"
+            ),
+            cure,
+        ),
+    };
+    finding.see("mtu")
 }
 
 /// Peers that do not answer, or not as they should.
@@ -150,8 +245,12 @@ pub(super) fn api(facts: &Facts) -> Vec<Finding> {
                 Finding::error(
                     node,
                     format!("it does not reach the API server at {}: {error}", api.address),
-                    "is kube-proxy there (it makes the Service address)? Else name another address in the ConfigMap \
-                     kubernetes-endpoint",
+                    if error.contains(NOT_TAKEN) {
+                        "its token is not taken: the kubelet renews it (is the node's clock right?); restart the pod"
+                    } else {
+                        "is kube-proxy there (it makes the Service address)? Else name another address in the \
+                         ConfigMap kubernetes-endpoint"
+                    },
                 )
                 .see("api-server-away"),
             );

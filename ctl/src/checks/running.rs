@@ -7,6 +7,7 @@ use manx_api::Timestamp;
 use super::{Facts, Seen, each, machines};
 use crate::cluster::Cluster;
 use crate::finding::Finding;
+use crate::guards::of_node;
 use crate::status::findings;
 
 /// Seconds within which a restart is worth a word.
@@ -97,21 +98,8 @@ pub(super) fn guards(facts: &Facts) -> Vec<Finding> {
     each(facts, |node, host, findings| {
         let guards = &host.guards;
         let cure = "the agent mends that within a minute; find who flushes nftables";
-        if !guards.open.is_empty() {
-            let shown = guards.open.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            findings.push(
-                Finding::error(
-                    node,
-                    format!(
-                        "{} of {} links of pods take more than their pods may send: {shown}{}",
-                        guards.open.len(),
-                        guards.links,
-                        if guards.open.len() > 3 { ", …" } else { "" }
-                    ),
-                    cure,
-                )
-                .see("guards-vanish"),
-            );
+        if let Some(what) = of_node(guards) {
+            findings.push(Finding::error(node, what, cure).see("guards-vanish"));
         }
         if !guards.tables.iter().any(|table| table == "inet manx") {
             findings.push(

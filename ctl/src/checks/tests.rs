@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use manx_api::{BGPPeer, BlockSource, IPPool, PeerAsn};
 use manx_facts::host::{
-    ApiReached, CniFiles, ConfFile, Configurer, Feature, HostFacts, HostLink, Listener, Outcome, Reach,
-    Reached, Room, Trial,
+    ApiReached, Barrier, Certificate, CniFiles, ConfFile, Configurer, Feature, HostFacts, HostLink, Large,
+    LargeOutcome, LargeReached, Listener, Outcome, Reach, Reached, Room, Trial,
 };
 
 use super::*;
@@ -460,8 +460,8 @@ fn a_node_that_does_not_reach_another_is_named() {
     facts.cluster.peers[0].spec.ttl_security_hops = Some(1);
     finds(reached::nodes, &facts, &[]);
     let facts = well();
-    assert_eq!(reached::nodes_of(&facts, "b").len(), 1);
-    assert_eq!(reached::nodes_of(&facts, "b")[0].name, "node/a");
+    assert_eq!(reached::question(&facts, "b").reach.len(), 1);
+    assert_eq!(reached::question(&facts, "b").reach[0].name, "node/a");
 }
 
 #[test]
@@ -544,4 +544,105 @@ fn what_is_the_same_on_several_nodes_is_said_once() {
     let findings = Verdicts::of(&facts, |_| true).findings();
     let objects: Vec<&str> = findings.iter().map(|finding| finding.object.as_str()).collect();
     assert_eq!(objects, ["nodes a, b"]);
+}
+
+fn barrier(pods: &str, outgoing: bool, table: &str, chain: &str) -> Barrier {
+    let (table, chain) = (table.to_owned(), chain.to_owned());
+    Barrier { pods: pods.parse().expect("a network"), outgoing, table, chain, rule_in: None }
+}
+
+#[test]
+fn a_firewall_that_drops_what_pods_send_is_named_with_what_lets_it_pass() {
+    let facts = broken(|facts| {
+        machine(facts).barriers = vec![
+            barrier("10.244.0.0/16", true, "ip filter", "FORWARD"),
+            barrier("10.244.0.0/16", false, "ip filter", "FORWARD"),
+            barrier("fd00::/48", true, "inet fw", "passing"),
+        ];
+    });
+    let words = [
+        "the chain passing of the table inet fw drops of pods in fd00::/48 what they send to other nodes, by its policy",
+        "the chain FORWARD of the table ip filter drops of pods in 10.244.0.0/16 what they send to other nodes, and what",
+    ];
+    finds(firewall::barriers, &facts, &words);
+    let cures: Vec<_> = firewall::barriers(&facts).into_iter().map(|finding| finding.cure).collect();
+    assert!(
+        cures.iter().any(|cure| cure.contains("iptables -I FORWARD -s 10.244.0.0/16 -j ACCEPT")),
+        "{cures:?}"
+    );
+    assert!(
+        cures.iter().any(|cure| cure.contains("nft insert rule inet fw passing ip6 saddr fd00::/48 accept")),
+        "{cures:?}"
+    );
+    let legacy = broken(|facts| machine(facts).legacy_tables = vec!["iptables".to_owned()]);
+    finds(firewall::barriers, &legacy, &["the older iptables"]);
+    assert!(crate::finding::well(&firewall::barriers(&legacy)), "nobody knows whether that is wrong");
+}
+
+fn lost(name: &str, told: Option<u32>) -> LargeReached {
+    let large = Large { name: format!("node/{name}"), address: "172.30.0.9".parse().expect("an address") };
+    LargeReached { large, size: 1500, outcome: LargeOutcome::Lost { passes: Some(1400), told } }
+}
+
+#[test]
+fn large_packets_that_get_lost_are_worse_where_nobody_is_told() {
+    let facts = broken(|facts| machine(facts).large = vec![lost("c", None), lost("d", None)]);
+    finds(
+        reached::large,
+        &facts,
+        &[
+            "packets of 1500 octets, as its pods send them, get lost on the way to c (172.30.0.9), d (172.30.0.9)",
+        ],
+    );
+    assert_eq!(reached::large(&facts)[0].weight, Weight::Error);
+    let told = broken(|facts| machine(facts).large = vec![lost("c", Some(1400))]);
+    finds(reached::large, &told, &["a link on the way takes 1400; such of 1400 pass"]);
+    assert_eq!(reached::large(&told)[0].weight, Weight::Warning);
+    let silent = broken(|facts| {
+        machine(facts).large = vec![LargeReached { outcome: LargeOutcome::Silent, ..lost("c", None) }];
+    });
+    assert_eq!(reached::large(&silent), [], "who answers no echo says nothing of large ones");
+}
+
+#[test]
+fn every_node_is_reached_by_as_many_in_a_large_cluster_and_by_some_from_afar() {
+    let mut facts = Facts::default();
+    for number in 0..100 {
+        let seen = Seen { addresses: vec![[10, 0, 0, number].into()], ..Seen::default() };
+        facts.nodes.insert(format!("node{number:03}"), seen);
+    }
+    let mut reached: BTreeMap<String, usize> = BTreeMap::new();
+    for name in facts.nodes.keys() {
+        let question = reached::question(&facts, name);
+        assert_eq!((question.large.len(), question.reach.len()), (16, 16));
+        for large in question.large {
+            *reached.entry(large.name).or_default() += 1;
+        }
+    }
+    assert!(reached.len() == 100 && reached.values().all(|count| *count == 16), "{reached:?}");
+}
+
+#[test]
+fn a_certificate_that_ends_within_a_month_is_named_once() {
+    const DAY: i64 = 86_400;
+    let ends = |days: i64| {
+        let mut facts = well();
+        for seen in facts.nodes.values_mut() {
+            let host = seen.host.as_mut().expect("it answers");
+            host.time = 1_000_000 * 1_000_000_000;
+            let certificate =
+                Certificate { of: "the API server (CN=x)".to_owned(), until: 1_000_000 + days * DAY };
+            host.certificates = vec![certificate];
+        }
+        certificates::certificates(&facts)
+    };
+    assert_eq!(ends(31), []);
+    let found = ends(29);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].weight, found[0].what.as_str()),
+        (Weight::Warning, "it ends on 1970-02-10, in 29 days")
+    );
+    assert_eq!(ends(2)[0].weight, Weight::Error);
+    assert!(ends(-1)[0].what.starts_with("it has ended on"));
 }

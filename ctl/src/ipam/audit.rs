@@ -19,6 +19,7 @@ use manx_facts::record::{Endpoint, Record};
 
 use super::pods::PodSeen;
 use crate::cluster::Cluster;
+use crate::guards::{Wrong, wrong};
 
 /// How the alias of our links begins.
 const ALIAS: &str = "manx:";
@@ -80,6 +81,8 @@ pub(crate) enum Difference {
     RouteWrong { node: String, address: IpAddr, link: String, leads_to: Option<String> },
     /// A route of ours to an address on a pod's link that no record knows.
     RouteOfNobody { node: String, address: IpNetwork, link: String },
+    /// What the kernel takes from a link is not what the record says; with whose it is, as far as the record knows.
+    Guard { node: String, holder: Option<String>, wrong: Wrong },
 }
 
 /// Every disagreement.
@@ -102,6 +105,7 @@ pub(crate) fn differences(seen: &Seen) -> BTreeSet<Difference> {
             found.extend(statuses(node, &seen.cluster, record));
             found.extend(links(node, record, kernel));
             found.extend(routes(node, record, kernel));
+            found.extend(guards(node, record, kernel));
         }
     }
     found
@@ -364,6 +368,19 @@ fn routes(node: &str, record: &Record, kernel: &Kernel) -> Vec<Difference> {
         }
     }
     found
+}
+
+/// The guards of links against the record. Of a link that no record knows that much is told already.
+fn guards(node: &str, record: &Record, kernel: &Kernel) -> Vec<Difference> {
+    let wrong = kernel.guards.iter().flat_map(|guards| wrong(guards, Some(record)));
+    wrong
+        .filter_map(|wrong| {
+            let known = record.endpoints.iter().find(|endpoint| endpoint.link == wrong.link());
+            let holder = known.map(holder);
+            let of_nobody = holder.is_none() && !matches!(wrong, Wrong::Stray(_));
+            (!of_nobody).then(|| Difference::Guard { node: node.to_owned(), holder, wrong })
+        })
+        .collect()
 }
 
 /// The length of a prefix of one address.

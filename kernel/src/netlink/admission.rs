@@ -128,6 +128,19 @@ pub struct Audit {
     pub swept: usize,
 }
 
+/// What [`Gates::look`] sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Links of pods with a guard as it should be, and the addresses that it lets pass.
+    pub admitted: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Links of pods whose guard is missing or not as it should be.
+    pub open: Vec<String>,
+    /// Links of pods of which the kernel's neighbours do not tell what they may bring.
+    pub unknown: Vec<String>,
+    /// Names of links that are gone, and whose guards are there.
+    pub strays: Vec<String>,
+}
+
 impl Gates {
     /// Opens sockets in the current network namespace. `None` on a kernel that cannot filter at the ingress of links.
     ///
@@ -179,23 +192,28 @@ impl Gates {
         Ok(audit)
     }
 
-    /// How many links of pods there are, and the names of those whose guard is missing or not as it should be. Changes
-    /// nothing.
+    /// What there is, in comparison with what there should be. Changes nothing.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn unguarded(&mut self) -> Result<(usize, Vec<String>), SocketError> {
+    pub fn look(&mut self) -> Result<Sight, SocketError> {
+        let tables = self.handles()?;
         let ends = inspect::ends(&mut self.route)?;
-        let (mut links, mut open) = (0, Vec::new());
+        let names: BTreeSet<&str> = ends.iter().map(|end| end.name.as_str()).collect();
+        let strays = tables.into_keys().filter(|link| !names.contains(link.as_str())).collect();
+        let mut sight = Sight { strays, ..Sight::default() };
         for end in ends.iter().filter(|end| is_pods(end)) {
-            links += 1;
-            if let Some(admission) = self.expected(end)?
-                && admitted(&mut self.netfilter, &admission)? == Some(false)
-            {
-                open.push(end.name.clone());
+            match self.expected(end)? {
+                None => sight.unknown.push(end.name.clone()),
+                Some(admission) if admitted(&mut self.netfilter, &admission)? == Some(false) => {
+                    sight.open.push(end.name.clone());
+                }
+                Some(admission) => {
+                    sight.admitted.insert(admission.link, admission.addresses.into_iter().collect());
+                }
             }
         }
-        Ok((links, open))
+        Ok(sight)
     }
 
     /// The links that have a table of ours, and the handle of each: one that is made anew has another.

@@ -8,7 +8,7 @@ use nix::libc;
 use crate::guard::GuardRules;
 use crate::names::HOST_LINK_PREFIX;
 
-pub use super::admission::{Audit, Gate, Gates, admit, admitted};
+pub use super::admission::{Audit, Gate, Gates, Sight, admit, admitted};
 use super::nftables::{self, Expression, Hook, Table, TableFamily, Transaction};
 use super::socket::{Socket, SocketError};
 

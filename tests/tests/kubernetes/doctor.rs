@@ -22,6 +22,9 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[(
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What must never be in a bundle.
 const SECRET: &str = "correct-horse-battery-staple";
+/// A firewall that lets nothing pass but what was begun already, whatever other tables accept.
+const FIREWALL: &str = "add table inet stranger; add chain inet stranger passing { type filter hook forward priority 10; \
+                        policy drop; }; flush chain inet stranger passing; add rule inet stranger passing ct state established accept";
 /// A network for pods inside of that of Services.
 const OVERLAP: &str = "
 apiVersion: manx.dev/v1alpha1
@@ -94,7 +97,10 @@ fn with_faults(cluster: &Cluster) -> Result<()> {
     let uplink = cluster.netns("node2");
     netns::ip(&["-n", &uplink, "link", "set", "eth0", "mtu", "1400"])?;
     let bird = bird(cluster)?;
+    cluster.node(2).run(&["iptables-nft", "-P", "FORWARD", "DROP"])?;
     let words = [
+        "node node2: the chain FORWARD of the table ip filter drops of pods in 10.96.128.0/17 what they send",
+        "node node1: packets of 1500 octets, as its pods send them, get lost on the way to node2",
         "pool inside: 10.96.128.0/17 overlaps the network of Services 10.96.0.0/16",
         "node node2: port 179 is taken by the program bird at 0.0.0.0",
         "node node1: /etc/cni/net.d/05-flannel.conflist is of the network cbr0 (flannel)",
@@ -103,6 +109,7 @@ fn with_faults(cluster: &Cluster) -> Result<()> {
     let args = ["check", "--objects", &file.display().to_string()];
     Manxctl::of(cluster).says(&args, 1, &words)?;
     drop(bird);
+    cluster.node(2).run(&["nft", "delete", "table", "ip", "filter"])?;
     netns::ip(&["-n", &uplink, "link", "set", "eth0", "mtu", "1500"])?;
     std::fs::remove_file(foreign).map_err(Into::into)
 }
@@ -138,6 +145,7 @@ fn broken(cluster: &Cluster) -> Result<()> {
     let manxctl = Manxctl::of(cluster);
     wait::until("the doctor names all of it", PATIENCE, || {
         node.run(&["sysctl", "-w", "net.ipv4.ip_forward=0"])?;
+        node.run(&["nft", FIREWALL])?;
         guarded.run(&[
             "sh",
             "-c",
@@ -146,6 +154,7 @@ fn broken(cluster: &Cluster) -> Result<()> {
         ])?;
         let words = [
             "node node2: the node forwards no IPv4 (net.ipv4.ip_forward = 0, not 1)",
+            "node node2: the chain passing of the table inet stranger drops of pods in",
             "the table inet manx is gone",
             "links of pods take more than their pods may send",
             "the session with peer/nobody",
@@ -153,6 +162,7 @@ fn broken(cluster: &Cluster) -> Result<()> {
         manxctl.says(&["doctor"], 1, &words).map(|_| true)
     })?;
     node.run(&["sysctl", "-w", "net.ipv4.ip_forward=1"])?;
+    node.run(&["nft", "delete", "table", "inet", "stranger"])?;
     cluster.kubectl(&["delete", "bgppeer", "nobody"])?;
     let restore = ["-n", "manx-system", "rollout", "restart", "daemonset/manx-agent"];
     cluster.kubectl(&restore)?;
@@ -161,23 +171,47 @@ fn broken(cluster: &Cluster) -> Result<()> {
 
 /// The bundle has what is needed and nothing that is secret.
 fn bundle(cluster: &Cluster) -> Result<()> {
+    // The speaker knows the password, and tells it nobody.
+    let guarded = json!({"apiVersion": "manx.dev/v1alpha1", "kind": "BGPPeer", "metadata": {"name": "guarded"},
+        "spec": {"peerIP": "172.30.1.98", "asNumber": 65098,
+                 "passwordSecretRef": {"namespace": "manx-system", "name": "tor", "key": "password"}}});
+    cluster.apply(&guarded.to_string())?;
+    let manxctl = Manxctl::of(cluster);
+    wait::until("the nodes have the peer with a password, and routes of each other", PATIENCE, || {
+        let routes = manxctl.call(&["routes", "--node", "node1", "--peer", "node/node2", "in"])?;
+        Ok(routes.text.contains("node/node2") && manxctl.call(&["peers"])?.text.contains("guarded"))
+    })?;
     let file = cluster.dir().join("diags.tar.gz");
     let path = file.display().to_string();
-    Manxctl::of(cluster).says(&["diags", "-o", &path], 0, &[&path])?;
+    manxctl.says(&["diags", "-o", &path], 0, &[&path])?;
     let folder = cluster.dir().join("diags");
     std::fs::create_dir(&folder)?;
     let mut unpack = std::process::Command::new("tar");
     netns::run(unpack.arg("-xzf").arg(&file).arg("-C").arg(&folder).arg("--strip-components=1"))?;
     let index = std::fs::read_to_string(folder.join("index.txt"))?;
     println!("{index}");
-    for name in
-        ["doctor.txt", "objects/ippools.yaml", "nodes/node1/kernel.json", "nodes/node2/metrics.txt", "logs/"]
-    {
+    for name in [
+        "doctor.txt",
+        "objects/ippools.yaml",
+        "nodes/node1/kernel.json",
+        "nodes/node2/metrics.txt",
+        "nodes/node2/bgp-in.jsonl",
+        "logs/",
+    ] {
         ensure!(index.contains(name), "{name} is not in the index:\n{index}");
     }
     let address =
         cluster.object("pod", "carrier")?["status"]["podIP"].as_str().context("an address")?.to_owned();
     ensure!(found(&folder, &address)?, "the address of the pod is nowhere");
+    for (file, words) in [
+        ("bgp-best.jsonl", "our own"),
+        ("bgp-in.jsonl", "\"peer\":\"node/node2\""),
+        ("bgp-out.jsonl", "\"peer\":\"node/node2\""),
+        ("host.json", "the API server (CN="),
+    ] {
+        let text = std::fs::read_to_string(folder.join("nodes/node1").join(file))?;
+        ensure!(text.contains(words), "{file} has not {words:?}:\n{text}");
+    }
     ensure!(!found(&folder, SECRET)?, "a secret is in the bundle");
     Ok(())
 }

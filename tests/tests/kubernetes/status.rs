@@ -86,6 +86,7 @@ fn leaks() -> Result<()> {
     kubectl.says(&["ipam", "check"], 0, &["nothing is wrong"])?;
     link_of_nobody(cluster, &pod)?;
     block_of_nobody(cluster)?;
+    link_without_guard(cluster, &pod)?;
     record_without_link(cluster, &pod)?;
     ground.finish()?;
     kubectl.comes_to_say(&["ipam", "check"], 0, &["nothing is wrong"]).map(drop)
@@ -127,15 +128,30 @@ fn block_of_nobody(cluster: &Cluster) -> Result<()> {
     told.map(drop)
 }
 
+/// The host's end of the link of a pod.
+fn link_of(node: &Node<'_>, pod: &LivingPod) -> Result<String> {
+    let route = node.run(&["ip", "route", "get", &pod.addresses[0].to_string()])?;
+    let link = route.split_whitespace().find(|word| word.starts_with("cali"));
+    link.map(str::to_owned).context("the pod's link")
+}
+
+/// The agent puts the guard right as soon as it goes on.
+fn link_without_guard(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
+    let node = cluster.node_by_name(&pod.node)?;
+    let link = link_of(&node, pod)?;
+    let frozen = Frozen::new(node)?;
+    frozen.0.run(&["nft", "delete", "table", "netdev", &format!("manx-{link}")])?;
+    let words = [&pod.name, &format!("its link {link} takes more than the pod may send"), "within a minute"];
+    Manxctl::by_kubectl(cluster).says(&["ipam", "check", "--pause", "1"], 1, &words).map(drop)
+}
+
 fn record_without_link(cluster: &Cluster, pod: &LivingPod) -> Result<()> {
     let kubectl = Manxctl::by_kubectl(cluster);
     let node = cluster.node_by_name(&pod.node)?;
-    let address = pod.addresses[0];
-    let route = node.run(&["ip", "route", "get", &address.to_string()])?;
-    let link = route.split_whitespace().find(|word| word.starts_with("cali")).context("the pod's link")?;
+    let link = link_of(&node, pod)?;
     let frozen = Frozen::new(node)?;
-    frozen.0.run(&["ip", "link", "del", link])?;
-    let words = [link, "is not there", &pod.name, "restart it"];
+    frozen.0.run(&["ip", "link", "del", &link])?;
+    let words = [&link, "is not there", &pod.name, "restart it"];
     kubectl.says(&["ipam", "check", "--pause", "1"], 1, &words).map(drop)
 }
 

@@ -356,7 +356,8 @@ impl Eyes {
     }
 }
 
-fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+/// A socket that is waited for until it can be read.
+pub(super) fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
     #[expect(
         deprecated,
         reason = "its unsafe heir asks for a descriptor that stays open: each of ours owns its own"

@@ -7,6 +7,7 @@
 mod capture;
 mod counters;
 mod eyes;
+pub(super) mod large;
 mod legacy;
 mod packet;
 mod send;

@@ -16,16 +16,16 @@ use crate::look::Lines;
 const PATIENCE: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(350), Duration::from_millis(500)];
 /// How long several sizes at once are waited for.
-const SIZES_PATIENCE: Duration = Duration::from_millis(400);
+pub(super) const SIZES_PATIENCE: Duration = Duration::from_millis(400);
 /// How long routers are waited for.
 const ROUTERS_PATIENCE: Duration = Duration::from_millis(300);
 /// What links and tunnels take, largest first.
-const SIZES: [u16; 18] = [
+pub(super) const SIZES: [u16; 18] = [
     8950, 4000, 1500, 1492, 1480, 1476, 1472, 1460, 1450, 1440, 1430, 1420, 1410, 1400, 1380, 1350, 1300,
     1280,
 ];
 /// As a pod's own packets have it.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 /// The number of the probe that reaches, of the large one, of the first smaller one, and of the first to a router.
 const REACH: u8 = 0;
 const LARGE: u8 = 1;
@@ -53,7 +53,8 @@ impl Sender {
         Ok(Self { raw, _answers: answers.flatten() })
     }
 
-    fn send(&self, flow: &Flow, shot: &Shot) -> io::Result<u16> {
+    /// Sends one; gives its octets.
+    pub(super) fn send(&self, flow: &Flow, shot: &Shot) -> io::Result<u16> {
         let packet = build(flow, shot).ok_or(io::ErrorKind::InvalidInput)?;
         self.raw.send_to(&packet, &SockAddr::from(SocketAddr::new(shot.target, 0)))?;
         Ok(u16::try_from(packet.len()).unwrap_or(u16::MAX))

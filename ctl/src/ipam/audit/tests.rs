@@ -1,6 +1,7 @@
 //! Tests of what an audit finds.
 
 use manx_api::{Allocation, IPBlock, IPBlockStatus, IPClaim, IPPool, NodeNetwork, Time, Timestamp};
+use manx_facts::guards::Guards;
 use manx_facts::kernel::{Hop, Route, RouteKind};
 
 use super::*;
@@ -102,6 +103,29 @@ fn told(change: impl FnOnce(&mut Seen)) -> Vec<String> {
             format!("{}: {}", finding.object, finding.what)
         })
         .collect()
+}
+
+#[test]
+fn guards_are_compared_with_the_record_and_with_links() {
+    let guards = |admitted: &str| Guards {
+        links: 1,
+        admitted: BTreeMap::from([("cali1".to_owned(), BTreeSet::from([address(admitted)]))]),
+        ..Guards::default()
+    };
+    assert_eq!(told(|seen| seen.node().kernel.guards = Some(guards("10.244.3.65"))), Vec::<String>::new());
+    assert_eq!(
+        told(|seen| seen.node().kernel.guards = Some(guards("10.244.3.66"))),
+        ["pod shop/web: the guard of its link cali1 lets 10.244.3.66 pass, and the record has 10.244.3.65"]
+    );
+    let open =
+        Guards { open: vec!["cali1".to_owned()], strays: vec!["cali9".to_owned()], ..Guards::default() };
+    assert_eq!(
+        told(|seen| seen.node().kernel.guards = Some(open)),
+        [
+            "node node1: there is a guard for the link cali9, which is gone",
+            "pod shop/web: its link cali1 takes more than the pod may send",
+        ]
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Difference;
-use crate::finding::Finding;
+use crate::finding::{Finding, Weight};
 
 /// Where docs/operate.md has more.
 const SEE: &str = "addresses-disagree";
@@ -159,6 +159,15 @@ impl Difference {
                 format!("the agent takes it away at its next look; now: `ip route del {address} dev {link}` on the node"),
             )
             .on(node),
+            Self::Guard { node, holder, wrong } => Finding {
+                weight: if wrong.is_harmless() { Weight::Note } else { Weight::Error },
+                ..Finding::error(
+                    holder.as_ref().map_or_else(|| format!("node {node}"), |holder| format!("pod {holder}")),
+                    wrong.of_link(),
+                    "the agent puts guards right within a minute; if this stays, restart the pod, and find who changes nftables",
+                )
+                .on(node)
+            },
             // All others are told above.
             other => Finding::error("addresses", format!("{other:?}"), ""),
         }
