@@ -8,6 +8,9 @@ use crate::finding::{Finding, Weight};
 /// Part of what is there of something, in per cent, from which on it is nearly gone, and from which on it is gone.
 const NEARLY_GONE: u64 = 80;
 const GONE: u64 = 95;
+/// Settings of inotify, and how many of its things are next to none.
+const INOTIFY: &str = "fs.inotify.";
+const FEW: u64 = 2;
 /// Instances of inotify of one user that every kernel gives by default.
 const INSTANCES: u64 = 128;
 
@@ -317,12 +320,16 @@ pub(super) fn room(facts: &Facts) -> Vec<Finding> {
     each(facts, |node, host, findings| {
         for room in &host.room {
             let share = room.used.map(|used| used.saturating_mul(100) / room.limit.max(1));
+            let used = room.used.unwrap_or(0);
             let weight = match share {
+                // How many are used is known only when few are left, which may go well for long.
+                Some(_) if room.setting.starts_with(INOTIFY) && room.limit - used.min(room.limit) > FEW => {
+                    Weight::Note
+                }
                 Some(share) if share >= GONE => Weight::Error,
                 Some(share) if share >= NEARLY_GONE => Weight::Warning,
                 _ => continue,
             };
-            let used = room.used.unwrap_or(0);
             findings.push(weighed(
                 weight,
                 node,

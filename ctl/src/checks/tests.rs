@@ -287,6 +287,19 @@ fn what_is_nearly_used_up_is_named_before_it_is() {
 }
 
 #[test]
+fn of_inotify_only_the_very_last_is_an_error() {
+    let weight = |used| {
+        let facts = broken(|facts| {
+            let setting = "fs.inotify.max_user_instances".to_owned();
+            machine(facts).room =
+                vec![Room { what: "instances".to_owned(), used: Some(used), limit: 128, setting }];
+        });
+        machine::room(&facts)[0].weight
+    };
+    assert_eq!((weight(125), weight(126)), (Weight::Note, Weight::Error));
+}
+
+#[test]
 fn the_node_with_another_mtu_than_most_is_named() {
     let facts = broken(|facts| {
         let third = Seen {
