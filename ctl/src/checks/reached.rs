@@ -128,7 +128,7 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
 pub(super) fn large(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (node, host) in machines(facts) {
-        let mut lost: BTreeMap<(u32, Option<u32>, Option<u32>), Vec<&LargeReached>> = BTreeMap::new();
+        let mut lost: BTreeMap<_, Vec<&LargeReached>> = BTreeMap::new();
         for reached in &host.large {
             match &reached.outcome {
                 LargeOutcome::Lost { passes, told } => {

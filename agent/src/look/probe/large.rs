@@ -46,7 +46,6 @@ pub(in crate::look) async fn all(large: &[Large], size: impl Fn(IpAddr) -> u32) 
 }
 
 /// The address that this machine takes for packets to another. Nothing is sent.
-#[expect(clippy::disallowed_types, reason = "no packet of it goes over the network, so nothing blocks")]
 fn source(target: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match target {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
