@@ -119,7 +119,7 @@ impl Stage<'_> {
         let inside = |program: &str, line: &str| {
             let mut command = Command::new(program);
             command.args(line.split_whitespace());
-            let output = a1.inside(|| Ok(netns::run(&mut command)?))?;
+            let output = a1.inside(|| netns::run(&mut command))?;
             anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let link = inside("ip", "-o link show eth0")?;
