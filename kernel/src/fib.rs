@@ -238,7 +238,7 @@ impl Fib {
             pending: counts.pending.saturating_sub(counts.stale),
             stale: counts.stale,
             nexthops: self.objects.tracker.actual().count(),
-            blocked: self.blocked.counts().clone(),
+            blocked: self.blocked.told(),
             ..self.stats.clone()
         }
     }

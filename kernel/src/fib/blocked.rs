@@ -63,6 +63,15 @@ impl BlockedRoutes {
         &self.counts
     }
 
+    /// Those of reasons that the log was told of: what is only in doubt yet is not among them.
+    pub(super) fn told(&self) -> BTreeMap<Why, usize> {
+        self.counts
+            .iter()
+            .filter(|(why, _)| self.told.contains(why))
+            .map(|(why, count)| (*why, *count))
+            .collect()
+    }
+
     /// The routes that the kernel refused and that may be tried again.
     pub(super) fn refused(&self) -> Vec<RouteKey> {
         self.entries.iter().filter(|(_, entry)| entry.refused).map(|(key, _)| *key).collect()

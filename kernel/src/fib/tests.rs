@@ -247,6 +247,7 @@ fn a_foreign_route_of_the_same_key_is_left_alone_and_reported_until_it_goes() {
         [(key(1), Why::Foreign)]
     );
     assert_eq!(bench.events, [FibEvent::Blocked { why: Why::Foreign, example: key(1) }]);
+    assert_eq!(bench.fib.stats().blocked, [(Why::Foreign, 1)].into());
     bench.world.delete_foreign(key(1));
     bench.settle();
     assert_eq!(bench.world.ours().len(), 3);
@@ -444,6 +445,8 @@ fn a_route_that_the_plugin_made_first_is_ours_once_we_hear_of_it() {
     bench.world.routes.insert(key(1), held);
     bench.events.clear();
     bench.drain();
+    assert_eq!(bench.fib.blocked().map(|(_, blocked)| blocked.why).collect::<Vec<_>>(), [Why::Foreign]);
+    assert!(bench.fib.stats().blocked.is_empty(), "nobody is told of it before it is sure");
     bench.world.tell(key(1));
     bench.settle();
     assert!(bench.fib.in_sync());

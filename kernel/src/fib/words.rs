@@ -129,7 +129,7 @@ pub struct Stats {
     pub stale: usize,
     /// Next-hop objects of ours in the kernel.
     pub nexthops: usize,
-    /// Blocked routes by reason.
+    /// Blocked routes by reason, once that is sure: an event has told it.
     pub blocked: BTreeMap<Why, usize>,
     /// Routes found removed or changed by others, since the start.
     pub drift_total: u64,
