@@ -2,6 +2,7 @@
 
 mod cures;
 mod findings;
+mod mesh;
 #[cfg(test)]
 mod tests;
 mod view;

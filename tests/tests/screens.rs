@@ -198,6 +198,9 @@ async fn a_mesh_of_two_hundred_nodes_is_one_ring_and_only_what_is_broken_is_mark
     tab.until(&format!("{lines} == 1"))
         .await
         .context("a node that lost all is marked, without a line for each")?;
+    tab.until("document.querySelectorAll('#findings li').length == 3")
+        .await
+        .context("it is one thing that is wrong, beside what the two ends of the other session say")?;
     picture(&mut tab, "ui-mesh").await?;
     tab.evaluate("document.querySelector('[data-node=node140]').focus()").await?;
     tab.press("Enter").await?;

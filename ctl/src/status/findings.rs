@@ -9,6 +9,7 @@ use manx_api::{
 };
 
 use super::cures;
+use super::mesh::{self, Down};
 use super::view::Controller;
 use crate::cluster::Cluster;
 use crate::finding::Finding;
@@ -50,7 +51,7 @@ fn controller(cluster: &Cluster, now: Timestamp) -> Option<Finding> {
 }
 
 /// How long ago, as `5m (10:02:03Z)`.
-fn since(then: Timestamp, now: Timestamp) -> String {
+pub(super) fn since(then: Timestamp, now: Timestamp) -> String {
     format!("{} ({then:.0})", age(now.as_second() - then.as_second()))
 }
 
@@ -131,7 +132,7 @@ fn versions(cluster: &Cluster, rows: &[Row]) -> Option<Finding> {
 }
 
 /// The first names and how many more.
-fn named(names: &[&str]) -> String {
+pub(super) fn named(names: &[&str]) -> String {
     let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED) {
         0 => first,
@@ -151,23 +152,23 @@ fn conditions(network: &NodeNetwork) -> Vec<Finding> {
     .collect()
 }
 
-/// Sessions that are down. Those with a node whose agent is away are its own trouble, told once; the same trouble of a
-/// router on several nodes is told once.
+/// Sessions that are down. Those with a node whose agent is away are its own trouble, told once; so are many of one node
+/// with others, and the same trouble of a router on several nodes.
 fn sessions(cluster: &Cluster, away: &BTreeSet<&str>, now: Timestamp) -> Vec<Finding> {
     let mut down: BTreeMap<(String, String), Vec<(&str, &Session)>> = BTreeMap::new();
     let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut between = Vec::new();
     for network in &cluster.networks {
-        let Some(name) = network.metadata.name.as_deref().filter(|name| !away.contains(name)) else {
+        let Some(node) = network.metadata.name.as_deref().filter(|name| !away.contains(name)) else {
             continue;
         };
         let sessions = network.status.iter().flat_map(|status| &status.sessions);
         for session in sessions.filter(|session| session.state != SessionState::Established) {
-            match session.peer.strip_prefix("node/").filter(|peer| away.contains(peer)) {
-                Some(peer) => lost.entry(peer).or_default().push(name),
-                None => {
-                    let error = session.last_error.as_ref().map_or_else(String::new, SessionError::line);
-                    down.entry((session.peer.clone(), error)).or_default().push((name, session));
-                }
+            let error = session.last_error.as_ref().map_or_else(String::new, SessionError::line);
+            match session.peer.strip_prefix("node/") {
+                Some(peer) if away.contains(peer) => lost.entry(peer).or_default().push(node),
+                Some(peer) => between.push(Down { node, peer, session, error }),
+                None => down.entry((session.peer.clone(), error)).or_default().push((node, session)),
             }
         }
     }
@@ -182,8 +183,12 @@ fn sessions(cluster: &Cluster, away: &BTreeSet<&str>, now: Timestamp) -> Vec<Fin
             |finding, node| finding.on(*node),
         )
     });
+    let (together, alone) = mesh::split(between, now);
+    for Down { node, session, error, .. } in alone {
+        down.entry((session.peer.clone(), error)).or_default().push((node, session));
+    }
     let down = down.into_iter().map(|((peer, error), on)| session(&peer, &error, &on, now));
-    lost.chain(down).collect()
+    lost.chain(together).chain(down).collect()
 }
 
 fn session(peer: &str, error: &str, on: &[(&str, &Session)], now: Timestamp) -> Finding {

@@ -142,6 +142,66 @@ fn a_router_that_is_down_for_every_node_is_one_finding() {
     assert!(found.cure.contains("nobody answers"), "{}", found.cure);
 }
 
+/// A mesh of twelve nodes, of whose sessions these are down, with the same error at both ends.
+fn mesh(broken: impl Fn(usize, usize) -> bool) -> Cluster {
+    let mut cluster = healthy();
+    let since = Time(Timestamp::from_second(9_000).expect("in range"));
+    cluster.networks = (1..=12)
+        .map(|node| {
+            let mut network = network(&format!("node{node}"));
+            let sessions = (1..=12).filter(|peer| *peer != node).map(|peer| {
+                let down = broken(node.min(peer), node.max(peer));
+                let state = if down { SessionState::Active } else { SessionState::Established };
+                let mut session = Session::new(format!("node/node{peer}"), state, since.clone());
+                session.last_error = down.then(|| SessionError::new(Time(now()), "no route to host"));
+                session
+            });
+            network.status.as_mut().expect("reported").sessions = sessions.collect();
+            network
+        })
+        .collect();
+    cluster.leases = (1..=12).map(|node| lease(&format!("manx-agent-node{node}"), 50, 180)).collect();
+    cluster.leases.push(lease("manx-controller", 2, 15));
+    cluster
+}
+
+/// What is told of sessions.
+fn told_of_sessions(cluster: &Cluster) -> Vec<(String, String)> {
+    let found = findings(cluster, now()).into_iter().filter(|found| found.what.contains("session"));
+    found.map(|found| (found.object, found.what)).collect()
+}
+
+#[test]
+fn a_node_that_lost_its_sessions_with_all_others_is_one_finding() {
+    let cluster = mesh(|node, peer| node == 4 || peer == 4 || (node, peer) == (1, 2));
+    let due = [
+        (
+            "node node4",
+            "11 of its sessions with other nodes (node1, node10, node11 and 8 more) are down, the first since 16m \
+             (1970-01-01T02:30:00Z): no route to host",
+        ),
+        (
+            "node node2",
+            "the session with node/node1 is Active since 16m (1970-01-01T02:30:00Z): no route to host",
+        ),
+        (
+            "node node1",
+            "the session with node/node2 is Active since 16m (1970-01-01T02:30:00Z): no route to host",
+        ),
+    ];
+    assert_eq!(told_of_sessions(&cluster), due.map(|(object, what)| (object.to_owned(), what.to_owned())));
+    let of_node9 = View::new(&cluster, Some("node9"), now()).findings;
+    assert!(of_node9.iter().any(|found| found.object == "node node4"), "{of_node9:#?}");
+}
+
+#[test]
+fn a_mesh_that_is_down_as_a_whole_is_one_finding() {
+    let told = told_of_sessions(&mesh(|_, _| true));
+    let [(object, what)] = &*told else { panic!("{told:#?}") };
+    assert_eq!(object, "nodes node1, node10, node11 and 8 more");
+    assert!(what.starts_with("66 of their sessions with other nodes are down, "), "{what}");
+}
+
 #[test]
 fn an_agent_without_a_sign_of_life_is_told_once_and_not_by_each_of_its_sessions() {
     let mut cluster = healthy();
