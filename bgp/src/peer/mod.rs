@@ -3,6 +3,7 @@
 //! Reading order: `dialer` (states without a connection), `session` (states with one), `negotiate`, `receive` (what
 //! messages mean), `configure` (what the owner decides). Here is what ties them together.
 
+mod collision;
 mod configure;
 pub(crate) mod dialer;
 mod leave;
@@ -17,7 +18,7 @@ pub(crate) mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::chance::Chance;
 use crate::config::{ConnId, Dial, Local, PeerConfig, PeerId, RemoteAs};
@@ -35,21 +36,9 @@ use crate::wire::{Dialect, ErrorCode, Message, MessageType, Notification, Open, 
 use dialer::{After, Dialer};
 use negotiate::{Agreed, RestartState};
 use outbox::Outbox;
-use session::{Established, Link, Phase, Session};
+use session::{Established, Link, Session};
 use status::Record;
 use timers::Timer;
-
-/// A connection of the peer's that comes later than this after a session is no part of a collision: the peer has lost
-/// its end of the session and is back (RFC 4724 §5).
-const COLLISION_TIME: Duration = Duration::from_secs(1);
-
-/// Two connections to one peer, of which one must go.
-enum Collision {
-    /// The peer has lost its end of the old one and is back.
-    Returned { old: ConnId },
-    /// One of them lost.
-    Lost { loser: ConnId },
-}
 
 /// What all peers share.
 #[derive(Debug)]
@@ -217,6 +206,7 @@ impl Peer {
     fn on_timer(&mut self, conn: ConnId, timer: Timer, core: &mut Core, now: Instant) {
         let Some(session) = self.session_mut(conn) else { return };
         match timer {
+            Timer::Keepalive if session.yields() => self.go_on(conn, core, now),
             Timer::Keepalive => session.keep_alive(&mut core.chance, now),
             Timer::Hold => self.fail(conn, ErrorCode::HOLD_TIMER_EXPIRED.into(), After::Wait, core, now),
             Timer::SendHold if session.is_stuck(now) => {
@@ -304,30 +294,6 @@ impl Peer {
         self.report(core, now);
     }
 
-    /// Which of two connections goes, when the OPEN has come on `new` (RFC 4271 §6.8, RFC 6286 §2.3).
-    fn collision(&self, new: ConnId, theirs: &Open, local: &Local) -> Option<Collision> {
-        let new = self.session(new)?;
-        // Of several others the one that got furthest is the rival: only one may ever be Established.
-        let others = self.sessions.iter().filter(|session| session.link.conn != new.link.conn);
-        let other = others.max_by_key(|session| session.state())?;
-        let (new_conn, old) = (new.link.conn, other.link.conn);
-        match &other.phase {
-            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) => return None,
-            Phase::Established(up) if new.connected_at >= up.since + COLLISION_TIME => {
-                let returned = up.agreed.restart.is_some();
-                return Some(if returned {
-                    Collision::Returned { old }
-                } else {
-                    Collision::Lost { loser: new_conn }
-                });
-            }
-            Phase::OpenConfirm(_) | Phase::Established(_) => {}
-        }
-        let we_win = (local.router_id, local.asn) > (theirs.router_id, theirs.asn);
-        let winner = if we_win { Direction::Active } else { Direction::Passive };
-        Some(Collision::Lost { loser: if new.link.direction == winner { old } else { new_conn } })
-    }
-
     /// The connection is gone without a word.
     pub(crate) fn closed(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
         core.ended.push(conn);
@@ -402,6 +368,12 @@ impl Peer {
         }
         if self.sessions.is_empty() {
             self.dialer.ended(lasted, after, &mut core.chance, now);
+        }
+        let yielding = self.sessions.iter().find(|session| session.yields());
+        if let Some(Link { conn, direction, .. }) = yielding.map(|session| session.link)
+            && !self.has_rival(direction)
+        {
+            self.go_on(conn, core, now);
         }
         self.report(core, now);
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::dialer::After;
 use super::outbox::Outbox;
-use super::{Collision, Core, Peer};
+use super::{Core, Peer};
 use crate::config::{ConnId, Role};
 use crate::event::{Event, FaultAction};
 use crate::policy::Source;
@@ -113,30 +113,13 @@ impl Peer {
     fn on_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) -> Result<(), End> {
         let Some(session) = self.session(conn) else { return Ok(()) };
         let Some(agreed) = session.phase.judge(theirs, &self.config)? else { return Ok(()) };
-        if let Some(collision) = self.collision(conn, theirs, &core.local) {
-            self.resolve(collision, core, now);
-        }
+        self.resolve_collision(conn, theirs, core, now);
+        let yields = self.yields(conn, theirs, &core.local);
         if let Some(session) = self.session_mut(conn) {
-            session.on_open(agreed, &mut core.chance, now);
+            session.on_open(agreed, yields, &mut core.chance, now);
         }
         self.report(core, now);
         Ok(())
-    }
-
-    fn resolve(&mut self, collision: Collision, core: &mut Core, now: Instant) {
-        match collision {
-            Collision::Returned { old } => {
-                core.close(old, Outbox::default());
-                self.closed(old, core, now);
-            }
-            Collision::Lost { loser } => {
-                self.fail(loser, ErrorCode::COLLISION.into(), After::Wait, core, now);
-                // If the session that stays is dead at the other end, a word on it will show that.
-                for session in self.sessions.iter_mut().filter(|session| session.established().is_some()) {
-                    session.keep_alive(&mut core.chance, now);
-                }
-            }
-        }
     }
 
     fn on_keepalive(&mut self, conn: ConnId, core: &mut Core, now: Instant) {

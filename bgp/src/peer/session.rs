@@ -21,6 +21,8 @@ use crate::wire::{self, Dialect, ErrorCode, Framer, Message, MessageType, Notifi
 
 /// How long the peer may take to send its OPEN (RFC 4271 §8.2.2 suggests minutes; a peer that is there needs no second).
 const OPEN_TIME: Duration = Duration::from_secs(30);
+/// How long a connection gives way to another one whose OPEN has not come yet.
+const YIELD_TIME: Duration = Duration::from_secs(1);
 /// The least time without progress after which a connection counts as stuck (RFC 9687 §4).
 const SEND_HOLD: Duration = Duration::from_secs(480);
 
@@ -50,6 +52,16 @@ pub(crate) struct OpenSent {
 #[derive(Debug)]
 pub(crate) struct OpenConfirm {
     agreed: Agreed,
+    answer: Answer,
+}
+
+/// Our KEEPALIVE, which lets the peer call the session Established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It is out.
+    Sent,
+    /// It waits, as another connection goes before this one; the peer's may have come.
+    Withheld { confirmed: bool },
 }
 
 /// Exchanging routes.
@@ -115,9 +127,9 @@ impl Phase {
     }
 
     /// The peer's OPEN is good.
-    fn opened(self, agreed: Agreed) -> Self {
+    fn opened(self, agreed: Agreed, answer: Answer) -> Self {
         match self {
-            Self::Delayed(_) | Self::OpenSent(_) => Self::OpenConfirm(OpenConfirm { agreed }),
+            Self::Delayed(_) | Self::OpenSent(_) => Self::OpenConfirm(OpenConfirm { agreed, answer }),
             other => other,
         }
     }
@@ -125,17 +137,22 @@ impl Phase {
     /// A KEEPALIVE has come.
     fn confirmed(self, now: Instant) -> Self {
         match self {
-            Self::OpenConfirm(OpenConfirm { agreed }) => Self::Established(Box::new(Established {
-                agreed,
-                since: now,
-                ended: Families::NONE,
-                disabled: Families::NONE,
-                warned: Families::NONE,
-                exceeded: Families::NONE,
-                refreshing: Refreshing::default(),
-                updates_in: Default::default(),
-                updates_out: Default::default(),
-            })),
+            Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Withheld { .. } }) => {
+                Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Withheld { confirmed: true } })
+            }
+            Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Sent }) => {
+                Self::Established(Box::new(Established {
+                    agreed,
+                    since: now,
+                    ended: Families::NONE,
+                    disabled: Families::NONE,
+                    warned: Families::NONE,
+                    exceeded: Families::NONE,
+                    refreshing: Refreshing::default(),
+                    updates_in: Default::default(),
+                    updates_out: Default::default(),
+                }))
+            }
             other => other,
         }
     }
@@ -239,7 +256,7 @@ impl Session {
         match &self.phase {
             Phase::Closed => None,
             Phase::Delayed(OpenSent { ours }) | Phase::OpenSent(OpenSent { ours }) => Some(ours),
-            Phase::OpenConfirm(OpenConfirm { agreed }) => Some(&agreed.ours),
+            Phase::OpenConfirm(OpenConfirm { agreed, .. }) => Some(&agreed.ours),
             Phase::Established(established) => Some(&established.agreed.ours),
         }
     }
@@ -247,7 +264,7 @@ impl Session {
     /// What was agreed on, once both OPENs are there.
     pub(crate) fn agreed(&self) -> Option<&Agreed> {
         match &self.phase {
-            Phase::OpenConfirm(OpenConfirm { agreed }) => Some(agreed),
+            Phase::OpenConfirm(OpenConfirm { agreed, .. }) => Some(agreed),
             Phase::Established(established) => Some(&established.agreed),
             Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) => None,
         }
@@ -282,12 +299,33 @@ impl Session {
     }
 
     /// Takes the peer's OPEN: answers with a KEEPALIVE, behind our own OPEN if that is still owed, and waits for theirs.
-    pub(crate) fn on_open(&mut self, agreed: Agreed, chance: &mut Chance, now: Instant) {
+    /// The KEEPALIVE of a connection that yields to another waits for [`go_on`](Self::go_on).
+    pub(crate) fn on_open(&mut self, agreed: Agreed, yields: bool, chance: &mut Chance, now: Instant) {
         self.speak_first(now);
-        self.phase = std::mem::take(&mut self.phase).opened(agreed);
-        self.send(&Message::Keepalive);
+        let answer = if yields { Answer::Withheld { confirmed: false } } else { Answer::Sent };
+        self.phase = std::mem::take(&mut self.phase).opened(agreed, answer);
         self.heard(now);
+        if yields {
+            self.timers.set(Timer::Keepalive, Some(now + YIELD_TIME));
+        } else {
+            self.send(&Message::Keepalive);
+            self.arm_keepalive(chance, now);
+        }
+    }
+
+    /// Whether our KEEPALIVE waits for what becomes of another connection.
+    pub(crate) fn yields(&self) -> bool {
+        matches!(self.phase, Phase::OpenConfirm(OpenConfirm { answer: Answer::Withheld { .. }, .. }))
+    }
+
+    /// No other connection goes before this one any more: sends the KEEPALIVE that waits; says whether that made the
+    /// session.
+    pub(crate) fn go_on(&mut self, chance: &mut Chance, now: Instant) -> bool {
+        let Phase::OpenConfirm(confirm) = &mut self.phase else { return false };
+        let answer = std::mem::replace(&mut confirm.answer, Answer::Sent);
+        self.send(&Message::Keepalive);
         self.arm_keepalive(chance, now);
+        answer == Answer::Withheld { confirmed: true } && self.on_keepalive(now)
     }
 
     /// Takes a KEEPALIVE; says whether it made the session.
