@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 /// Kinds of Kubernetes' own that the documentation names in commands.
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
     "configmap",
     "daemonset",
     "deployment",
@@ -26,6 +26,7 @@ const OTHERS: [&str; 15] = [
     "secret",
     "namespace",
     "svc",
+    "bgppeers.crd.projectcalico.org",
     "ipamconfigs.crd.projectcalico.org",
 ];
 
