@@ -79,7 +79,7 @@ pub fn make_rule(from: IpAddr, table: u32) -> Batch {
 pub(crate) fn read_rule(message: &crate::netlink::request::Message<'_>) -> Option<Rule> {
     use crate::netlink::request::{read_ip, read_u32};
     let body: [u8; 12] = message.body().filter(|_| message.kind == libc::RTM_NEWRULE)?;
-    let of_kind = |wanted| message.attributes(12).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let of_kind = |wanted| message.attribute(12, wanted);
     let from = IpNetwork::new(read_ip(of_kind(FRA_SRC)?)?, body[2]).ok()?;
     Some(Rule { from, table: of_kind(FRA_TABLE).and_then(read_u32)? })
 }

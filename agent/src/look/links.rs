@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 use manx_facts::kernel::{Address, Counters, Link, Neighbour, NeighbourState};
 use manx_kernel::names::Mac;
-use manx_kernel::netlink::request::{Batch, Message, attributes, read_ip, read_str, read_u32};
+use manx_kernel::netlink::request::{Batch, Message, attribute, read_ip, read_str, read_u32};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use nix::libc;
 
@@ -60,9 +60,7 @@ fn link(message: &Message<'_>) -> Option<Link> {
             libc::IFLA_LINK_NETNSID => link.peer_namespace = read_u32(value).map(u32::cast_signed),
             IFLA_MASTER => link.master = read_u32(value),
             IFLA_LINKINFO => {
-                link.kind = attributes(value)
-                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                    .map(|(_, value)| read_str(value));
+                link.kind = attribute(value, IFLA_INFO_KIND).map(read_str);
             }
             IFLA_STATS64 => link.counters = counters(value),
             kind => link.programs.extend(programs::xdp(kind, value)),
@@ -118,7 +116,7 @@ fn neighbour(message: &Message<'_>) -> Option<Neighbour> {
     if !matches!(i32::from(body[0]), libc::AF_INET | libc::AF_INET6) {
         return None;
     }
-    let of_kind = |wanted| message.attributes(12).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let of_kind = |wanted| message.attribute(12, wanted);
     Some(Neighbour {
         link: read_u32(&body[4..])?,
         address: read_ip(of_kind(libc::NDA_DST)?)?,

@@ -1,7 +1,7 @@
 //! Filters of tc and XDP programs on links, out of netlink messages.
 
 use manx_facts::kernel::{Link, Program, ProgramPlace};
-use manx_kernel::netlink::request::{Batch, Message, attributes, read_str, read_u32};
+use manx_kernel::netlink::request::{Batch, Message, attribute, attributes, read_str, read_u32};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use nix::libc;
 
@@ -23,7 +23,7 @@ const PLACES: [(u32, ProgramPlace); 2] =
 
 /// The XDP program of a link, out of its attribute.
 pub(super) fn xdp(kind: u16, value: &[u8]) -> Option<Program> {
-    let of_kind = |wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let of_kind = |wanted| attribute(value, wanted);
     (kind == IFLA_XDP && *of_kind(IFLA_XDP_ATTACHED)?.first()? != 0).then(|| Program {
         place: ProgramPlace::Xdp,
         id: of_kind(IFLA_XDP_PROG_ID).and_then(read_u32),
@@ -36,8 +36,7 @@ pub(super) fn filters(socket: &mut Socket, links: &mut [Link]) -> Result<(), Soc
     let disciplines = socket.dump(&mut Batch::of(RTM_GETQDISC, libc::NLM_F_DUMP, &[0; BODY], |_| {}))?;
     let mut found = Vec::new();
     for discipline in disciplines.iter() {
-        let kind = discipline.attributes(BODY).find(|(kind, _)| *kind == TCA_KIND);
-        let kind = kind.map(|(_, kind)| read_str(kind)).unwrap_or_default();
+        let kind = discipline.attribute(BODY, TCA_KIND).map(read_str).unwrap_or_default();
         let index = discipline.body::<BODY>().and_then(|body| read_u32(&body[4..]));
         if let (Some(index), "clsact" | "ingress") = (index, &*kind) {
             found.push((index, kind == "clsact"));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use manx_facts::kernel::{Hop, Route, RouteKind, Rule, RuleAction};
-use manx_kernel::netlink::request::{Batch, Message, attributes, read_ip, read_str, read_u32};
+use manx_kernel::netlink::request::{Batch, Message, attribute, attributes, read_ip, read_str, read_u32};
 use manx_kernel::netlink::socket::{Socket, SocketError};
 use nix::errno::Errno;
 use nix::libc;
@@ -205,7 +205,7 @@ fn kind_of(kind: u8) -> RouteKind {
 }
 
 fn mtu(metrics: &[u8]) -> Option<u32> {
-    attributes(metrics).find(|(kind, _)| *kind == RTAX_MTU).and_then(|(_, value)| read_u32(value))
+    attribute(metrics, RTAX_MTU).and_then(read_u32)
 }
 
 /// Reads `struct rtvia`: a gateway of another family than the destination.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::request::{Attributes, Batch, Message, attributes, read_ip};
+use super::request::{Attributes, Batch, Message, attribute, attributes, read_ip};
 use super::socket::{RequestError, Socket, SocketError};
 use crate::sysctl;
 
@@ -122,7 +122,7 @@ impl Tuple {
             *(if source { &mut from } else { &mut to }) = Some(address);
         }
         let mut tuple = Self { from: from?, to: to?, from_port: 0, to_port: 0, protocol: 0 };
-        let (_, protocol) = attributes(value).find(|(kind, _)| *kind == CTA_TUPLE_PROTO)?;
+        let protocol = attribute(value, CTA_TUPLE_PROTO)?;
         for (kind, value) in attributes(protocol) {
             let port = value.first_chunk().map(|octets| u16::from_be_bytes(*octets));
             match kind {
@@ -140,7 +140,7 @@ impl Tuple {
 }
 
 fn read_tracked(message: &Message<'_>) -> Option<Tracked> {
-    let of_kind = |wanted| message.attributes(BODY).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let of_kind = |wanted| message.attribute(BODY, wanted);
     Some(Tracked {
         original: Tuple::read(of_kind(CTA_TUPLE_ORIG)?)?,
         reply: Tuple::read(of_kind(CTA_TUPLE_REPLY)?)?,
@@ -205,7 +205,7 @@ fn concerns(message: &Message<'_>, addresses: &BTreeSet<IpAddr>) -> bool {
 
 /// The two addresses of a direction, and whether each is its source.
 fn ends(tuple: &[u8]) -> impl Iterator<Item = (bool, IpAddr)> {
-    let addresses = attributes(tuple).find(|(kind, _)| *kind == CTA_TUPLE_IP).map(|(_, value)| value);
+    let addresses = attribute(tuple, CTA_TUPLE_IP);
     attributes(addresses.unwrap_or_default()).filter_map(|(kind, value)| match kind {
         CTA_IP_V4_SRC | CTA_IP_V6_SRC => Some((true, read_ip(value)?)),
         CTA_IP_V4_DST | CTA_IP_V6_DST => Some((false, read_ip(value)?)),

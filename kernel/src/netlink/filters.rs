@@ -7,8 +7,11 @@ use nix::libc;
 
 use crate::passage::{Element, Family, Field, Step, Table, Verdict};
 
+use super::expression::{
+    NFT_CMP_EQ, NFT_CMP_NEQ, NFT_PAYLOAD_NETWORK_HEADER, NFTA_DATA_VERDICT, NFTA_EXPR_NAME, NFTA_VERDICT_CODE,
+};
 use super::nftables::{self, BODY, NFTA_DATA_VALUE, NFTA_EXPR_DATA, TableFamily};
-use super::request::{attributes, read_str};
+use super::request::{attribute, attributes, read_str};
 use super::socket::{Socket, SocketError};
 
 /// Rules of a table that are read; of a table with more nothing is known.
@@ -17,16 +20,10 @@ const MOST_RULES: usize = 100_000;
 const MOST_ELEMENTS: usize = 20_000;
 const BUFFER_OCTETS: usize = 4 << 20;
 
-const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFT_SET_ELEM_CATCHALL: u32 = 2;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFT_CMP_EQ: u32 = 0;
-const NFT_CMP_NEQ: u32 = 1;
 const NFT_CT_STATE: u32 = 0;
 const NFT_CT_STATUS: u32 = 2;
 /// Octets of a register of the kind that has 16.
@@ -45,10 +42,10 @@ pub fn forwarding() -> Result<Vec<Table>, SocketError> {
     let families =
         [(TableFamily::Ip, Family::Ip), (TableFamily::Ip6, Family::Ip6), (TableFamily::Inet, Family::Inet)];
     for (asked, family) in families {
-        for (name, bases) in bases(&mut socket, asked)? {
+        for mut table in with_chains(&mut socket, asked, family)? {
+            let name = table.name.clone();
             let of = nftables::Table { family: asked, name: &name };
-            let chains = chains(&mut socket, of)?;
-            let mut table = Table { family, name: name.clone(), bases, chains, sets: BTreeMap::new() };
+            rules(&mut socket, of, &mut table.chains)?;
             follow(&mut socket, of, &mut table)?;
             tables.push(table);
         }
@@ -56,44 +53,44 @@ pub fn forwarding() -> Result<Vec<Table>, SocketError> {
     Ok(tables)
 }
 
-/// Base chains at the hook and whether they drop what they do not decide, by their tables.
-fn bases(
-    socket: &mut Socket,
-    family: TableFamily,
-) -> Result<BTreeMap<String, BTreeMap<String, bool>>, SocketError> {
-    let any = nftables::Table { family, name: "" };
-    let mut found: BTreeMap<String, BTreeMap<String, bool>> = BTreeMap::new();
+/// The tables of a family with base chains at the hook, and whether these drop what they do not decide. All chains are
+/// there, without their rules.
+fn with_chains(socket: &mut Socket, asked: TableFamily, family: Family) -> Result<Vec<Table>, SocketError> {
+    let any = nftables::Table { family: asked, name: "" };
+    let mut found: BTreeMap<String, Table> = BTreeMap::new();
     for chain in socket.dump(&mut nftables::get_chains(any))?.iter() {
-        let of_kind =
-            |wanted| chain.attributes(BODY).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-        let hook =
-            of_kind(nftables::NFTA_CHAIN_HOOK).and_then(|hook| number(hook, nftables::NFTA_HOOK_HOOKNUM));
+        let of_kind = |wanted| chain.attribute(BODY, wanted);
         let name = of_kind(nftables::NFTA_CHAIN_NAME).map(read_str);
         let (Some(table), Some(name)) = (nftables::table_of(&chain), name) else { continue };
-        if hook == Some(libc::NF_INET_FORWARD as u32) && table != super::guard::TABLE.name {
+        let table = found.entry(table).or_insert_with_key(|table| Table {
+            family,
+            name: table.clone(),
+            bases: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            sets: BTreeMap::new(),
+        });
+        let hook = of_kind(nftables::NFTA_CHAIN_HOOK);
+        if hook.and_then(|hook| number(hook, nftables::NFTA_HOOK_HOOKNUM))
+            == Some(libc::NF_INET_FORWARD as u32)
+        {
             let drops = of_kind(nftables::NFTA_CHAIN_POLICY).and_then(big) == Some(libc::NF_DROP as u32);
-            found.entry(table).or_default().insert(name, drops);
+            table.bases.insert(name.clone(), drops);
         }
+        table.chains.entry(name).or_default();
     }
-    Ok(found)
+    let sees = |table: &Table| !table.bases.is_empty() && table.name != super::guard::TABLE.name;
+    Ok(found.into_values().filter(sees).collect())
 }
 
-/// The rules of all chains of a table that have any, in their order; none of a table with too many.
-fn chains(
+/// Reads the rules of all chains of a table, in their order; of a table with too many, nothing is known.
+fn rules(
     socket: &mut Socket,
     table: nftables::Table<'_>,
-) -> Result<BTreeMap<String, Vec<Vec<Step>>>, SocketError> {
-    let mut chains: BTreeMap<String, Vec<Vec<Step>>> = BTreeMap::new();
-    for chain in socket.dump(&mut nftables::get_chains(table))?.iter() {
-        let name = chain.attributes(BODY).find(|(kind, _)| *kind == nftables::NFTA_CHAIN_NAME);
-        if let (true, Some((_, name))) = (nftables::table_of(&chain).as_deref() == Some(table.name), name) {
-            chains.entry(read_str(name)).or_default();
-        }
-    }
+    chains: &mut BTreeMap<String, Vec<Vec<Step>>>,
+) -> Result<(), SocketError> {
     let mut count = 0;
     socket.visit(&mut nftables::get_rules(table), |rule| {
-        let of_kind =
-            |wanted| rule.attributes(BODY).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let of_kind = |wanted| rule.attribute(BODY, wanted);
         let Some(chain) = of_kind(nftables::NFTA_RULE_CHAIN).map(read_str) else { return };
         count += 1;
         if count <= MOST_RULES && nftables::table_of(rule).as_deref() == Some(table.name) {
@@ -101,7 +98,10 @@ fn chains(
             chains.entry(chain).or_default().push(steps.map(|(_, expression)| step(expression)).collect());
         }
     })?;
-    Ok(if count > MOST_RULES { BTreeMap::new() } else { chains })
+    if count > MOST_RULES {
+        chains.clear();
+    }
+    Ok(())
 }
 
 /// Reads the sets that rules on the way ask, and forgets chains that are not on it.
@@ -168,8 +168,8 @@ fn element(value: &[u8]) -> Option<Element> {
                 (flags & NFT_SET_ELEM_CATCHALL == 0).then_some(())?;
             }
             NFTA_SET_ELEM_DATA => {
-                let found = attributes(value).find(|(kind, _)| *kind == NFTA_DATA_VERDICT);
-                element.verdict = Some(found.map_or(Verdict::Other, |(_, value)| verdict(value)));
+                let found = attribute(value, NFTA_DATA_VERDICT);
+                element.verdict = Some(found.map_or(Verdict::Other, verdict));
             }
             NFTA_SET_ELEM_KEY_END => return None,
             _ => {}
@@ -184,11 +184,11 @@ fn big(value: &[u8]) -> Option<u32> {
 }
 
 fn number(within: &[u8], wanted: u16) -> Option<u32> {
-    attributes(within).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| big(value))
+    attribute(within, wanted).and_then(big)
 }
 
 fn data(value: &[u8]) -> Option<&[u8]> {
-    attributes(value).find(|(kind, _)| *kind == NFTA_DATA_VALUE).map(|(_, value)| value)
+    attribute(value, NFTA_DATA_VALUE)
 }
 
 /// A register as its first word.
@@ -201,8 +201,7 @@ fn register(within: &[u8], wanted: u16) -> Option<usize> {
 }
 
 fn verdict(value: &[u8]) -> Verdict {
-    let chain = attributes(value).find(|(kind, _)| *kind == NFTA_VERDICT_CHAIN);
-    let chain = chain.map(|(_, name)| read_str(name)).unwrap_or_default();
+    let chain = attribute(value, NFTA_VERDICT_CHAIN).map(read_str).unwrap_or_default();
     match number(value, NFTA_VERDICT_CODE).map(u32::cast_signed) {
         Some(libc::NF_DROP) => Verdict::Drop,
         Some(libc::NF_ACCEPT) => Verdict::Accept,
@@ -281,10 +280,6 @@ fn tracked(inside: &[u8]) -> Option<Step> {
             _ => Field::Unknown(libc::IFNAMSIZ),
         },
     ))
-}
-
-fn attribute(inside: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(inside).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 fn compare(inside: &[u8]) -> Option<Step> {

@@ -204,9 +204,7 @@ pub fn namespace_number(socket: &mut Socket, netns: impl AsFd) -> Result<Option<
         namespace.put_u32(NETNSA_FD, fd);
     });
     let replies = socket.send(&mut request)?.all_done()?;
-    let number = replies.iter().find_map(|message| {
-        message.attributes(4).find(|(kind, _)| *kind == NETNSA_NSID).and_then(|(_, value)| read_i32(value))
-    });
+    let number = replies.iter().find_map(|message| message.attribute(4, NETNSA_NSID).and_then(read_i32));
     Ok(number.filter(|number| *number >= 0))
 }
 
@@ -242,9 +240,9 @@ fn read_address(message: &Message<'_>, index: u32) -> Option<IpNetwork> {
     if read_u32(&body[4..])? != index {
         return None;
     }
-    let of_kind = |wanted| message.attributes(8).find(|(kind, _)| *kind == wanted);
+    let of_kind = |wanted| message.attribute(8, wanted);
     // On a point-to-point address IFA_ADDRESS is the other side's.
-    let (_, value) = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
+    let value = of_kind(libc::IFA_LOCAL).or_else(|| of_kind(libc::IFA_ADDRESS))?;
     IpNetwork::new(read_ip(value)?, body[1]).ok()
 }
 
@@ -255,7 +253,7 @@ fn read_neighbour(message: &Message<'_>, index: u32) -> Option<(IpAddr, Neighbou
         return None;
     }
     let permanent = u16::from_ne_bytes([body[8], body[9]]) & libc::NUD_PERMANENT != 0;
-    let of_kind = |wanted| message.attributes(12).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let of_kind = |wanted| message.attribute(12, wanted);
     let mac = of_kind(libc::NDA_LLADDR).and_then(|value| value.try_into().ok()).map(Mac);
     Some((read_ip(of_kind(libc::NDA_DST)?)?, Neighbour { mac, permanent }))
 }

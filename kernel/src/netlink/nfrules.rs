@@ -9,7 +9,7 @@ use super::nftables::{
     BODY, NFTA_EXPR_DATA, NFTA_LIST_ELEM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
     NFTA_RULE_TABLE, NFTA_RULE_USERDATA, kind,
 };
-use super::request::{Batch, Message, attributes, read_str};
+use super::request::{Batch, Message, attribute, attributes, read_str};
 use super::socket::{Socket, SocketError};
 
 /// Of `match`, an expression that stands for one of iptables.
@@ -77,14 +77,12 @@ fn read(rule: &Message<'_>) -> Option<(u64, String, RuleNote)> {
 }
 
 fn see(expression: &[u8], note: &mut RuleNote) {
-    let of_kind =
-        |octets, wanted| attributes(octets).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let name = of_kind(expression, NFTA_EXPR_NAME).map(read_str).unwrap_or_default();
+    let name = attribute(expression, NFTA_EXPR_NAME).map(read_str).unwrap_or_default();
     note.xtables |= name == "match" || name == "target";
-    let data = of_kind(expression, NFTA_EXPR_DATA).filter(|_| name == "match");
+    let data = attribute(expression, NFTA_EXPR_DATA).filter(|_| name == "match");
     if let Some(data) = data
-        && of_kind(data, NFTA_MATCH_NAME).map(read_str).as_deref() == Some("comment")
+        && attribute(data, NFTA_MATCH_NAME).map(read_str).as_deref() == Some("comment")
     {
-        note.comment = of_kind(data, NFTA_MATCH_INFO).map(read_str);
+        note.comment = attribute(data, NFTA_MATCH_INFO).map(read_str);
     }
 }

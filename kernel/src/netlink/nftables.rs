@@ -10,7 +10,7 @@ use crate::nat::{Range, next};
 
 pub(super) use super::expression::Expression;
 use super::expression::write_expressions;
-use super::request::{Attributes, Batch, Message, attributes};
+use super::request::{Attributes, Batch, Message, attribute, attributes};
 use super::socket::{RequestError, Socket, SocketError};
 
 /// Octets of `struct nfgenmsg`.
@@ -52,7 +52,7 @@ pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 const NFT_SET_INTERVAL: u32 = 4;
 pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-const NF_NETDEV_INGRESS: u32 = 0;
+pub(super) const NF_NETDEV_INGRESS: u32 = 0;
 
 /// An address family of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +185,9 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    /// Makes a chain of type `filter` at this hook and priority that accepts what it does not decide.
-    pub(super) fn first(&mut self, chain: &str, hook: u32, priority: i32) {
+    /// Makes a chain of type `filter` at this hook, that of a link where one is given, and priority, that accepts what it
+    /// does not decide.
+    pub(super) fn first(&mut self, chain: &str, hook: u32, link: Option<&str>, priority: i32) {
         let name = self.table.name;
         self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
             attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
@@ -194,21 +195,9 @@ impl<'a> Transaction<'a> {
                 attributes
                     .put_be32(NFTA_HOOK_HOOKNUM, hook)
                     .put_be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
-            });
-            attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
-        });
-    }
-
-    /// Makes a chain that sees what comes in by this link, at this priority, and accepts what it does not decide.
-    pub(super) fn first_ingress(&mut self, chain: &str, link: &str, priority: i32) {
-        let name = self.table.name;
-        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
-            attributes.put_str(NFTA_CHAIN_TABLE, name).put_str(NFTA_CHAIN_NAME, chain);
-            attributes.nest(NFTA_CHAIN_HOOK, |attributes| {
-                attributes
-                    .put_be32(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS)
-                    .put_be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned())
-                    .put_str(NFTA_HOOK_DEV, link);
+                if let Some(link) = link {
+                    attributes.put_str(NFTA_HOOK_DEV, link);
+                }
             });
             attributes.put_be32(NFTA_CHAIN_POLICY, libc::NF_ACCEPT as u32).put_str(NFTA_CHAIN_TYPE, "filter");
         });
@@ -350,7 +339,7 @@ impl Element {
         for (kind, value) in attributes(value) {
             match kind {
                 NFTA_SET_ELEM_KEY => {
-                    let (_, address) = attributes(value).find(|(kind, _)| *kind == NFTA_DATA_VALUE)?;
+                    let address = attribute(value, NFTA_DATA_VALUE)?;
                     key = super::request::read_ip(address);
                 }
                 NFTA_SET_ELEM_FLAGS => end = *value == NFT_SET_ELEM_INTERVAL_END.to_be_bytes(),
@@ -416,8 +405,7 @@ pub(super) fn get_elements(table: Table<'_>, set: &str) -> Batch {
 
 /// The table to which a chain or a rule belongs.
 pub(super) fn table_of(message: &Message<'_>) -> Option<String> {
-    let (_, name) = message.attributes(BODY).find(|(kind, _)| *kind == NFTA_CHAIN_TABLE)?;
-    Some(super::request::read_str(name))
+    message.attribute(BODY, NFTA_CHAIN_TABLE).map(super::request::read_str)
 }
 
 /// Whether a chain is what [`Transaction::nat_postrouting`] makes.

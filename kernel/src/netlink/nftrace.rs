@@ -137,14 +137,14 @@ impl Follower {
         let mut transaction = Transaction::new(Table { family: TableFamily::Inet, name });
         transaction.own_table();
         for (chain, hook) in [("incoming", libc::NF_INET_PRE_ROUTING), ("own", libc::NF_INET_LOCAL_OUT)] {
-            transaction.first(chain, hook as u32, PRIORITY);
+            transaction.first(chain, hook as u32, None, PRIORITY);
             mark(&mut transaction, chain, marks);
         }
         owner.send(&mut transaction.finish())?.all_done()?;
         if let Some(link) = link {
             let mut transaction = Transaction::new(Table { family: TableFamily::Netdev, name });
             transaction.own_table();
-            transaction.first_ingress("incoming", link, PRIORITY);
+            transaction.first("incoming", nftables::NF_NETDEV_INGRESS, Some(link), PRIORITY);
             mark(&mut transaction, "incoming", marks);
             // Where links have no such chains there is no guard that could drop a packet either.
             let _unsupported = owner.send(&mut transaction.finish())?.all_done();

@@ -256,6 +256,11 @@ impl<'a> Message<'a> {
     pub fn attributes(&self, body: usize) -> AttributeIter<'a> {
         attributes(self.payload.get(body.next_multiple_of(4)..).unwrap_or_default())
     }
+
+    /// The value of the first of these attributes that is of this kind.
+    pub fn attribute(&self, body: usize, kind: u16) -> Option<&'a [u8]> {
+        self.attributes(body).of_kind(kind)
+    }
 }
 
 /// The messages in a datagram. Stops at the first that is malformed.
@@ -281,10 +286,21 @@ pub fn attributes(bytes: &[u8]) -> AttributeIter<'_> {
     AttributeIter { rest: bytes }
 }
 
+/// The value of the first attribute in `bytes` that is of this kind.
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).of_kind(kind)
+}
+
 /// Iterator over attributes as (kind without flags, value).
 #[derive(Debug, Clone)]
 pub struct AttributeIter<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> AttributeIter<'a> {
+    fn of_kind(mut self, wanted: u16) -> Option<&'a [u8]> {
+        self.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    }
 }
 
 impl<'a> Iterator for AttributeIter<'a> {
