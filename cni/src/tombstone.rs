@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 use crate::rpc::{Attachment, DelRequest, decode, encode};
 
+/// How often a tombstone is written that is swept up under the plugin's hands; the agent looks each 10 s.
+const ATTEMPTS: u32 = 5;
+
 /// The directory of the tombstones inside a run directory.
 pub fn directory(run_dir: &Path) -> PathBuf {
     run_dir.join("tombstones")
@@ -34,11 +37,19 @@ pub fn leave(run_dir: &Path, ended: &DelRequest) -> io::Result<()> {
     let target = file(run_dir, &key);
     // Written aside and renamed, so that a reader never sees half of one. No container id begins with a dot.
     let aside = directory(run_dir).join(format!(".{}:{}", key.container, key.ifname));
-    fs::write(&aside, encode(ended))?;
-    fs::rename(&aside, &target)
+    let mut attempt = 1;
+    loop {
+        fs::write(&aside, encode(ended))?;
+        match fs::rename(&aside, &target) {
+            // An agent has swept it up, or another DEL of this container has renamed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => attempt += 1,
+            renamed => return renamed,
+        }
+    }
 }
 
-/// All tombstones, in no particular order. Files that are none are passed over.
+/// All tombstones, in no particular order. Sweeps up what plugins that were killed while they
+/// wrote have left. Files that are none are passed over.
 ///
 /// # Errors
 /// If the directory exists but cannot be read.
@@ -52,6 +63,9 @@ pub fn list(run_dir: &Path) -> io::Result<Vec<DelRequest>> {
     for entry in entries {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            // The runtime repeats a DEL that was killed; one that is under way writes again. One that cannot be
+            // removed does no harm.
+            let _kept = fs::remove_file(entry.path());
             continue;
         }
         if let Some(tombstone) = fs::read(entry.path()).ok().and_then(|line| decode(&line).ok()) {
@@ -101,7 +115,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         leave(dir.path(), &ended("c1")).unwrap();
         fs::write(directory(dir.path()).join("c2:eth0"), b"{\"contai").unwrap();
-        fs::write(directory(dir.path()).join(".99"), encode(&ended("c3"))).unwrap();
         assert_eq!(list(dir.path()).unwrap(), [ended("c1")]);
+        assert!(directory(dir.path()).join("c2:eth0").exists());
+    }
+
+    #[test]
+    fn what_a_plugin_that_was_killed_while_it_wrote_has_left_is_swept_up() {
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), &ended("c1")).unwrap();
+        let aside = directory(dir.path()).join(".c2:eth0");
+        fs::write(&aside, encode(&ended("c2"))).unwrap();
+        assert_eq!(list(dir.path()).unwrap(), [ended("c1")]);
+        assert!(!aside.exists());
+    }
+
+    #[test]
+    fn a_tombstone_that_is_swept_up_while_it_is_written_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sweeping = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while sweeping.load(std::sync::atomic::Ordering::Relaxed) {
+                    list(dir.path()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_micros(500));
+                }
+            });
+            let left: Vec<_> = (0..2000).map(|n| leave(dir.path(), &ended(&format!("c{n}")))).collect();
+            sweeping.store(false, std::sync::atomic::Ordering::Relaxed);
+            left.into_iter().for_each(Result::unwrap);
+        });
+        assert_eq!(list(dir.path()).unwrap().len(), 2000);
     }
 }
