@@ -76,4 +76,4 @@ pub use node::NodeIpam;
 pub use node::claims::AddressClaim;
 pub use node::door::{AssignError, ClaimError, Event, Input, Limits, Output, Want};
 pub use pool::{Pool, PoolError, overlaps};
-pub use usage::{BlockUsage, PoolUsage, Standing, Turnover, Usage};
+pub use usage::{BlockUsage, PoolUsage, Room, Standing, Turnover, Usage};

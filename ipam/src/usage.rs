@@ -39,6 +39,19 @@ pub struct BlockUsage {
     pub allocations: Vec<Endpoint>,
 }
 
+/// How much room there is in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Which.
+    pub block: BlockId,
+    /// How this node stands to it.
+    pub standing: Standing,
+    /// Addresses that can be given now.
+    pub free: u32,
+    /// Addresses that endpoints have, or that are freed but not yet usable.
+    pub out: u32,
+}
+
 /// One pool, as far as this node's blocks go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PoolUsage {

@@ -33,7 +33,7 @@ use manx_bgp::{OriginAttributes, Prefix};
 use manx_cni::rpc::{Attachment, DelRequest, Remover, Reply, Request};
 use manx_ipam::{
     BlockId, ClaimError, Endpoint, EndpointId, Family, Limits, NodeIpam, NodeName, PodRef, Recovered,
-    RequestId, Usage,
+    RequestId, Room, Usage,
 };
 
 use claims::{ClaimOrder, ClaimTrouble, KnownClaims};
@@ -267,6 +267,8 @@ pub struct Node {
     ended: BTreeSet<EndpointId>,
     /// Endpoints whose links are looked for once more a while after the start.
     linkless: found::Linkless,
+    /// What was last told to have changed.
+    rooms: Vec<Room>,
     outputs: VecDeque<Output>,
 }
 
@@ -295,6 +297,7 @@ impl Node {
             healed: false,
             ended: BTreeSet::new(),
             linkless: found::Linkless::default(),
+            rooms: Vec::new(),
             outputs: VecDeque::new(),
         };
         for endpoint in leaving {
@@ -346,6 +349,10 @@ impl Node {
         self.drain(now);
         self.tend_claims(now);
         self.drain(now);
+        if !self.rooms.iter().copied().eq(self.ipam.rooms()) {
+            self.rooms = self.ipam.rooms().collect();
+            self.outputs.push_back(Output::Changed);
+        }
     }
 
     /// Takes the next output, or `None` once drained.

@@ -24,6 +24,8 @@ struct Scene {
     now: Instant,
     next: u64,
     seen: Vec<Output>,
+    /// The figures at the last time when they were said to have changed.
+    shown: Usage,
 }
 
 impl Scene {
@@ -44,6 +46,7 @@ impl Scene {
             now,
             next: 0,
             seen: Vec::new(),
+            shown: Usage::default(),
         };
         scene.run();
         scene
@@ -80,6 +83,7 @@ impl Scene {
                     }
                     self.node.handle(Input::Claimed { block: *block, outcome }, self.now);
                 }
+                Output::Changed => self.shown = self.node.usage(),
                 _ => {}
             }
             self.seen.push(output);
@@ -502,4 +506,28 @@ fn a_full_cluster_is_an_obstacle_as_soon_as_no_address_is_free() {
     );
     let request = scene.call(Request::Status);
     assert!(matches!(scene.reply(request), Some(Reply::Error(error)) if error.code == 50));
+}
+
+#[test]
+fn figures_that_change_by_the_word_of_the_cluster_are_shown() {
+    let mut scene = Scene::new();
+    scene.assigned("a");
+    let mut scene = scene.restarted();
+    scene.configure(&[("v4", "10.244.0.0/24")]);
+    assert_eq!(scene.shown, scene.node.usage());
+    assert!(scene.shown.pools[0].free > 0, "the block is known to be this node's: {:?}", scene.shown);
+}
+
+#[test]
+fn figures_that_change_by_time_are_shown() {
+    let mut scene = Scene::new();
+    scene.assigned("a");
+    scene.feed(Input::Blocks(Arc::new(scene.owners.clone())));
+    scene.call(Request::Del(del("a")));
+    scene.feed(Input::LinkGone { id: id("a") });
+    assert_eq!((scene.shown.pools[0].used, scene.shown.pools[0].resting), (0, 1));
+    scene.now += Limits::default().cooldown;
+    scene.feed(Input::Timeout);
+    assert_eq!(scene.shown, scene.node.usage());
+    assert_eq!(scene.shown.pools[0].resting, 0, "it has rested");
 }

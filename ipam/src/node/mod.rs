@@ -34,7 +34,7 @@ use crate::journal::{Entry, Recovered, encode, encode_all, millis};
 use crate::ledger::{Ledger, Use};
 use crate::name::{BlockId, Family, NodeName};
 use crate::pool::{Pool, overlaps};
-use crate::usage::{BlockUsage, PoolUsage, Turnover, Usage};
+use crate::usage::{BlockUsage, PoolUsage, Room, Turnover, Usage};
 use assign::Waiting;
 use backoff::Backoff;
 use claims::AddressClaim;
@@ -273,6 +273,20 @@ impl NodeIpam {
         Usage { pools, blocks, waiting: self.waiting.len(), endpoints, turnover: self.turnover }
     }
 
+    /// What of [`Self::usage`] changes without an output: by the cluster's word on a block, and by time.
+    pub fn rooms(&self) -> impl Iterator<Item = Room> {
+        self.held.iter().map(|(block, held)| Room {
+            block: *block,
+            standing: held.standing(),
+            free: self.free_in(held),
+            out: held.block.out(),
+        })
+    }
+
+    fn free_in(&self, held: &Held) -> u32 {
+        if self.assignable(held) { held.block.free() } else { 0 }
+    }
+
     fn usage_of(&self, block: BlockId, held: &Held) -> BlockUsage {
         let users = self.ledger.uses_in(&block).filter_map(|(_, usage)| match usage {
             Use::Live(id) => self.ledger.endpoint(id),
@@ -285,7 +299,7 @@ impl NodeIpam {
             pool: self.pool_of(&block).map(|pool| pool.name.clone()),
             standing: held.standing(),
             used,
-            free: if self.assignable(held) { held.block.free() } else { 0 },
+            free: self.free_in(held),
             resting: held.block.out().saturating_sub(used),
             allocations,
         }
