@@ -274,10 +274,6 @@ mod tests {
 
     use super::*;
 
-    fn by_command(words: &[&str], nodes: &[&str]) -> Nodes {
-        Nodes::by_command(words, nodes)
-    }
-
     /// A script that stands for the way to a node: its arguments are the node and then the command.
     fn script(text: &str) -> (tempfile::TempDir, String) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -295,7 +291,7 @@ mod tests {
             read question; test "$question" = '{"record":{}}' || exit 1
             echo '{"ok":{"blocks":["10.0.0.0/26"],"fromANewerNode":7}}'"#,
         );
-        let nodes = by_command(&["sh", &path, "{node}"], &["a", "b", "c"]);
+        let nodes = Nodes::by_command(&["sh", &path, "{node}"], &["a", "b", "c"]);
         let mut answers = nodes.ask_all(&RecordQuestion::default()).await;
         let away = answers.remove("b").expect("asked").expect_err("away");
         assert_eq!(away.to_string(), "sh ended: ssh: connect to host b port 22: No route to host");
@@ -313,7 +309,7 @@ mod tests {
         let note = note.to_str().expect("a path in ASCII");
         let nodes = Nodes {
             patience: Duration::from_millis(500),
-            ..by_command(&["sh", &path, "{node}", note], &["a"])
+            ..Nodes::by_command(&["sh", &path, "{node}", note], &["a"])
         };
         assert_eq!(nodes.ask("a", &RecordQuestion::default()).await, Err(Away::Timeout));
         let pid: i32 = std::fs::read_to_string(note).expect("it ran").trim().parse().expect("a number");
@@ -331,7 +327,7 @@ mod tests {
     async fn answers_go_on_until_the_node_says_why_not() {
         let (_kept, path) =
             script(r#"echo '{"ok":{}}'; echo '{"ok":{"damaged":1}}'; echo '{"error":"enough"}'"#);
-        let nodes = by_command(&["sh", &path, "{node}"], &["a"]);
+        let nodes = Nodes::by_command(&["sh", &path, "{node}"], &["a"]);
         let answers: Vec<_> = nodes.stream("a", &RecordQuestion::default()).collect().await;
         let damaged: Vec<_> =
             answers.iter().map(|answer| answer.as_ref().map(|record| record.damaged)).collect();

@@ -19,6 +19,18 @@ pub(crate) enum Weight {
     Error,
 }
 
+/// How many names of a list are told.
+pub(crate) const NAMED: usize = 3;
+
+/// The first names of a list, and how many more there are than `most`.
+pub(crate) fn named<S: AsRef<str>>(names: &[S], most: usize) -> String {
+    let first = names.iter().take(most).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 /// One thing that was found, in one sentence, and its cure in another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -198,6 +198,13 @@ pub struct HostLink {
     pub rp_filter: Option<String>,
 }
 
+impl HostLink {
+    /// Its addresses without the lengths of their prefixes.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|text| Some(text.parse::<IpNetwork>().ok()?.ip()))
+    }
+}
+
 /// Configurations of container networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -7,12 +7,10 @@ use manx_facts::host::{Barrier, HostLink, HostQuestion};
 use manx_kernel::names::host_link_name;
 use manx_kernel::netlink::filters;
 use manx_kernel::passage::{self, Packet, Table};
+use manx_kernel::xtables;
 
 use crate::shell::events::chain;
 
-/// Tables of the older kind of iptables, by family.
-const LEGACY: [(&str, &str); 2] =
-    [("/proc/net/ip_tables_names", "iptables"), ("/proc/net/ip6_tables_names", "ip6tables")];
 /// The table of which `FORWARD` is.
 const FILTER: &str = "filter";
 
@@ -54,19 +52,15 @@ fn within(network: IpNetwork) -> IpAddr {
 
 /// The links that have the machine's own addresses; if none is known, all that run and have any.
 fn uplinks<'a>(own: &[IpAddr], links: &'a [HostLink]) -> Vec<&'a str> {
-    let has = |link: &HostLink| {
-        let addresses = link.addresses.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
-        addresses.map(|address| address.ip()).any(|address| own.is_empty() || own.contains(&address))
-    };
+    let has = |link: &HostLink| link.addresses().any(|address| own.is_empty() || own.contains(&address));
     links.iter().filter(|link| link.running && has(link)).map(|link| link.name.as_str()).collect()
 }
 
 /// Tables of the older kind of iptables with rules or a policy for what passes through.
 pub(super) fn legacy_tables() -> Vec<String> {
-    let has = |path: &str| {
-        std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == FILTER))
-    };
-    LEGACY.iter().filter(|(path, _)| has(path)).map(|(_, program)| (*program).to_owned()).collect()
+    let programs = [(false, "iptables"), (true, "ip6tables")];
+    let has = |ipv6| xtables::tables(ipv6).iter().any(|name| name == FILTER);
+    programs.into_iter().filter(|(ipv6, _)| has(*ipv6)).map(|(_, program)| program.to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -162,10 +162,7 @@ fn link(socket: &mut Socket, end: &End) -> Result<HostLink, String> {
 
 /// Octets of the largest packets of pods; without pods, of those that the link with this address takes.
 fn size(facts: &HostFacts, own: IpAddr) -> u32 {
-    let has = |link: &&HostLink| {
-        let mut addresses = link.addresses.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
-        addresses.any(|address| address.ip() == own)
-    };
+    let has = |link: &&HostLink| link.addresses().any(|address| address == own);
     let of_pods = facts.guards.mtus.keys().next_back().copied();
     of_pods.or_else(|| facts.links.iter().find(has).map(|link| link.mtu)).unwrap_or(0)
 }

@@ -23,7 +23,7 @@ use manx_api::{BGPConfiguration, BGPPeer, IPPool};
 use manx_facts::host::HostFacts;
 use serde::Serialize;
 
-use crate::finding::{Finding, Weight, exit_code, render, well};
+use crate::finding::{Finding, Weight, exit_code, named, render, well};
 use crate::show::{Page, Tone};
 pub(crate) use running::{Manx, PodSeen};
 
@@ -239,7 +239,7 @@ impl Verdicts {
 }
 
 /// The most nodes that are named one by one.
-const NAMED: usize = 5;
+const MOST_NODES: usize = 5;
 
 /// Puts findings of several nodes that say the same into one.
 fn together<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<Finding> {
@@ -254,16 +254,11 @@ fn together<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<Finding>
             (_, node) => merged.push((finding.clone(), node.into_iter().collect())),
         }
     }
-    merged.into_iter().map(|(finding, nodes)| named(finding, &nodes)).collect()
-}
-
-fn named(finding: Finding, nodes: &[String]) -> Finding {
-    let object = match nodes {
-        [] | [_] => return finding,
-        few if few.len() <= NAMED => format!("nodes {}", few.join(", ")),
-        many => format!("nodes {} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+    let on_all = |(finding, nodes): (Finding, Vec<String>)| match nodes.len() {
+        0 | 1 => finding,
+        _ => Finding { object: format!("nodes {}", named(&nodes, MOST_NODES)), ..finding },
     };
-    Finding { object, ..finding }
+    merged.into_iter().map(on_all).collect()
 }
 
 /// What each node that answered is and has, with words for it.

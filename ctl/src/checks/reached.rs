@@ -7,13 +7,11 @@ use manx_api::{BGPPeer, PeerAsn, selects};
 use manx_facts::host::{HostQuestion, Large, LargeOutcome, LargeReached, Outcome, Reach, Reached};
 
 use super::{Facts, Seen, machines};
-use crate::finding::Finding;
+use crate::finding::{Finding, NAMED, named};
 
 /// The most other nodes that a node is asked to reach. Half of them follow it in their order, so that each is reached by as
 /// many, the others are spread over the rest.
 const NEIGHBOURS: usize = 16;
-/// Targets that a finding names.
-const NAMED: usize = 3;
 /// Milliseconds of an answer of the API server from which on it is slow.
 const SLOW: u64 = 2_000;
 /// The port of BGP.
@@ -145,10 +143,8 @@ pub(super) fn large(facts: &Facts) -> Vec<Finding> {
             }
         }
         findings.extend(lost.into_iter().map(|((size, passes, told), to)| {
-            let shown: Vec<String> = to.iter().take(NAMED).map(|reached| at(reached)).collect();
-            let more = to.len().saturating_sub(NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            hole(&node, size, &(shown.join(", ") + &more), passes, told)
+            let to: Vec<String> = to.into_iter().map(at).collect();
+            hole(&node, size, &named(&to, NAMED), passes, told)
         }));
     }
     findings

@@ -12,12 +12,9 @@ use super::cures;
 use super::mesh::{self, Down};
 use super::view::Controller;
 use crate::cluster::Cluster;
-use crate::finding::Finding;
+use crate::finding::{Finding, NAMED, named};
 use crate::nodes::{self, Row};
 use crate::show::age;
-
-/// So many nodes are named where more have the same trouble.
-const NAMED: usize = 3;
 
 /// Everything that is wrong: controller and agents first, then nodes, sessions, pools, blocks and objects of BGP.
 pub(crate) fn findings(cluster: &Cluster, now: Timestamp) -> Vec<Finding> {
@@ -114,7 +111,7 @@ fn versions(cluster: &Cluster, rows: &[Row]) -> Option<Finding> {
         return None;
     }
     let told: Vec<String> =
-        versions.iter().map(|(version, nodes)| format!("{version} on {}", named(nodes))).collect();
+        versions.iter().map(|(version, nodes)| format!("{version} on {}", named(nodes, NAMED))).collect();
     let what = format!("agents of {} versions run: {}", versions.len(), told.join("; "));
     let namespace = &cluster.manx_namespace;
     let cure = format!(
@@ -129,15 +126,6 @@ fn versions(cluster: &Cluster, rows: &[Row]) -> Option<Finding> {
         true => Finding { weight: crate::finding::Weight::Note, ..Finding::warning("agents", what, cure) },
         false => Finding::warning("agents", what, cure),
     })
-}
-
-/// The first names and how many more.
-pub(super) fn named(names: &[&str]) -> String {
-    let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }
 
 fn conditions(network: &NodeNetwork) -> Vec<Finding> {
@@ -175,7 +163,7 @@ fn sessions(cluster: &Cluster, away: &BTreeSet<&str>, now: Timestamp) -> Vec<Fin
     let lost = lost.into_iter().map(|(peer, nodes)| {
         let what = format!(
             "{} have no session with it: its pods are reached for the time of graceful restart at most",
-            named(&nodes)
+            named(&nodes, NAMED)
         );
         let cure = "bring its agent back, or drain the node";
         nodes.iter().fold(
@@ -201,7 +189,7 @@ fn session(peer: &str, error: &str, on: &[(&str, &Session)], now: Timestamp) -> 
     let what =
         format!("the session with {peer}{address} is {:?} since {}: {why}", first.state, since(oldest, now));
     let (cure, see) = cures::of_session(first);
-    let finding = Finding::error(format!("{word} {}", named(&names)), what, cure).see(see);
+    let finding = Finding::error(format!("{word} {}", named(&names, NAMED)), what, cure).see(see);
     let finding = names.iter().fold(finding, |finding, name| finding.on(*name));
     match peer.strip_prefix("node/") {
         Some(peer) => finding.on(peer),
@@ -258,7 +246,7 @@ fn blocks(cluster: &Cluster) -> Vec<Finding> {
     }
     let gone = orphans.into_iter().map(|(node, cidrs)| {
         let names: Vec<&str> = cidrs.iter().map(String::as_str).collect();
-        let what = format!("it is gone and still owns {}", named(&names));
+        let what = format!("it is gone and still owns {}", named(&names, NAMED));
         let cure = "the controller returns its blocks five minutes after the node is gone (--node-grace)";
         Finding::warning(format!("node {node}"), what, cure).see("addresses-run-out").on(node)
     });

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use manx_api::{Session, Timestamp};
 
 use super::cures;
-use super::findings::{named, since};
-use crate::finding::Finding;
+use super::findings::since;
+use crate::finding::{Finding, NAMED, named};
 
 /// From so many sessions on, those of a node are told together.
 const MANY: usize = 5;
@@ -95,7 +95,7 @@ fn finding(error: &str, centres: &BTreeMap<&str, Vec<Down<'_>>>, now: Timestamp)
     let (count, since) = (pairs.len(), since(oldest, now));
     let what = match names.len() {
         1 => {
-            let with = named(&others);
+            let with = named(&others, NAMED);
             format!(
                 "{count} of its sessions with other nodes ({with}) are down, the first since {since}: {why}"
             )
@@ -108,6 +108,6 @@ fn finding(error: &str, centres: &BTreeMap<&str, Vec<Down<'_>>>, now: Timestamp)
             cures::of_session(one.session)
         });
     let word = if names.len() == 1 { "node" } else { "nodes" };
-    let finding = Finding::error(format!("{word} {}", named(&names)), what, cure).see(see);
+    let finding = Finding::error(format!("{word} {}", named(&names, NAMED)), what, cure).see(see);
     ends.into_iter().fold(finding, |finding, end| finding.on(end))
 }

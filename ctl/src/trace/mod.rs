@@ -13,7 +13,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod text;
-mod words;
+pub(crate) mod words;
 
 use std::process::ExitCode;
 

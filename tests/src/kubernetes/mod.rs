@@ -37,6 +37,7 @@ pub use control_plane::ControlPlane;
 pub use install::Timing;
 pub use network::{Families, Family, Host};
 pub use node::Node;
+pub use objects::program;
 pub use pods::LivingPod;
 pub use proxy::LocalMode;
 

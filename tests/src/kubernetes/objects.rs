@@ -31,18 +31,9 @@ impl Cluster {
     /// # Errors
     /// When the image was not built beside this program.
     pub fn manxctl_command(&self) -> Result<Command> {
-        let program = manxctl()?;
-        let mut command = netns::command(&self.netns("cp"), program);
+        let mut command = netns::command(&self.netns("cp"), program("manxctl")?);
         command.arg("--kubeconfig").arg(self.kubeconfig());
         Ok(command)
-    }
-
-    /// A program that is in the image, as a file of this machine.
-    ///
-    /// # Errors
-    /// When the image was not built beside this program.
-    pub fn program(&self, name: &str) -> Result<PathBuf> {
-        Ok(manxctl()?.with_file_name(name))
     }
 
     /// Runs kubectl and returns what it printed.
@@ -112,10 +103,13 @@ fn split(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or(("default", name))
 }
 
-/// The `manxctl` of the image, as it was built beside this program.
-pub(super) fn manxctl() -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-musl/debug/manxctl", std::env::consts::ARCH);
+/// A program that is in the image, as it was built beside this one.
+///
+/// # Errors
+/// When the image was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl/debug/{name}", std::env::consts::ARCH);
     let exe = std::env::current_exe()?;
     let program = exe.ancestors().map(|dir| dir.join(&target)).find(|path| path.is_file());
-    program.context("no manxctl is built: `cargo xtask image --profile dev` does")
+    program.with_context(|| format!("no {name} is built: `cargo xtask image --profile dev` does"))
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Cluster, binary};
+use super::{Cluster, binary, program};
 use crate::lab::netns;
 
 impl Cluster {
@@ -14,7 +14,7 @@ impl Cluster {
     /// # Errors
     /// When the image was not built beside this program.
     pub fn kubectl_with_plugin(&self) -> Result<Command> {
-        let program = super::objects::manxctl()?;
+        let program = program("manxctl")?;
         let dir = self.dir.join("plugins");
         std::fs::create_dir_all(&dir)?;
         for name in ["kubectl-manx", "kubectl_complete-manx"] {

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use manx_tests::kubernetes::Family;
+use manx_tests::kubernetes::{Family, program};
 use manx_tests::lab::{netns, wait};
 
 use super::super::places::Place;
@@ -155,7 +155,7 @@ impl Stage<'_> {
         let out = vec![format!("ip neigh del {router} dev eth0")];
         let folder = tempfile::tempdir()?;
         let reach = folder.path().join("reach");
-        let agent = self.cluster.program("manx-agent")?;
+        let agent = program("manx-agent")?;
         let mut script = "node=$1; shift 2; case $node in\n".to_owned();
         for node in self.cluster.nodes() {
             let enter = node.command(&agent);

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use manx_facts::host::{Large, LargeOutcome, LargeReached};
@@ -15,13 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use super::capture::Capture;
 use super::eyes::readable;
 use super::packet::{Shot, recognise};
-use super::send::{SIZES, SIZES_PATIENCE, Sender, TTL};
+use super::send::{PATIENCE, SIZES, SIZES_PATIENCE, Sender, TTL};
 
 /// How many are reached at once.
 const AT_ONCE: usize = 16;
-/// How long each try is waited for.
-const PATIENCE: [Duration; 3] =
-    [Duration::from_millis(250), Duration::from_millis(350), Duration::from_millis(500)];
 /// The numbers of the small probe, of the large one, and of the first of other sizes.
 const SMALL: u8 = 0;
 const LARGE: u8 = 1;

@@ -13,7 +13,7 @@ use super::packet::{Shot, build};
 use crate::look::Lines;
 
 /// How long the first try is waited for, then the second and the third.
-const PATIENCE: [Duration; 3] =
+pub(super) const PATIENCE: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(350), Duration::from_millis(500)];
 /// How long several sizes at once are waited for.
 pub(super) const SIZES_PATIENCE: Duration = Duration::from_millis(400);

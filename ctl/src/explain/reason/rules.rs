@@ -9,6 +9,7 @@ use manx_facts::kernel::{Decision, Kernel, PROTOCOL, Packet, Route, RouteKind, R
 use super::super::gather::Gathered;
 use super::{named, route_to, shown};
 use crate::finding::{Finding, Weight};
+use crate::trace::words::rule_gone;
 
 /// What the kernel does with packets to a network, with the rule that has the say where it is none of the usual.
 pub(super) fn way(kernel: &Kernel, network: IpNetwork) -> String {
@@ -94,9 +95,9 @@ fn finding(
     let what = format!("its rule \"{rule}\" {is}; that of Manx is {}", shown(kernel, own));
     let ip = if rule.ipv6 { "ip -6" } else { "ip" };
     let cure = format!(
-        "who made it? take it away: {ip} rule del pref {}; or have pods looked up before it: {ip} rule add to {} \
+        "who made it? take it away: {}; or have pods looked up before it: {ip} rule add to {} \
          lookup main pref {}",
-        rule.priority,
+        rule_gone(rule),
         own.dst,
         rule.priority.saturating_sub(1)
     );
