@@ -115,6 +115,8 @@ pub enum Input {
     },
     /// The last record was not written.
     RecordFailed,
+    /// All of it was written after that.
+    RecordWhole,
     /// The MTU that pods get.
     Mtu(u32),
     /// The pods of this node, as the API server shows them, or that it still answers. Never said where nobody watches:
@@ -342,6 +344,7 @@ impl Node {
             Input::Linked(present) => self.on_linked(&present, now),
             Input::Guests { found, present } => self.on_guests(found, &present, now),
             Input::RecordFailed => self.ipam.handle(manx_ipam::Input::RecordFailed, now),
+            Input::RecordWhole => self.ipam.handle(manx_ipam::Input::RecordWhole, now),
             Input::Mtu(mtu) => self.on_mtu(mtu),
             Input::Pods { pods, live } => self.on_pods(pods, live, now),
             Input::LookedUp { pod, found } => self.on_looked_up(&pod, found, now),

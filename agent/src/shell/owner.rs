@@ -393,6 +393,7 @@ impl Owner {
         match written {
             Ok(()) if whole && std::mem::take(&mut self.record_broken) => {
                 tracing::info!("the record of endpoints is whole again");
+                self.node.handle(Input::RecordWhole, Instant::now());
             }
             Ok(()) => {}
             Err(error) => {

@@ -125,6 +125,8 @@ pub enum Input {
     /// request or frees the endpoint), and [`Output::Release`] with [`ClaimError::Failed`]. Only what is
     /// freed may be answered as such: a crash would bring it back, but without a link.
     RecordFailed,
+    /// After [`Input::RecordFailed`], an [`Output::Rewrite`] was written: one may have been on its way already.
+    RecordWhole,
 }
 
 /// Why a block was not claimed or released.

@@ -190,6 +190,7 @@ impl NodeIpam {
             Input::Keep { valid } => self.on_keep(&valid),
             Input::Adopt(found) => self.on_adopt(found),
             Input::RecordFailed => self.rewrite_at = Some(self.now + REWRITE_AFTER),
+            Input::RecordWhole => self.rewrite_at = None,
         }
         self.settle();
     }

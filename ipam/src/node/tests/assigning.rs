@@ -388,6 +388,15 @@ fn a_record_that_cannot_be_written_stops_assignments_until_it_is_rewritten() {
 }
 
 #[test]
+fn a_record_that_is_rewritten_for_another_reason_just_after_it_failed_does_not_stop_assignments() {
+    let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/24", 30)]);
+    bench.feed(Input::RecordFailed);
+    bench.feed(Input::RecordWhole);
+    bench.gets("b", v4());
+    assert!(!bench.secs(1).iter().any(|output| matches!(output, Output::Rewrite(_))), "it is whole");
+}
+
+#[test]
 fn the_record_does_not_grow_without_bound() {
     let mut bench = Bench::ready(limits(), &[pool("v4", "10.0.0.0/24", 26)]);
     bench.gets("stays", v4());
