@@ -141,6 +141,12 @@ pub enum Output {
         /// Where from.
         source: Option<IpAddr>,
     },
+    /// Give up the dial that is under way, without an answer: the peer has come first, and a connection that reaches it
+    /// now might cost the session.
+    Abandon {
+        /// For whom.
+        peer: PeerId,
+    },
     /// An accepted connection has found its peer, whose transport options hold from now on; read it.
     Adopted {
         /// Which.

@@ -140,6 +140,13 @@ impl Dialer {
         self.stage = Stage::Active { until: None };
     }
 
+    /// The peer has come first; says whether there is a dial to be given up.
+    pub(crate) fn abandon(&mut self) -> bool {
+        let dialling = self.dialling();
+        self.connected();
+        dialling
+    }
+
     /// The last connection is gone; `lasted` is the time for which the session was up.
     pub(crate) fn ended(
         &mut self,

@@ -33,6 +33,7 @@ use crate::rib::export::Export;
 use crate::rib::{Facts, PeerIndex, Rib};
 use crate::speaker::{Direction, Output};
 use crate::wire::{Dialect, ErrorCode, Message, MessageType, Notification, Open, Side};
+use collision::Entry;
 use dialer::{After, Dialer};
 use negotiate::{Agreed, RestartState};
 use outbox::Outbox;
@@ -206,13 +207,16 @@ impl Peer {
     fn on_timer(&mut self, conn: ConnId, timer: Timer, core: &mut Core, now: Instant) {
         let Some(session) = self.session_mut(conn) else { return };
         match timer {
-            Timer::Keepalive if session.yields() => self.go_on(conn, core, now),
+            Timer::Keepalive if session.yields() => self.yield_no_longer(conn, core, now),
             Timer::Keepalive => session.keep_alive(&mut core.chance, now),
             Timer::Hold => self.fail(conn, ErrorCode::HOLD_TIMER_EXPIRED.into(), After::Wait, core, now),
             Timer::SendHold if session.is_stuck(now) => {
                 self.fail(conn, ErrorCode::SEND_HOLD_TIMER_EXPIRED.into(), After::Wait, core, now);
             }
             Timer::SendHold => {}
+            Timer::DelayOpen if session.is_held() => {
+                self.fail(conn, ErrorCode::COLLISION.into(), After::Wait, core, now)
+            }
             Timer::DelayOpen => session.speak_first(now),
         }
     }
@@ -258,8 +262,10 @@ impl Peer {
         if link.direction == Direction::Active {
             self.dialer.connected();
         }
-        if !wanted {
+        let entry = self.entry(link.direction, &core.local, now);
+        if !wanted || entry == Entry::Refuse {
             core.close(link.conn, Outbox::default());
+            self.settle_collisions(core, now);
             self.report(core, now);
             return false;
         }
@@ -272,7 +278,10 @@ impl Peer {
             self.fail(conn, ErrorCode::COLLISION.into(), After::Wait, core, now);
         }
         let ours = self.open_message(core);
-        let mut session = Session::open(link, ours, self.config.delay_open, now);
+        let mut session = match entry {
+            Entry::Hold => Session::hold(link, ours, now),
+            Entry::Open | Entry::Refuse => Session::open(link, ours, self.config.delay_open, now),
+        };
         session.pace = self.config.keepalive;
         self.sessions.push(session);
         self.report(core, now);
@@ -288,9 +297,17 @@ impl Peer {
         negotiate::open(&core.local, &self.config, state)
     }
 
+    /// No connection of ours is wanted now.
+    fn abandon_dial(&mut self, core: &mut Core) {
+        if self.dialer.abandon() {
+            core.outputs.push_back(Output::Abandon { peer: self.id.clone() });
+        }
+    }
+
     pub(crate) fn connect_failed(&mut self, core: &mut Core, now: Instant) {
         self.record.unreachable(now);
         self.dialer.failed(&mut core.chance, now);
+        self.settle_collisions(core, now);
         self.report(core, now);
     }
 
@@ -369,12 +386,7 @@ impl Peer {
         if self.sessions.is_empty() {
             self.dialer.ended(lasted, after, &mut core.chance, now);
         }
-        let yielding = self.sessions.iter().find(|session| session.yields());
-        if let Some(Link { conn, direction, .. }) = yielding.map(|session| session.link)
-            && !self.has_rival(direction)
-        {
-            self.go_on(conn, core, now);
-        }
+        self.settle_collisions(core, now);
         self.report(core, now);
     }
 
@@ -433,6 +445,7 @@ impl Peer {
                 core.rib.open(family, export);
             }
         }
+        self.abandon_dial(core);
         self.dialer.established();
         self.record.established();
         let forwarded = |family, marked| match &agreed.restart {

@@ -111,10 +111,17 @@ impl Peer {
     }
 
     fn on_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) -> Result<(), End> {
-        let Some(session) = self.session(conn) else { return Ok(()) };
+        let Some(session) = self.sessions.iter_mut().find(|session| session.link.conn == conn) else {
+            return Ok(());
+        };
         let Some(agreed) = session.phase.judge(theirs, &self.config)? else { return Ok(()) };
+        if session.is_held() {
+            session.keep(theirs);
+            return Ok(());
+        }
         self.resolve_collision(conn, theirs, core, now);
-        let yields = self.yields(conn, theirs, &core.local);
+        let link = self.session(conn).map(|session| session.link);
+        let yields = link.is_some_and(|link| self.gives_way(link, &agreed, &core.local));
         if let Some(session) = self.session_mut(conn) {
             session.on_open(agreed, yields, &mut core.chance, now);
         }
@@ -122,9 +129,17 @@ impl Peer {
         Ok(())
     }
 
+    /// The OPEN of a connection that was held counts now.
+    pub(super) fn on_kept_open(&mut self, conn: ConnId, theirs: &Open, core: &mut Core, now: Instant) {
+        if let Err(End { notification, after }) = self.on_open(conn, theirs, core, now) {
+            self.fail(conn, notification, after, core, now);
+        }
+    }
+
     fn on_keepalive(&mut self, conn: ConnId, core: &mut Core, now: Instant) {
         if self.session_mut(conn).is_some_and(|session| session.on_keepalive(now)) {
             self.up(conn, core, now);
+            self.settle_collisions(core, now);
             self.report(core, now);
         }
     }

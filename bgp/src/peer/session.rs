@@ -23,6 +23,9 @@ use crate::wire::{self, Dialect, ErrorCode, Framer, Message, MessageType, Notifi
 const OPEN_TIME: Duration = Duration::from_secs(30);
 /// How long a connection gives way to another one whose OPEN has not come yet.
 const YIELD_TIME: Duration = Duration::from_secs(1);
+/// How long a connection is held while another one that we have confirmed comes up or is closed by the peer. Shorter than
+/// [`YIELD_TIME`]: a peer that follows the same rules may be giving way to just this one.
+const HELD_TIME: Duration = Duration::from_millis(200);
 /// The least time without progress after which a connection counts as stuck (RFC 9687 §4).
 const SEND_HOLD: Duration = Duration::from_secs(480);
 
@@ -34,6 +37,8 @@ pub(crate) enum Phase {
     Closed,
     /// Our OPEN waits for the peer's, for a while (RFC 4271 §8.1.1 DelayOpen).
     Delayed(OpenSent),
+    /// Our OPEN waits for what becomes of another connection.
+    Held(Held),
     /// Our OPEN is out.
     OpenSent(OpenSent),
     /// Their OPEN is good.
@@ -48,6 +53,13 @@ pub(crate) struct OpenSent {
     ours: Open,
 }
 
+/// Saying nothing, with what our OPEN would say and what theirs has said.
+#[derive(Debug)]
+pub(crate) struct Held {
+    ours: Open,
+    theirs: Option<Open>,
+}
+
 /// Waiting for the first KEEPALIVE.
 #[derive(Debug)]
 pub(crate) struct OpenConfirm {
@@ -59,7 +71,7 @@ pub(crate) struct OpenConfirm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     /// It is out.
-    Sent,
+    Sent { at: Instant },
     /// It waits, as another connection goes before this one; the peer's may have come.
     Withheld { confirmed: bool },
 }
@@ -103,7 +115,10 @@ impl Phase {
         use MessageType::{Keepalive, Notification as Ending, Open, RouteRefresh, Update};
         let (expected, code) = match self {
             Self::Closed => (false, ErrorCode::FSM),
-            Self::Delayed(_) => (matches!(kind, Open | Ending), ErrorCode::FSM),
+            Self::Delayed(_) | Self::Held(Held { theirs: None, .. }) => {
+                (matches!(kind, Open | Ending), ErrorCode::FSM)
+            }
+            Self::Held(_) => (matches!(kind, Ending), ErrorCode::FSM),
             Self::OpenSent(_) => (matches!(kind, Open | Ending), ErrorCode::FSM_OPEN_SENT),
             Self::OpenConfirm(_) => (matches!(kind, Keepalive | Ending), ErrorCode::FSM_OPEN_CONFIRM),
             Self::Established(_) => {
@@ -119,9 +134,9 @@ impl Phase {
     /// The NOTIFICATION with which to refuse.
     pub(crate) fn judge(&self, theirs: &Open, config: &PeerConfig) -> Result<Option<Agreed>, Notification> {
         match self {
-            Self::Delayed(OpenSent { ours }) | Self::OpenSent(OpenSent { ours }) => {
-                negotiate(ours, theirs, config).map(Some)
-            }
+            Self::Delayed(OpenSent { ours })
+            | Self::Held(Held { ours, .. })
+            | Self::OpenSent(OpenSent { ours }) => negotiate(ours, theirs, config).map(Some),
             Self::Closed | Self::OpenConfirm(_) | Self::Established(_) => Ok(None),
         }
     }
@@ -140,7 +155,7 @@ impl Phase {
             Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Withheld { .. } }) => {
                 Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Withheld { confirmed: true } })
             }
-            Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Sent }) => {
+            Self::OpenConfirm(OpenConfirm { agreed, answer: Answer::Sent { .. } }) => {
                 Self::Established(Box::new(Established {
                     agreed,
                     since: now,
@@ -197,23 +212,59 @@ pub(crate) struct Session {
 impl Session {
     /// A new connection. Our OPEN goes out now, or after this delay if the peer's does not come first.
     pub(crate) fn open(link: Link, ours: Open, delay: Option<Duration>, now: Instant) -> Self {
-        let mut session = Self {
+        let mut session = Self::new(link, Phase::Delayed(OpenSent { ours }), now);
+        match delay {
+            Some(delay) => session.timers.set(Timer::DelayOpen, Some(now + delay)),
+            None => session.speak_first(now),
+        }
+        session
+    }
+
+    /// A new connection that says nothing until it is known what becomes of another one.
+    pub(crate) fn hold(link: Link, ours: Open, now: Instant) -> Self {
+        let mut session = Self::new(link, Phase::Held(Held { ours, theirs: None }), now);
+        session.timers.set(Timer::DelayOpen, Some(now + HELD_TIME));
+        session
+    }
+
+    fn new(link: Link, phase: Phase, now: Instant) -> Self {
+        Self {
             link,
             connected_at: now,
-            phase: Phase::Closed,
+            phase,
             framer: Framer::new(),
             outbox: Outbox::default(),
             timers: Timers::default(),
             pace: None,
             signalled: false,
             sent: MessageCounts::default(),
-        };
-        session.phase = Phase::Delayed(OpenSent { ours });
-        match delay {
-            Some(delay) => session.timers.set(Timer::DelayOpen, Some(now + delay)),
-            None => session.speak_first(now),
         }
-        session
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held(_))
+    }
+
+    /// Keeps the peer's OPEN while the connection is held.
+    pub(crate) fn keep(&mut self, open: &Open) {
+        if let Phase::Held(Held { theirs, .. }) = &mut self.phase {
+            *theirs = Some(open.clone());
+        }
+    }
+
+    /// The other connection is gone: our OPEN goes out. Returns the peer's, if it has come.
+    pub(crate) fn release(&mut self, now: Instant) -> Option<Open> {
+        match std::mem::take(&mut self.phase) {
+            Phase::Held(Held { ours, theirs }) => {
+                self.phase = Phase::Delayed(OpenSent { ours });
+                self.speak_first(now);
+                theirs
+            }
+            other => {
+                self.phase = other;
+                None
+            }
+        }
     }
 
     /// The peer has had its time: our OPEN goes out.
@@ -229,8 +280,10 @@ impl Session {
     pub(crate) fn state(&self) -> PeerState {
         match self.phase {
             Phase::Closed => PeerState::Idle,
-            Phase::Delayed(_) if self.link.direction == Direction::Active => PeerState::Connect,
-            Phase::Delayed(_) => PeerState::Active,
+            Phase::Delayed(_) | Phase::Held(_) if self.link.direction == Direction::Active => {
+                PeerState::Connect
+            }
+            Phase::Delayed(_) | Phase::Held(_) => PeerState::Active,
             Phase::OpenSent(_) => PeerState::OpenSent,
             Phase::OpenConfirm(_) => PeerState::OpenConfirm,
             Phase::Established(_) => PeerState::Established,
@@ -240,14 +293,14 @@ impl Session {
     pub(crate) fn established(&self) -> Option<&Established> {
         match &self.phase {
             Phase::Established(established) => Some(established),
-            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+            _ => None,
         }
     }
 
     pub(crate) fn established_mut(&mut self) -> Option<&mut Established> {
         match &mut self.phase {
             Phase::Established(established) => Some(established),
-            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) | Phase::OpenConfirm(_) => None,
+            _ => None,
         }
     }
 
@@ -255,7 +308,9 @@ impl Session {
     pub(crate) fn ours(&self) -> Option<&Open> {
         match &self.phase {
             Phase::Closed => None,
-            Phase::Delayed(OpenSent { ours }) | Phase::OpenSent(OpenSent { ours }) => Some(ours),
+            Phase::Delayed(OpenSent { ours })
+            | Phase::Held(Held { ours, .. })
+            | Phase::OpenSent(OpenSent { ours }) => Some(ours),
             Phase::OpenConfirm(OpenConfirm { agreed, .. }) => Some(&agreed.ours),
             Phase::Established(established) => Some(&established.agreed.ours),
         }
@@ -266,8 +321,22 @@ impl Session {
         match &self.phase {
             Phase::OpenConfirm(OpenConfirm { agreed, .. }) => Some(agreed),
             Phase::Established(established) => Some(&established.agreed),
-            Phase::Closed | Phase::Delayed(_) | Phase::OpenSent(_) => None,
+            Phase::Closed | Phase::Delayed(_) | Phase::Held(_) | Phase::OpenSent(_) => None,
         }
+    }
+
+    /// Since when the peer may call the session Established: our KEEPALIVE is out, or theirs is in as well.
+    pub(crate) fn confirmed_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::OpenConfirm(OpenConfirm { answer: Answer::Sent { at }, .. }) => Some(*at),
+            Phase::Established(established) => Some(established.since),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer owes us its OPEN on a connection that is not held.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self.phase, Phase::Delayed(_) | Phase::OpenSent(_))
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -302,7 +371,7 @@ impl Session {
     /// The KEEPALIVE of a connection that yields to another waits for [`go_on`](Self::go_on).
     pub(crate) fn on_open(&mut self, agreed: Agreed, yields: bool, chance: &mut Chance, now: Instant) {
         self.speak_first(now);
-        let answer = if yields { Answer::Withheld { confirmed: false } } else { Answer::Sent };
+        let answer = if yields { Answer::Withheld { confirmed: false } } else { Answer::Sent { at: now } };
         self.phase = std::mem::take(&mut self.phase).opened(agreed, answer);
         self.heard(now);
         if yields {
@@ -322,7 +391,7 @@ impl Session {
     /// session.
     pub(crate) fn go_on(&mut self, chance: &mut Chance, now: Instant) -> bool {
         let Phase::OpenConfirm(confirm) = &mut self.phase else { return false };
-        let answer = std::mem::replace(&mut confirm.answer, Answer::Sent);
+        let answer = std::mem::replace(&mut confirm.answer, Answer::Sent { at: now });
         self.send(&Message::Keepalive);
         self.arm_keepalive(chance, now);
         answer == Answer::Withheld { confirmed: true } && self.on_keepalive(now)
@@ -358,7 +427,7 @@ impl Session {
 
     /// The time between keepalives may have changed.
     pub(crate) fn hasten(&mut self, chance: &mut Chance, now: Instant) {
-        if self.timers.is_set(Timer::Keepalive) {
+        if self.timers.is_set(Timer::Keepalive) && !self.yields() {
             self.arm_keepalive(chance, now);
         }
     }

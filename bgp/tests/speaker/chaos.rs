@@ -164,6 +164,7 @@ impl Chaos {
         while let Some(output) = self.speaker.poll() {
             match output {
                 Output::Connect { .. } => assert!(!self.stopped, "nothing is dialled after a stop"),
+                Output::Abandon { .. } => {}
                 Output::Adopted { conn, .. } => assert!(self.conns.contains_key(&conn), "{conn:?} is gone"),
                 Output::Writable { conn } => assert!(self.conns.contains_key(&conn), "{conn:?} is gone"),
                 Output::Close { conn } => {

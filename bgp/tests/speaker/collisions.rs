@@ -1,100 +1,19 @@
 //! Two connections at once, in every order in which their messages can arrive (RFC 4271 §6.8).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use manx_bgp::wire::Message;
-use manx_bgp::{ConnId, Direction, Event, Input, Local, Output, PeerState, RouterId, Speaker};
+use manx_bgp::wire::{ErrorCode, Message};
+use manx_bgp::{ConnId, Direction, Input, PeerState};
 
-use crate::script::{PEER_ASN, Script, octets, open, passive, restartable};
-use crate::world::{World, address, beginning, name, open_peer, secs};
+use crate::crossing::Crossing;
+use crate::others::HABITS;
+use crate::script::{PEER_ASN, Script, octets, open, passive, peer, restartable};
+use crate::world::{World, secs};
 
-/// What travels towards one end of a connection, in order.
-#[derive(Debug)]
-enum Mail {
-    Connected,
-    Octets(Vec<u8>),
-    Closed,
-}
-
-/// Two speakers and two connections; who dialled, decides which is which. The queues are emptied in any order.
-struct Crossing {
-    speakers: [Speaker; 2],
-    /// By connection and receiving speaker.
-    queues: BTreeMap<(u64, usize), VecDeque<Mail>>,
-    now: Instant,
-    lost: usize,
-}
-
-impl Crossing {
-    /// Both have dialled each other.
-    fn new(asns: [u32; 2]) -> Self {
-        let now = beginning();
-        let speaker = |host: usize| {
-            let id = RouterId::new([10, 0, 0, host as u8 + 1].into()).expect("not zero");
-            let mut speaker = Speaker::new(Local::new(asns[host].into(), id), [host as u8; 32], now);
-            let config = open_peer(host, 1 - host, asns[1 - host].into());
-            speaker.handle(Input::SetPeers([(name(1 - host), config)].into()), now);
-            while speaker.poll().is_some() {}
-            speaker
-        };
-        let mut queues = BTreeMap::new();
-        for conn in 0..2 {
-            for host in 0..2 {
-                queues.insert((conn, host), VecDeque::from([Mail::Connected]));
-            }
-        }
-        Self { speakers: [speaker(0), speaker(1)], queues, now, lost: 0 }
-    }
-
-    fn ready(&self) -> Vec<(u64, usize)> {
-        self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(key, _)| *key).collect()
-    }
-
-    /// Delivers the next thing to one end.
-    fn deliver(&mut self, (conn, host): (u64, usize)) {
-        let Some(mail) = self.queues.get_mut(&(conn, host)).and_then(VecDeque::pop_front) else { return };
-        let id = ConnId(conn);
-        let end = |host| SocketAddr::new(address(host), 179);
-        let direction = if conn as usize == host { Direction::Active } else { Direction::Passive };
-        let input = match &mail {
-            Mail::Connected => Input::Connected {
-                peer: name(1 - host),
-                conn: id,
-                local: end(host),
-                remote: end(1 - host),
-                direction,
-            },
-            Mail::Octets(bytes) => Input::Received { conn: id, bytes },
-            Mail::Closed => Input::Closed { conn: id },
-        };
-        self.speakers[host].handle(input, self.now);
-        while let Some(output) = self.speakers[host].poll() {
-            match output {
-                Output::Writable { conn } => self.send(conn, host),
-                Output::Close { conn } => {
-                    self.send(conn, host);
-                    self.queues.entry((conn.0, 1 - host)).or_default().push_back(Mail::Closed);
-                }
-                Output::Event(Event::StateChanged { from: PeerState::Established, .. }) => self.lost += 1,
-                _ => {}
-            }
-        }
-    }
-
-    fn send(&mut self, conn: ConnId, host: usize) {
-        let mut bytes = Vec::new();
-        while self.speakers[host].transmit(conn, &mut bytes, 4096) {}
-        if !bytes.is_empty() {
-            self.queues.entry((conn.0, 1 - host)).or_default().push_back(Mail::Octets(bytes));
-        }
-    }
-
-    fn established(&self) -> [bool; 2] {
-        [0, 1].map(|host| self.speakers[host].snapshot(self.now).peers[0].state == PeerState::Established)
-    }
-}
+/// Between speakers that follow the same rules all waits are over by then.
+const OURS: Duration = Duration::from_millis(250);
+/// With any speaker they are.
+const ANY: Duration = Duration::from_millis(1100);
 
 /// Walks through all orders by counting in the mixed radix of the choices; returns how many there were.
 fn every_order(limit: usize, mut visit: impl FnMut(&Crossing, &[usize]), asns: [u32; 2]) -> usize {
@@ -102,7 +21,11 @@ fn every_order(limit: usize, mut visit: impl FnMut(&Crossing, &[usize]), asns: [
     for round in 0.. {
         let mut crossing = Crossing::new(asns);
         let mut depth = 0;
-        while let Some(radix) = Some(crossing.ready().len()).filter(|radix| *radix > 0) {
+        while !crossing.ready().is_empty() || crossing.wait(OURS) {
+            let radix = crossing.ready().len();
+            if radix == 0 {
+                continue;
+            }
             if depth == choices.len() {
                 choices.push((0, radix));
             }
@@ -137,20 +60,49 @@ fn in_every_order_exactly_one_connection_survives_on_both_sides() {
     }
 }
 
-#[test]
-fn in_random_orders_too_and_few_of_them_cost_a_session_that_was_up() {
+/// Delivers everything in random orders, and lets time pass when nothing is left.
+fn in_random_orders(most: Duration, new: impl Fn() -> Crossing, mut visit: impl FnMut(usize, &Crossing)) {
     let mut dice = 1_u64;
-    let mut lost = 0;
     for round in 0..5000 {
-        let mut crossing = Crossing::new([64512, 65000]);
-        while let Some(ready) = Some(crossing.ready()).filter(|ready| !ready.is_empty()) {
+        let mut crossing = new();
+        loop {
+            let ready = crossing.ready();
+            if ready.is_empty() {
+                if crossing.wait(most) {
+                    continue;
+                }
+                break;
+            }
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             crossing.deliver(ready[(dice >> 33) as usize % ready.len()]);
         }
-        assert_eq!(crossing.established(), [true, true], "round {round}");
-        lost += crossing.lost;
+        visit(round, &crossing);
     }
-    assert!(lost < 250, "{lost} sessions were lost");
+}
+
+#[test]
+fn in_random_orders_too_and_none_of_them_costs_a_session_that_was_up() {
+    in_random_orders(
+        OURS,
+        || Crossing::new([64512, 65000]),
+        |round, crossing| {
+            assert_eq!((crossing.established(), crossing.lost()), ([true, true], 0), "round {round}");
+        },
+    );
+}
+
+#[test]
+fn no_other_speaker_loses_a_session_that_was_up_either_whatever_the_order() {
+    for ((name, habits), place) in HABITS.into_iter().flat_map(|one| [(one, 0), (one, 1)]) {
+        in_random_orders(
+            ANY,
+            || Crossing::with(habits, place),
+            |round, crossing| {
+                let ended = (crossing.established(), crossing.lost());
+                assert_eq!(ended, ([true, true], 0), "{name} at {place}, round {round}");
+            },
+        );
+    }
 }
 
 #[test]
@@ -192,6 +144,7 @@ fn a_connection_goes_on_when_nothing_comes_on_the_one_that_went_before_it() {
     let mut script = yielding();
     script.say(1, &Message::Keepalive);
     let said = script.wait(secs(2));
+    assert_eq!(said[..2], ["NOTIFICATION 6/7", "close 2"], "nothing that is said on it may decide now");
     assert_eq!(said.iter().filter(|word| *word == "KEEPALIVE").count(), 1, "{said:?}");
     assert_eq!(script.state(), "Established");
 }
@@ -204,6 +157,79 @@ fn a_connection_goes_on_at_once_when_the_one_that_went_before_it_is_closed() {
     assert_eq!(script.state(), "OpenConfirm");
     script.say(1, &Message::Keepalive);
     assert_eq!(script.state(), "Established");
+}
+
+/// The peer, whose identifier is the higher, has connected after our connection 1 was confirmed, and sent its OPEN.
+fn holding() -> Script {
+    let mut script = Script::new(|_| {});
+    script.connect(1, Direction::Active);
+    assert_eq!(script.say(1, &Message::Open(open(PEER_ASN))), ["OpenConfirm", "KEEPALIVE"]);
+    assert!(script.connect(2, Direction::Passive).is_empty(), "it might decide by an OPEN");
+    assert!(script.say(2, &Message::Open(open(PEER_ASN))).is_empty());
+    script
+}
+
+#[test]
+fn a_connection_that_comes_after_another_was_confirmed_goes_when_the_peer_confirms_that_too() {
+    let mut script = holding();
+    let said = script.say(1, &Message::Keepalive);
+    assert_eq!(said[..2], ["NOTIFICATION 6/7", "close 2"], "{said:?}");
+    assert_eq!(script.state(), "Established");
+}
+
+#[test]
+fn a_connection_that_comes_after_another_was_confirmed_takes_its_place_when_the_peer_closes_that() {
+    let mut script = holding();
+    let collision = Message::Notification(ErrorCode::COLLISION.into());
+    assert_eq!(script.say(1, &collision)[1..], ["OPEN", "KEEPALIVE"]);
+    script.say(2, &Message::Keepalive);
+    assert_eq!(script.state(), "Established");
+}
+
+#[test]
+fn a_connection_that_comes_after_another_was_confirmed_does_not_wait_for_long() {
+    let mut script = holding();
+    assert_eq!(script.wait(Duration::from_millis(201)), ["NOTIFICATION 6/7", "close 2"]);
+    assert_eq!(script.state(), "OpenConfirm");
+}
+
+#[test]
+fn a_connection_that_comes_just_after_a_session_is_refused_even_with_the_higher_identifier() {
+    let mut script = Script::new(|_| {});
+    script.establish(restartable(PEER_ASN, false));
+    script.wait(Duration::from_millis(900));
+    assert_eq!(script.connect(2, Direction::Passive), ["close 2"]);
+    script.wait(Duration::from_millis(200));
+    assert_eq!(script.connect(3, Direction::Passive), ["OPEN"], "later it may be the peer's return");
+}
+
+/// The peer, which may take a second connection for our restart, has come while we dial it.
+fn dialling() -> Script {
+    let mut script = Script::new(|_| {});
+    script.connect(1, Direction::Passive);
+    let said = script.say(1, &Message::Open(restartable(PEER_ASN, false)));
+    assert_eq!(said, ["OpenConfirm"], "without a KEEPALIVE");
+    assert!(script.say(1, &Message::Keepalive).is_empty());
+    script
+}
+
+#[test]
+fn a_peer_that_would_take_our_dial_for_a_restart_sees_no_session_before_the_dial_is_over() {
+    let mut script = dialling();
+    let said = script.input(Input::ConnectFailed { peer: peer() });
+    assert!(said.contains(&"KEEPALIVE".to_owned()), "{said:?}");
+    assert_eq!(script.state(), "Established");
+
+    let mut script = dialling();
+    let said = script.wait(Duration::from_millis(1001));
+    assert!(said[0] == "give up" && said.contains(&"KEEPALIVE".to_owned()), "{said:?}");
+    assert_eq!(script.state(), "Established");
+    assert_eq!(script.connect(2, Direction::Active), ["close 2"], "it was made at the last moment");
+
+    let mut script = dialling();
+    assert_eq!(script.connect(2, Direction::Active), ["OPEN"]);
+    let said = script.say(2, &Message::Open(restartable(PEER_ASN, false)));
+    assert_eq!(said[..3], ["NOTIFICATION 6/7", "close 2", "Established"], "{said:?}");
 }
 
 #[test]
@@ -251,6 +277,17 @@ fn the_newest_of_two_connections_that_the_peer_dialled_is_the_live_one() {
     script.say(2, &Message::Open(open(PEER_ASN)));
     script.say(2, &Message::Keepalive);
     assert_eq!(script.state(), "Established");
+}
+
+#[test]
+fn who_dials_again_has_lost_the_session_that_it_dialled_and_gets_another_at_once() {
+    let mut script = Script::new(|config| config.target = passive(config.target));
+    script.connect(1, Direction::Passive);
+    script.say(1, &Message::Open(restartable(PEER_ASN, false)));
+    script.say(1, &Message::Keepalive);
+    assert_eq!(script.connect(2, Direction::Passive), ["OPEN"]);
+    let said = script.say(2, &Message::Open(restartable(PEER_ASN, true)));
+    assert_eq!(said, ["close 1", "OpenSent", "OpenConfirm", "KEEPALIVE"]);
 }
 
 #[test]

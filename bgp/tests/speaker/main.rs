@@ -3,6 +3,7 @@
 mod arrivals;
 mod chaos;
 mod collisions;
+mod crossing;
 mod explain;
 mod faults;
 mod history;
@@ -11,6 +12,7 @@ mod limits;
 mod live;
 mod monitor;
 mod offers;
+mod others;
 mod paths;
 mod policy;
 mod refresh;

@@ -105,6 +105,7 @@ fn who_returns_in_the_long_time_without_its_forwarding_or_the_capability_loses_w
     for (place, (away, theirs, expected)) in rows.into_iter().enumerate() {
         let (mut script, _) = lost(Some(3600), lasting(both, Some(100)));
         assert!(!loses(&script.wait(secs(away))));
+        script.input(Input::ConnectFailed { peer: crate::script::peer() });
         script.connect(2, manx_bgp::Direction::Passive);
         let mut said = script.say(2, &manx_bgp::wire::Message::Open(theirs));
         said.extend(script.say(2, &manx_bgp::wire::Message::Keepalive));

@@ -118,6 +118,7 @@ impl Script {
             }
             match output {
                 Output::Connect { .. } => said.push("dial".to_owned()),
+                Output::Abandon { .. } => said.push("give up".to_owned()),
                 Output::Adopted { conn, peer } => said.push(format!("adopt {} {peer}", conn.0)),
                 Output::Writable { conn: STATION } => {}
                 Output::Close { conn: STATION } => said.push("station closed".to_owned()),

@@ -151,7 +151,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("OpenSent",    "stop for good",      "NOTIFICATION 6/2, close 1, Idle"),
 
     ("OpenConfirm", "dial succeeds",      "close 2"),
-    ("OpenConfirm", "peer connects",      "OPEN"),
+    ("OpenConfirm", "peer connects",      ""),
     ("OpenConfirm", "dial fails",         ""),
     ("OpenConfirm", "connection closes",  "Active"),
     ("OpenConfirm", "a second passes",    ""),
@@ -167,7 +167,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("OpenConfirm", "stop for good",      "NOTIFICATION 6/2, close 1, Idle"),
 
     ("Established", "dial succeeds",      "close 2"),
-    ("Established", "peer connects",      "OPEN"),
+    ("Established", "peer connects",      "close 2"),
     ("Established", "dial fails",         ""),
     ("Established", "connection closes",  "Active"),
     ("Established", "a second passes",    ""),

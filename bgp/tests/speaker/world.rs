@@ -226,7 +226,7 @@ impl World {
                     node.dials += 1;
                     self.dial(host, target);
                 }
-                Output::Adopted { .. } => {}
+                Output::Abandon { .. } | Output::Adopted { .. } => {}
                 Output::Writable { conn } => self.write(host, conn),
                 Output::Close { conn } => {
                     self.write(host, conn);

@@ -64,6 +64,11 @@ fn peer_name(peer: usize) -> PeerId {
     PeerId::from(format!("peer{peer}"))
 }
 
+/// Which of ours a peer is.
+fn place_of(peer: &PeerId) -> usize {
+    (0..3).find(|place| peer_name(*place) == *peer).expect("a peer of ours")
+}
+
 fn address(host: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, host])
 }
@@ -254,8 +259,10 @@ impl Bench {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Connect { peer, .. } => {
-                let place = (0..3).find(|place| peer_name(*place) == peer).expect("a peer of ours");
-                self.dialling.insert(place);
+                self.dialling.insert(place_of(&peer));
+            }
+            Output::Abandon { peer } => {
+                self.dialling.remove(&place_of(&peer));
             }
             Output::Writable { conn } => self.read(conn),
             Output::Close { conn } => {

@@ -127,8 +127,9 @@ impl World {
                 let Some(bgp_life) = self.bgp_of(host) else { return };
                 let source = source.unwrap_or(self.hosts[host].addresses[0]);
                 let source = SocketAddr::new(source, 0);
-                self.dial(Dialling { host, bgp_life, peer, target, source });
+                self.dial(Dialling { host, bgp_life, number: 0, peer, target, source });
             }
+            Output::Abandon { peer } => self.abandon(host, &peer),
             Output::Adopted { conn, .. } => self.make_readable(conn),
             Output::Writable { conn } => self.fill(host, conn),
             Output::Close { conn } => {

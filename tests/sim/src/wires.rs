@@ -45,6 +45,8 @@ pub(crate) struct End {
 pub(crate) struct Dialling {
     pub(crate) host: usize,
     pub(crate) bgp_life: Life,
+    /// Which dial of all it is.
+    pub(crate) number: u64,
     pub(crate) peer: PeerId,
     pub(crate) target: SocketAddr,
     pub(crate) source: SocketAddr,
@@ -61,6 +63,8 @@ pub(crate) struct Wires {
     pub(crate) unplugged: BTreeSet<usize>,
     /// Ends whose dialler has not heard yet that it is connected: for whom, from where, where to.
     connecting: BTreeMap<ConnId, (PeerId, SocketAddr, SocketAddr)>,
+    /// The dials that somebody waits for, by host and peer.
+    dials: BTreeMap<(usize, PeerId), u64>,
     speakers: Life,
 }
 
@@ -107,9 +111,27 @@ impl World {
     }
 
     /// Dials for a host.
-    pub(crate) fn dial(&mut self, dialling: Dialling) {
+    pub(crate) fn dial(&mut self, mut dialling: Dialling) {
         let way = self.way();
+        dialling.number = self.wires.next;
+        self.wires.next += 1;
+        self.wires.dials.insert((dialling.host, dialling.peer.clone()), dialling.number);
         self.after(way, Happening::Dialled(Box::new(dialling)));
+    }
+
+    /// Nobody waits for a dial any more: what it makes all the same is reset.
+    pub(crate) fn abandon(&mut self, host: usize, peer: &PeerId) {
+        self.wires.dials.remove(&(host, peer.clone()));
+        let of_host = |conn: &ConnId| self.wires.ends.get(conn).is_some_and(|end| end.host == host);
+        let half = self.wires.connecting.iter().filter(|(conn, (name, ..))| name == peer && of_host(conn));
+        let conns: Vec<ConnId> = half.map(|(conn, _)| *conn).collect();
+        conns.into_iter().for_each(|conn| self.hang_up(conn));
+    }
+
+    fn is_awaited(&self, dialling: &Dialling) -> bool {
+        let key = (dialling.host, dialling.peer.clone());
+        self.bgp_of(dialling.host) == Some(dialling.bgp_life)
+            && self.wires.dials.get(&key) == Some(&dialling.number)
     }
 
     /// A connection request arrives, or does not.
@@ -121,7 +143,7 @@ impl World {
             return self.after(CONNECT_TIME, Happening::Refused(Box::new(dialling)));
         }
         let listens = self.hosts[peer].agent.as_ref().is_some_and(|agent| agent.speaker.is_some());
-        if !listens || self.bgp_of(dialling.host) != Some(dialling.bgp_life) {
+        if !listens || !self.is_awaited(&dialling) {
             let way = self.way();
             return self.after(way, Happening::Refused(Box::new(dialling)));
         }
@@ -156,7 +178,7 @@ impl World {
 
     /// Nobody answers.
     pub(crate) fn refused(&mut self, dialling: &Dialling) {
-        if self.bgp_of(dialling.host) == Some(dialling.bgp_life) {
+        if self.is_awaited(dialling) {
             self.connect_failed(dialling.host, &dialling.peer);
         }
     }

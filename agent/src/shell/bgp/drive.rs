@@ -14,6 +14,7 @@ use manx_bgp::{
 use manx_ipam::Standing;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::conn::{CHUNK, Conn, Note};
 use super::listeners::Listeners;
@@ -113,6 +114,7 @@ pub(super) async fn run(links: &mut Links, restarting: bool) {
         next_conn: 0,
         notes_in,
         dialled_in,
+        dials: BTreeMap::new(),
         listeners: Listeners::new(accepted_in),
         stations: Stations::new(answered_in),
         name: links.name.clone(),
@@ -169,6 +171,8 @@ struct Turn {
     next_conn: u64,
     notes_in: mpsc::Sender<Note>,
     dialled_in: mpsc::Sender<Dialled>,
+    /// What is being dialled.
+    dials: BTreeMap<PeerId, AbortHandle>,
     listeners: Listeners,
     stations: Stations,
     /// What stations know us by.
@@ -343,6 +347,7 @@ impl Turn {
     }
 
     fn on_dialled(&mut self, Dialled { peer, stream, transport }: Dialled) {
+        self.dials.remove(&peer);
         // While it was being made, its peer's transport may have changed.
         let wanted = self.intent.transport(&peer).unwrap_or(&transport).clone();
         let conn = self.next_conn();
@@ -427,6 +432,7 @@ impl Turn {
         while let Some(output) = self.speaker.poll_sessions() {
             match output {
                 Output::Connect { peer, target, source } => self.dial(peer, target, source),
+                Output::Abandon { peer } => self.hang_up(&peer),
                 Output::Adopted { conn, peer } => self.adopt(conn, peer),
                 Output::Writable { conn } => self.fill(conn),
                 Output::Close { conn } => self.close(conn),
@@ -468,10 +474,20 @@ impl Turn {
     fn dial(&mut self, peer: PeerId, target: SocketAddr, source: Option<IpAddr>) {
         let transport = self.intent.transport(&peer).cloned().unwrap_or_default();
         let dialled = self.dialled_in.clone();
-        tokio::spawn(async move {
+        let name = peer.clone();
+        let task = tokio::spawn(async move {
             let stream = socket::dial(target, source, &transport).await;
             let _gone = dialled.send(Dialled { peer, stream, transport }).await;
         });
+        if let Some(before) = self.dials.insert(name, task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    fn hang_up(&mut self, peer: &PeerId) {
+        if let Some(task) = self.dials.remove(peer) {
+            task.abort();
+        }
     }
 
     fn close(&mut self, conn: ConnId) {

@@ -48,11 +48,7 @@ pub(super) fn restarter(stage: &Stage) -> Result<&'static str> {
 }
 
 pub(super) fn helper(stage: &Stage) -> Result<&'static str> {
-    let mut told = graceful(60);
-    // We alone dial: a peer that is back and dials at the same moment may close both connections, and then it has not
-    // restarted any more.
-    told.neighbors[0].passive = true;
-    let mut pair = Pair::up(stage, &told, &objects(&json!({})))?;
+    let mut pair = Pair::up(stage, &graceful(60), &objects(&json!({})))?;
     pair.agent_routes(THEIRS[0])?;
     let watch = Watch::start(stage, &stage.agent_netns())?;
     pair.peer.kill()?;
