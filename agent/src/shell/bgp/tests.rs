@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use manx_bgp::wire::{self, Capability, Dialect, Framer, GracefulRestart, Message, MessageType, Open};
 use manx_bgp::{
     Asn, Dial, Family, FamilyConfig, Local, NextHopMode, PeerConfig, PeerId, PeerState, Policy, RouterId,
 };
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
 use crate::node::intent::{PeerIntent, Transport};
@@ -214,4 +215,73 @@ async fn bgpdump_reads_a_dump() {
     let text = String::from_utf8_lossy(&read.stdout);
     let line = text.lines().next().expect("a line");
     assert!(line.contains("|B|127.0.1.2|64512|192.0.2.0/24||IGP|198.51.100.2|"), "{line}");
+}
+
+/// Whether the kernel waits for an answer to a connection to this port.
+fn is_dialled(port: u16) -> bool {
+    // The remote end and the state SYN_SENT (proc_net_tcp(5)).
+    let line = format!(":{port:04X} 02 ");
+    std::fs::read_to_string("/proc/net/tcp").expect("a table").contains(&line)
+}
+
+/// A listener that has as many connections waiting as it may: those that come are not answered.
+fn a_deaf_listener() -> (socket2::Socket, std::net::TcpStream) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(B.into(), 0).into()).expect("a port");
+    socket.listen(0).expect("listening");
+    let there = socket.local_addr().expect("bound").as_socket().expect("an address");
+    (socket, std::net::TcpStream::connect(there).expect("the only one"))
+}
+
+/// An OPEN of B's with graceful restart.
+fn open_of_b() -> Vec<u8> {
+    let restart =
+        GracefulRestart { restarting: false, notification: false, restart_secs: 60, families: vec![] };
+    let open = Open {
+        asn: Asn(64512),
+        hold_secs: 90,
+        router_id: RouterId::new(B).expect("not zero"),
+        capabilities: vec![
+            Capability::Multiprotocol(Family::Ipv4Unicast.into()),
+            Capability::FourOctetAs(Asn(64512)),
+            Capability::GracefulRestart(restart),
+        ],
+    };
+    let mut octets = Vec::new();
+    wire::encode(&Message::Open(open), &Dialect::BEFORE_OPEN, &mut octets).expect("it fits");
+    octets
+}
+
+#[tokio::test]
+async fn a_dial_that_is_not_answered_is_given_up_before_the_peer_that_came_first_sees_a_session() {
+    let (deaf, _full) = a_deaf_listener();
+    let target = deaf.local_addr().expect("bound").as_socket().expect("an address");
+    let free = std::net::TcpListener::bind((A, 0)).and_then(|socket| socket.local_addr()).expect("a port");
+    let to_b = peer(1, Dial::Active(target), None);
+    let _a = start_speaker(A, free.port(), BTreeMap::from([(PeerId::from("node/b"), to_b)]), &[]);
+    let until = async |wanted: bool| {
+        let mut pulse = tokio::time::interval(Duration::from_millis(10));
+        while is_dialled(target.port()) != wanted {
+            pulse.tick().await;
+        }
+    };
+    within("the dial", until(true)).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(B.into(), 0)).expect("free");
+    let mut from_b = within("a listener", socket.connect(free)).await.expect("a connection");
+    from_b.write_all(&open_of_b()).await.expect("written");
+    let (mut heard, mut framer) = ([0; 4096], Framer::new());
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        let length = within("an answer", from_b.read(&mut heard)).await.expect("read");
+        assert_ne!(length, 0, "it was closed after {kinds:?}");
+        let mut input = &heard[..length];
+        while let Some(frame) = framer.next(&mut input).expect("good frames") {
+            kinds.push(frame.kind());
+        }
+    }
+    assert_eq!(kinds, [MessageType::Open, MessageType::Keepalive]);
+    // Long before it would end by itself.
+    let ended = tokio::time::timeout(Duration::from_secs(2), until(false)).await;
+    assert!(ended.is_ok(), "it is still being dialled");
 }
