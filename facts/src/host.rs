@@ -109,8 +109,6 @@ pub struct HostFacts {
     pub large: Vec<LargeReached>,
     /// What certainly does not let pods' packets pass.
     pub barriers: Vec<Barrier>,
-    /// Tables of the older kind of iptables, whose rules are not read.
-    pub legacy_tables: Vec<String>,
     /// Certificates that programs on this machine rely on to reach the API server.
     pub certificates: Vec<Certificate>,
     /// How the API server was reached; `None` if that was not asked.

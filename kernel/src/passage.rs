@@ -276,7 +276,8 @@ impl Walk<'_> {
         match verdict {
             Verdict::Accept => (Ends { accepted: true, ..Ends::default() }, false),
             Verdict::Drop => {
-                self.dropped_in.get_or_insert_with(|| chain.to_owned());
+                // The last one is the sure one: nothing comes after it.
+                self.dropped_in = Some(chain.to_owned());
                 (Ends { dropped: true, ..Ends::default() }, false)
             }
             Verdict::Jump(other) => {

@@ -1,7 +1,9 @@
-//! Rules of legacy iptables that drop packets, with how many each dropped: those that nf_tables does not know. The
-//! kernel tells them by socket options of its own.
+//! Rules of legacy iptables, which nf_tables does not know: those that drop packets, with how many each dropped, and
+//! what is certain of packets that are forwarded. The kernel tells them by socket options of its own.
 
 #![expect(clippy::disallowed_methods, reason = "this module is shell: it reads what the kernel tells")]
+
+mod forward;
 
 use std::io;
 use std::net::IpAddr;
@@ -10,6 +12,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::passage;
 
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`.
 const GET_INFO: i32 = 64;
@@ -21,10 +25,19 @@ const INFO: usize = 84;
 const ENTRIES: usize = 40;
 /// Octets of `struct xt_entry_match` and `xt_entry_target` before what each has of its own.
 const MATCH: usize = 32;
+/// Where `struct ipt_getinfo` has the first entry of each hook, and the policy of each.
+const ENTRY_OF_HOOK: usize = 36;
+const POLICY_OF_HOOK: usize = 56;
+/// The target that drops and says so.
+const REJECT: &str = "REJECT";
 /// The chains of the hooks, in their order.
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-/// The verdict of a standard target that drops.
+/// Where `FORWARD` is among them.
+const FORWARD: usize = 2;
+/// Verdicts of a standard target; from 0 on it is the place of another rule.
 const DROP: i32 = -1;
+const ACCEPT: i32 = -2;
+const RETURN: i32 = -5;
 const INVERTED_SOURCE: u8 = 0x08;
 const INVERTED_DESTINATION: u8 = 0x10;
 const INVERTED_PROTOCOL: u8 = 0x40;
@@ -95,18 +108,33 @@ pub fn tables(ipv6: bool) -> Vec<String> {
 /// # Errors
 /// When the kernel does not let the caller read them.
 pub fn dropping(ipv6: bool) -> io::Result<Vec<Dropping>> {
+    let found = each(ipv6, |walk| walk.dropping())?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// The tables of both families that see packets which are forwarded, with all chains.
+///
+/// # Errors
+/// When the kernel does not let the caller read them.
+pub fn forwarding() -> io::Result<Vec<passage::Table>> {
+    let mut found = each(false, |walk| walk.forwarding())?;
+    found.extend(each(true, |walk| walk.forwarding())?);
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Reads all tables of a family, one after the other.
+fn each<T>(ipv6: bool, read_out: impl Fn(Walk<'_>) -> T) -> io::Result<Vec<T>> {
     let tables = tables(ipv6);
     if tables.is_empty() {
         return Ok(Vec::new());
     }
     let family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let mut all = Vec::new();
-    for table in tables {
-        let (info, entries) = read(&socket, ipv6, &table)?;
-        all.extend(Walk { ipv6, table: &table, info: &info, entries: &entries }.all());
-    }
-    Ok(all)
+    let of_table = |table: &String| {
+        let (info, entries) = read(&socket, ipv6, table)?;
+        Ok(read_out(Walk { ipv6, table, info: &info, entries: &entries }))
+    };
+    tables.iter().map(of_table).collect()
 }
 
 fn read(socket: &OwnedFd, ipv6: bool, table: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
@@ -169,31 +197,56 @@ struct Walk<'a> {
     entries: &'a [u8],
 }
 
-impl Walk<'_> {
-    fn all(&self) -> Vec<Dropping> {
+/// A rule, or the policy of a chain.
+struct Entry<'a> {
+    /// Where it is in its table.
+    at: usize,
+    chain: String,
+    /// Which of its chain, from 1; `None` is the policy.
+    line: Option<u32>,
+    octets: &'a [u8],
+    /// Its target: a name, empty for the standard one, and what that has of its own.
+    target: String,
+    data: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// The verdict of a standard target.
+    fn verdict(&self) -> Option<i32> {
+        number(self.data, 0).filter(|_| self.target.is_empty()).map(u32::cast_signed)
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn dropping(&self) -> Vec<Dropping> {
+        let mut found = Vec::new();
+        for Entry { chain, line, octets, target, data, .. } in self.all() {
+            let drops = target.is_empty() && number(data, 0).map(u32::cast_signed) == Some(DROP);
+            if drops || target == REJECT {
+                let target = if drops { "DROP".to_owned() } else { target };
+                found.extend(self.rule(octets, Dropping { chain, line, target, ..Dropping::default() }));
+            }
+        }
+        found
+    }
+
+    /// All rules and policies.
+    fn all(&self) -> Vec<Entry<'a>> {
         let mut found = Vec::new();
         let (mut at, mut chain, mut line) = (0, String::new(), 0);
         while let Some(next) = self.entries.get(at..).and_then(|rest| short(rest, self.places().next)) {
-            let Some(entry) = self.entries.get(at..at + next).filter(|entry| !entry.is_empty()) else {
+            let Some(octets) = self.entries.get(at..at + next).filter(|octets| !octets.is_empty()) else {
                 break;
             };
-            if let Some(hook) = self.hook(36, at) {
+            if let Some(hook) = self.hook(ENTRY_OF_HOOK, at) {
                 (chain, line) = (CHAINS[hook].to_owned(), 0);
             }
-            let policy = self.hook(56, at).is_some();
-            match self.target(entry) {
+            match self.target(octets) {
                 Some((name, data)) if name == "ERROR" => (chain, line) = (text(data), 0),
-                Some((name, data)) => {
+                Some((target, data)) => {
                     line += 1;
-                    let drops = name.is_empty() && number(data, 0).map(u32::cast_signed) == Some(DROP);
-                    if drops || name == "REJECT" {
-                        let target = if drops { "DROP".to_owned() } else { name };
-                        let line = (!policy).then_some(line);
-                        found.extend(self.rule(
-                            entry,
-                            Dropping { chain: chain.clone(), line, target, ..Dropping::default() },
-                        ));
-                    }
+                    let line = self.hook(POLICY_OF_HOOK, at).is_none().then_some(line);
+                    found.push(Entry { at, chain: chain.clone(), line, octets, target, data });
                 }
                 None => {}
             }
@@ -204,18 +257,21 @@ impl Walk<'_> {
 
     /// The hook whose number at `place` of the table's description is this one.
     fn hook(&self, place: usize, at: usize) -> Option<usize> {
-        let valid = number(self.info, NAME)?;
-        let is = |hook: &usize| {
-            valid & (1 << hook) != 0 && number(self.info, place + hook * 4) == u32::try_from(at).ok()
-        };
+        let is =
+            |hook: &usize| self.has(*hook) && number(self.info, place + hook * 4) == u32::try_from(at).ok();
         (0..CHAINS.len()).find(is)
+    }
+
+    /// Whether the table is at a hook.
+    fn has(&self, hook: usize) -> bool {
+        number(self.info, NAME).is_some_and(|valid| valid & (1 << hook) != 0)
     }
 
     fn places(&self) -> &'static Places {
         if self.ipv6 { &V6 } else { &V4 }
     }
 
-    fn target<'a>(&self, entry: &'a [u8]) -> Option<(String, &'a [u8])> {
+    fn target(&self, entry: &'a [u8]) -> Option<(String, &'a [u8])> {
         let target = entry.get(short(entry, self.places().target)?..)?;
         Some((text(target.get(2..MATCH - 1)?), target.get(MATCH..)?))
     }
@@ -239,18 +295,31 @@ impl Walk<'_> {
 
     /// What its match `comment` says.
     fn comment(&self, entry: &[u8]) -> Option<String> {
-        let mut at = self.places().length;
-        let end = short(entry, self.places().target)?;
-        while at < end {
-            let one = entry.get(at..end)?;
-            let size = short(one, 0).filter(|size| *size >= MATCH)?;
-            if text(one.get(2..MATCH - 1)?) == "comment" {
-                return Some(text(one.get(MATCH..size)?));
-            }
-            at += size;
-        }
-        None
+        let comment = self.matches(entry).into_iter().find(|one| one.name == "comment");
+        comment.map(|comment| text(comment.data))
     }
+
+    /// The matches of a rule, in their order.
+    fn matches(&self, entry: &'a [u8]) -> Vec<Match<'a>> {
+        let mut found = Vec::new();
+        let mut rest =
+            short(entry, self.places().target).and_then(|end| entry.get(self.places().length..end));
+        while let Some(one) = rest {
+            let size = short(one, 0).filter(|size| *size >= MATCH);
+            let parts = size.and_then(|size| Some((one.get(2..MATCH - 1)?, one.get(MATCH..size)?, size)));
+            let Some((name, data, size)) = parts else { break };
+            found.push(Match { name: text(name), revision: one[MATCH - 1], data });
+            rest = one.get(size..);
+        }
+        found
+    }
+}
+
+/// A match of a rule, and what it has of its own.
+struct Match<'a> {
+    name: String,
+    revision: u8,
+    data: &'a [u8],
 }
 
 /// Where an entry has what, in octets.
@@ -258,6 +327,7 @@ struct Places {
     /// Octets of an address: source, destination and the masks of both come first.
     address: usize,
     protocol: usize,
+    flags: usize,
     inverted: usize,
     target: usize,
     next: usize,
@@ -265,10 +335,26 @@ struct Places {
     length: usize,
 }
 
-const V4: Places =
-    Places { address: 4, protocol: 80, inverted: 83, target: 88, next: 90, counters: 96, length: 112 };
-const V6: Places =
-    Places { address: 16, protocol: 128, inverted: 132, target: 140, next: 142, counters: 152, length: 168 };
+const V4: Places = Places {
+    address: 4,
+    protocol: 80,
+    flags: 82,
+    inverted: 83,
+    target: 88,
+    next: 90,
+    counters: 96,
+    length: 112,
+};
+const V6: Places = Places {
+    address: 16,
+    protocol: 128,
+    flags: 131,
+    inverted: 132,
+    target: 140,
+    next: 142,
+    counters: 152,
+    length: 168,
+};
 
 #[cfg(test)]
 mod tests {
@@ -280,7 +366,8 @@ mod tests {
             for fill in [0, 1, 0xff] {
                 let (info, entries) = (vec![fill; INFO], vec![fill; octets]);
                 for ipv6 in [false, true] {
-                    let _found = Walk { ipv6, table: "filter", info: &info, entries: &entries }.all();
+                    let _found = Walk { ipv6, table: "filter", info: &info, entries: &entries }.dropping();
+                    let _table = Walk { ipv6, table: "filter", info: &info, entries: &entries }.forwarding();
                 }
             }
         }

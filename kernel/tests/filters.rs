@@ -4,7 +4,8 @@ mod namespace;
 
 use manx_kernel::netlink::filters;
 use manx_kernel::netlink::guard::Guard;
-use manx_kernel::passage::{Packet, barriers};
+use manx_kernel::passage::{Barrier, Packet, barriers};
+use manx_kernel::xtables;
 use namespace::{command, nft};
 
 fn packet(from: &str, to: &str) -> Packet {
@@ -17,11 +18,12 @@ fn found() -> Vec<String> {
     let tables = filters::forwarding().expect("read");
     let packets = [packet("10.244.1.2", "10.244.2.2"), packet("fd00:10:244:1::2", "fd00:10:244:2::2")];
     let all = packets.iter().flat_map(|packet| barriers(&tables, packet));
-    let words = all.map(|barrier| {
-        let by = barrier.rule_in.map_or_else(|| "policy".to_owned(), |chain| format!("rule of {chain}"));
-        format!("{} {} {}: {by}", barrier.family.name(), barrier.table, barrier.chain)
-    });
-    words.collect()
+    all.map(words).collect()
+}
+
+fn words(barrier: Barrier) -> String {
+    let by = barrier.rule_in.map_or_else(|| "policy".to_owned(), |chain| format!("rule of {chain}"));
+    format!("{} {} {}: {by}", barrier.family.name(), barrier.table, barrier.chain)
 }
 
 #[test]
@@ -72,5 +74,58 @@ fn rules_of_iptables_are_understood() {
         assert_eq!(found(), Vec::<String>::new());
         iptables("-I FORWARD -m conntrack --ctstate NEW -j REJECT");
         assert_eq!(found(), ["ip filter FORWARD: rule of FORWARD"]);
+    });
+}
+
+#[test]
+fn rules_of_legacy_iptables_are_understood() {
+    namespace::run(|| {
+        for (program, pods, pod, peer, other, family) in [
+            ("iptables-legacy", "10.244.0.0/16", "10.244.1.2", "10.244.2.2", "192.0.2.1", "ip"),
+            (
+                "ip6tables-legacy",
+                "fd00:10:244::/48",
+                "fd00:10:244:1::2",
+                "fd00:10:244:2::2",
+                "fd00::1",
+                "ip6",
+            ),
+        ] {
+            let rule = |text: &str| command(program, text);
+            let dropped = |from: &str| {
+                let tables = xtables::forwarding().expect("read");
+                let found: Vec<String> =
+                    barriers(&tables, &packet(from, peer)).into_iter().map(words).collect();
+                found
+            };
+            let by_policy = [format!("{family} filter FORWARD: policy")];
+            assert_eq!(dropped(pod), [""; 0]);
+            rule("-P FORWARD DROP");
+            rule("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
+            rule("-A FORWARD -i docker+ -j ACCEPT");
+            rule("-A FORWARD -j LOG");
+            rule("-A FORWARD");
+            assert_eq!(dropped(pod), by_policy, "none of these lets new connections of pods pass");
+            rule("-N PODS");
+            rule(&format!("-A PODS -s {other} -j DROP"));
+            rule("-A PODS -m conntrack --ctstate NEW -i cali+ -j ACCEPT");
+            rule("-A FORWARD -o eth0 -m comment --comment pods -j PODS");
+            assert_eq!(dropped(pod), [""; 0]);
+            let by_rule = |table: &str, chain: &str| format!("{family} {table} FORWARD: rule of {chain}");
+            assert_eq!(dropped(other), [by_rule("filter", "PODS")]);
+            rule("-I FORWARD -p udp -j DROP");
+            rule("-I FORWARD -m mark --mark 0x5/0xf -j DROP");
+            rule("-I FORWARD ! -o eth0 -j DROP");
+            rule("-I FORWARD -p tcp --dport 99 -j DROP");
+            assert_eq!(dropped(pod), [""; 0], "it is of none of these, or perhaps not");
+            rule(&format!("-I PODS 2 -s {pods} -j REJECT"));
+            assert_eq!(dropped(pod), [by_rule("filter", "PODS")]);
+            rule("-t mangle -N AWAY");
+            rule("-t mangle -A AWAY -m conntrack ! --ctstate ESTABLISHED -j DROP");
+            rule(&format!("-t mangle -A FORWARD ! -d {other} -g AWAY"));
+            let mut found = dropped(pod);
+            found.sort();
+            assert_eq!(found, [by_rule("filter", "PODS"), by_rule("mangle", "AWAY")]);
+        }
     });
 }

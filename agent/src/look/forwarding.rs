@@ -6,27 +6,38 @@ use ipnetwork::IpNetwork;
 use manx_facts::host::{Barrier, HostLink, HostQuestion};
 use manx_kernel::names::host_link_name;
 use manx_kernel::netlink::filters;
-use manx_kernel::passage::{self, Packet, Table};
+use manx_kernel::passage::{self, Family, Packet, Table};
 use manx_kernel::xtables;
 
 use crate::shell::events::chain;
 
-/// The table of which `FORWARD` is.
-const FILTER: &str = "filter";
-
 /// What certainly does not let them pass.
 pub(super) fn barriers(question: &HostQuestion, links: &[HostLink]) -> Result<Vec<Barrier>, String> {
     let tables = filters::forwarding().map_err(|error| chain(&error))?;
+    let legacy = xtables::forwarding().map_err(|error| format!("of legacy iptables: {error}"))?;
     let uplinks = uplinks(&question.own, links);
-    let mut found: Vec<Barrier> =
-        question.pods.iter().flat_map(|pods| of(&tables, *pods, &uplinks)).collect();
+    let mut found = Vec::new();
+    for pods in &question.pods {
+        found.extend(of(&tables, *pods, &uplinks, |family, table| format!("{} {table}", family.name())));
+        found.extend(of(&legacy, *pods, &uplinks, |family, table| {
+            format!(
+                "{table} of {}",
+                if family == Family::Ip6 { "ip6tables-legacy" } else { "iptables-legacy" }
+            )
+        }));
+    }
     found.sort();
     found.dedup();
     Ok(found)
 }
 
-/// What holds up the packets of one network of pods, on every way.
-fn of(tables: &[Table], pods: IpNetwork, uplinks: &[&str]) -> Vec<Barrier> {
+/// What holds up the packets of one network of pods, on every way; `named` has words for a table.
+fn of(
+    tables: &[Table],
+    pods: IpNetwork,
+    uplinks: &[&str],
+    named: impl Fn(Family, &str) -> String,
+) -> Vec<Barrier> {
     let pod = host_link_name(None, "trial", "eth0");
     let address = within(pods);
     let ways =
@@ -37,7 +48,7 @@ fn of(tables: &[Table], pods: IpNetwork, uplinks: &[&str]) -> Vec<Barrier> {
         found.extend(passage::barriers(tables, &packet).into_iter().map(|barrier| Barrier {
             pods,
             outgoing,
-            table: format!("{} {}", barrier.family.name(), barrier.table),
+            table: named(barrier.family, &barrier.table),
             chain: barrier.chain,
             rule_in: barrier.rule_in,
         }));
@@ -54,13 +65,6 @@ fn within(network: IpNetwork) -> IpAddr {
 fn uplinks<'a>(own: &[IpAddr], links: &'a [HostLink]) -> Vec<&'a str> {
     let has = |link: &HostLink| link.addresses().any(|address| own.is_empty() || own.contains(&address));
     links.iter().filter(|link| link.running && has(link)).map(|link| link.name.as_str()).collect()
-}
-
-/// Tables of the older kind of iptables with rules or a policy for what passes through.
-pub(super) fn legacy_tables() -> Vec<String> {
-    let programs = [(false, "iptables"), (true, "ip6tables")];
-    let has = |ipv6| xtables::tables(ipv6).iter().any(|name| name == FILTER);
-    programs.into_iter().filter(|(ipv6, _)| has(*ipv6)).map(|(_, program)| program.to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,6 @@ pub(super) async fn host(question: &HostQuestion, place: &Look) -> HostFacts {
         cni: cnifiles::read(&root),
         configurers: configurers(&root),
         room: room::look(),
-        legacy_tables: forwarding::legacy_tables(),
         ..HostFacts::default()
     };
     if let Ok(system) = nix::sys::utsname::uname() {

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 use manx_facts::host::Barrier;
 
-use super::{Facts, each, weighed};
-use crate::finding::{Finding, Weight};
+use super::{Facts, each};
+use crate::finding::Finding;
 
-/// What drops packets of pods, and what nobody could look into.
+/// What drops packets of pods.
 pub(super) fn barriers(facts: &Facts) -> Vec<Finding> {
     each(facts, |node, host, findings| {
         let mut of_chain: BTreeMap<(&str, &str, Option<&str>), Vec<&Barrier>> = BTreeMap::new();
@@ -18,16 +18,6 @@ pub(super) fn barriers(facts: &Facts) -> Vec<Finding> {
             of_chain.entry(chain).or_default().push(barrier);
         }
         findings.extend(of_chain.values().filter_map(|barriers| finding(node, barriers)));
-        for program in &host.legacy_tables {
-            findings.push(weighed(
-                Weight::Note,
-                node,
-                format!("there are rules of the older {program}, which are not read"),
-                format!(
-                    "`{program}-legacy -S FORWARD` must not drop what pods send, nor what comes for them"
-                ),
-            ));
-        }
     })
 }
 
@@ -52,19 +42,24 @@ fn finding(node: &str, barriers: &[&Barrier]) -> Option<Finding> {
     ))
 }
 
-/// How packets are let pass.
+/// How packets are let pass. A table of legacy iptables says in its name which program it is of.
 fn cure(barrier: &Barrier) -> String {
     let Barrier { pods, table, chain, .. } = barrier;
-    let family = if pods.is_ipv4() { ("iptables", "ip") } else { ("ip6tables", "ip6") };
-    match (table.as_str(), chain.as_str()) {
-        ("ip filter" | "ip6 filter", "FORWARD") => format!(
-            "`{0} -I FORWARD -s {pods} -j ACCEPT` and the same with -d, wherever rules are kept (with Docker in the chain \
-             DOCKER-USER)",
-            family.0
-        ),
-        _ => format!(
-            "`nft insert rule {table} {chain} {0} saddr {pods} accept` and the same with daddr, wherever rules are kept",
-            family.1
-        ),
-    }
+    let (iptables, family) = if pods.is_ipv4() { ("iptables", "ip") } else { ("ip6tables", "ip6") };
+    let (program, name) = match table.as_str() {
+        "ip filter" | "ip6 filter" if chain == "FORWARD" => (iptables, "filter"),
+        other => match other.split_once(" of ") {
+            Some((name, program)) => (program, name),
+            None => {
+                return format!(
+                    "`nft insert rule {table} {chain} {family} saddr {pods} accept` and the same with daddr, wherever \
+                     rules are kept"
+                );
+            }
+        },
+    };
+    format!(
+        "`{program} -t {name} -I {chain} -s {pods} -j ACCEPT` and the same with -d, wherever rules are kept (with Docker \
+         in the chain DOCKER-USER)"
+    )
 }
