@@ -98,7 +98,9 @@ fn with_faults(cluster: &Cluster) -> Result<()> {
     netns::ip(&["-n", &uplink, "link", "set", "eth0", "mtu", "1400"])?;
     let bird = bird(cluster)?;
     cluster.node(2).run(&["iptables-nft", "-P", "FORWARD", "DROP"])?;
+    cluster.node(1).run(&["iptables-legacy", "-P", "FORWARD", "DROP"])?;
     let words = [
+        "node node1: the chain FORWARD of the table filter of iptables-legacy drops of pods in 10.96.128.0/17 what",
         "node node2: the chain FORWARD of the table ip filter drops of pods in 10.96.128.0/17 what they send",
         "node node1: packets of 1500 octets, as its pods send them, get lost on the way to node2",
         "pool inside: 10.96.128.0/17 overlaps the network of Services 10.96.0.0/16",
@@ -110,6 +112,7 @@ fn with_faults(cluster: &Cluster) -> Result<()> {
     Manxctl::of(cluster).says(&args, 1, &words)?;
     drop(bird);
     cluster.node(2).run(&["nft", "delete", "table", "ip", "filter"])?;
+    cluster.node(1).run(&["iptables-legacy", "-P", "FORWARD", "ACCEPT"])?;
     netns::ip(&["-n", &uplink, "link", "set", "eth0", "mtu", "1500"])?;
     std::fs::remove_file(foreign).map_err(Into::into)
 }
