@@ -26,7 +26,8 @@ pub(crate) struct Habits {
 
 const PLAIN: Habits = Habits { replaces: false, hasty: false, hangs_up: false, tidies: false, single: false };
 
-/// The habits of four speakers, as their sources have them, with graceful restart and without.
+/// The habits of four speakers, with graceful restart and without: BIRD's as its source has them, those of FRR, GoBGP and
+/// OpenBGPD as they are known from outside.
 pub(crate) const HABITS: [(&str, Habits); 8] = [
     ("BIRD", Habits { hangs_up: true, ..PLAIN }),
     ("BIRD with restarts", Habits { replaces: true, hangs_up: true, ..PLAIN }),
