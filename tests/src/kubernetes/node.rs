@@ -240,6 +240,9 @@ impl Node<'_> {
             "volumePluginDir": "/var/lib/kubelet/volumeplugins",
             "nodeLeaseDurationSeconds": 16,
             "syncFrequency": "10s",
+            // By default what volumes hold is looked at after one to two minutes, and a pod that takes too much is
+            // evicted as late.
+            "volumeStatsAggPeriod": "10s",
             "registerWithTaints": taints,
             "maxPods": 110,
         })

@@ -252,11 +252,21 @@ fn odd_pods() -> Result<()> {
     let cluster = &*shared()?;
     let ground = Ground::new(cluster, "odd", &json!({}))?;
     let doomed = Ground::new(cluster, "doomed", &json!({}))?;
-    let node = cluster.node(2);
+    let standing = cluster.node(2).dir().join(STATIC_POD);
+    std::fs::write(&standing, ground.pod_object("standing", &json!({})).to_string())?;
+    let outcome = odd_pods_on(&ground, &doomed);
+    // Other scenarios go on without it.
+    std::fs::remove_file(standing)?;
+    outcome?;
+    doomed.forget();
+    ground.finish()
+}
+
+fn odd_pods_on(ground: &Ground<'_>, doomed: &Ground<'_>) -> Result<()> {
+    let cluster = ground.cluster;
     // What takes longest first.
     ground.single("greedy", &greedy())?;
     ground.create(&hundred_pods())?;
-    std::fs::write(node.dir().join(STATIC_POD), ground.pod_object("standing", &json!({})).to_string())?;
     ground.single("crashing", &json!({"main": {"command": ["false"]}}))?;
     ground.single(
         "imageless",
@@ -275,7 +285,7 @@ fn odd_pods() -> Result<()> {
     let cleared = std::thread::scope(|scope| {
         // A namespace ends while pods of all others come and go.
         let ending = scope.spawn(|| cluster.kubectl(&["delete", "namespace", doomed.name, "--timeout=90s"]));
-        they_are_what_they_should(&ground)?;
+        they_are_what_they_should(ground)?;
         ending.join().map_err(|_| anyhow::anyhow!("the deletion panicked"))?
     });
     cleared?;
@@ -284,10 +294,7 @@ fn odd_pods() -> Result<()> {
     });
     evicted?;
     ground.kubectl(&["wait", "job/short", "--for=condition=Complete", "--timeout=150s"])?;
-    cluster.network_is_even()?;
-    std::fs::remove_file(node.dir().join(STATIC_POD))?;
-    doomed.forget();
-    ground.finish()
+    cluster.network_is_even()
 }
 
 /// Fills more of its volume than it may.
